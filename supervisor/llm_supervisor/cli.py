@@ -1,0 +1,449 @@
+"""argv -> the daemon, or one request to it. Prints; decides nothing.
+
+Exit status: 0 done (status: all that is wanted is ready), 1 it failed, 2 wrong input or configuration, 3 status:
+something is not ready, 4 no daemon answers. Imports are inside the commands: ``status`` must be quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from llm_supervisor import __version__, paths
+
+if TYPE_CHECKING:
+    from llm_supervisor.daemon import Daemon, Show
+
+OK, FAILED, WRONG, NOT_READY, NO_DAEMON = 0, 1, 2, 3, 4
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(WRONG, f"{self.prog}: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "-c", "--config", metavar="FILE",
+        help="the configuration; default: ./supervisor.yaml, then /etc/llm-supervisor/supervisor.yaml",
+    )  # fmt: skip
+    top = _Parser(prog="llm-supervisor", description="Keeps one OpenAI-compatible endpoint alive.", parents=[common])
+    top.add_argument("--version", action="version", version=f"llm-supervisor {__version__}")
+    # given before or after the command; a default of the second would overwrite the first
+    after = _Parser(add_help=False)
+    after.add_argument("-c", "--config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[after])
+
+    run = command("run", "run the daemon in the foreground")
+    run.add_argument("--quiet", action="store_true", help="no progress on standard output")
+    install = command("install", "make the engines' environments")
+    install.add_argument("engine", nargs="*", metavar="ENGINE", help="vllm, litellm (default: both)")
+    install.add_argument(
+        "--tiny-model", metavar="DIR", help="also make a tiny random GLM-4.1V there, for trying things out"
+    )
+    check = command("check", "check the configuration; start nothing")
+    check.add_argument("--json", action="store_true")
+    status = command("status", "what runs, and how it is")
+    status.add_argument("name", nargs="*", metavar="NAME")
+    status.add_argument("--json", action="store_true")
+    logs = command("logs", "what the programs wrote")
+    logs.add_argument("name", nargs="*", metavar="NAME")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
+    logs.add_argument("-n", "--lines", type=_count, default=10, metavar="N", help="the last N lines of each (10)")
+    for action, text in (
+        ("start", "start programs"),
+        ("stop", "stop programs"),
+        ("restart", "restart programs"),
+    ):
+        one = command(action, text + ", and wait until that is done")
+        one.add_argument("name", nargs="+", metavar="NAME", help="a program, or all")
+        one.add_argument("--no-wait", action="store_true", help="return at once")
+    command("shutdown", "stop everything, and the daemon")
+    return top
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    options = parser().parse_args(argv)
+    try:
+        code: int = globals()[f"_{options.command}"](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `llm-supervisor logs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OK
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _complain(text: str) -> int:
+    print(f"llm-supervisor: {text}", file=sys.stderr)
+    return WRONG
+
+
+def _no_config() -> int:
+    return _complain(f"no configuration: there is no {' and no '.join(paths.CONFIGS)}; name one with -c FILE")
+
+
+# The daemon -------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    # before anything that takes time: a stop must not kill a half-made daemon
+    from llm_supervisor import daemon
+
+    daemon.hold_signals()
+    from llm_supervisor.config import ConfigError
+    from llm_supervisor.host import log
+
+    file = paths.find_config(options.config)
+    if file is None:
+        return _no_config()
+    environ = dict(os.environ)
+    managed = "JOURNAL_STREAM" in environ or "NOTIFY_SOCKET" in environ
+    showing = not options.quiet and not managed
+    # what the terminal shows already need not be logged beside it
+    log.configure(level="warning" if showing and sys.stderr.isatty() else "info")
+    try:
+        return daemon.run(file, environ, _show if showing else None)
+    except ConfigError as error:
+        return _print_problems(error)
+    except (daemon.Refusal, OSError) as error:
+        return _complain(str(error))
+
+
+def _print_problems(error: Any) -> int:
+    for problem in error.problems:
+        print(("warning: " if problem.warning else "") + str(problem), file=sys.stderr)
+    count = sum(1 for problem in error.problems if not problem.warning)
+    print(f"llm-supervisor: {count} problem{'s' if count != 1 else ''}; nothing was started", file=sys.stderr)
+    return WRONG
+
+
+def _show(daemon: Daemon) -> Show:
+    """Tell a person in the foreground what goes on: one line a change."""
+    from llm_supervisor.core import fleet
+    from llm_supervisor.example import curl
+
+    width = max((len(name) for name in daemon.plan.programs), default=0)
+    told: dict[str, str] = {}
+    announced = False
+
+    def show(name: str, before: Any, state: Any) -> None:
+        nonlocal announced
+        doing = str(state.loading) if state.loading and state.word == "STARTING" else ""
+        words = state.word if not doing else f"{state.word}  {doing}"
+        if state.word in ("RUNNING", "BACKOFF", "FATAL", "EXITED") or (state.word == "STOPPING" and state.reason):
+            words += f"  {state.health_word.value if state.word == 'RUNNING' else ''} {state.reason}".rstrip()
+        if state.word == "FATAL" and state.failure and state.failure.advice:
+            words += f" -- {state.failure.advice}"
+        if told.get(name) != words:
+            told[name] = words
+            print(f"{time.strftime('%H:%M:%S')}  {name:<{width}}  {words}", flush=True)
+        if (
+            not announced
+            and not daemon.ending
+            and len(daemon.states) == len(daemon.plan.programs)
+            and fleet.all_ready(daemon.states.values())
+        ):
+            announced = True
+            _announce(daemon, curl)
+
+    return show
+
+
+def _announce(daemon: Daemon, curl: Any) -> None:
+    if daemon.plan.endpoint is None:
+        print("Ready.", flush=True)
+        return
+    print(f"\nReady: {daemon.plan.endpoint}/v1", flush=True)
+    for group in daemon.plan.groups:
+        if group.local:
+            key = f"$(cat '{daemon.key_file}')" if daemon.key_file else "$LITELLM_MASTER_KEY"
+            image = "with an image" if group.vision else ""
+            print(
+                f"\nTry {group.name} {image}\n{curl(daemon.plan.endpoint, group.name, key, bool(group.vision))}\n",
+                flush=True,
+            )
+            break
+    print("Ctrl-C stops everything.", flush=True)
+
+
+def _install(options: argparse.Namespace) -> int:
+    from llm_supervisor.engines import install
+
+    data = paths.data_dir(os.environ)
+    unknown = [engine for engine in options.engine if engine not in ("vllm", "litellm")]
+    if unknown:
+        return _complain(f"no such engine: {', '.join(unknown)}; there are vllm and litellm")
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    try:
+        wanted = dict.fromkeys(options.engine or ("litellm", "vllm"))
+        made = {engine: install.install(engine, data, say=say) for engine in wanted}
+        if options.tiny_model:
+            vllm = made.get("vllm") or install.install("vllm", data, say=say)
+            install.make_tiny_model(vllm.python, Path(options.tiny_model).absolute(), say=say)
+    except install.InstallError as error:
+        _complain(str(error))
+        return FAILED
+    return OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    from llm_supervisor.config import ConfigError, load
+
+    file = paths.find_config(options.config)
+    if file is None:
+        return _no_config()
+    problems: Sequence[Any]
+    try:
+        problems = load(file, os.environ).warnings
+        code = OK
+    except ConfigError as error:
+        problems, code = error.problems, WRONG
+    if options.json:
+        rows = [
+            {
+                "severity": "warning" if problem.warning else "error",
+                "file": problem.file,
+                "line": problem.line,
+                "path": problem.path,
+                "message": problem.message,
+                "advice": problem.advice,
+            }
+            for problem in problems
+        ]
+        print(json.dumps({"ok": code == OK, "config": str(file), "problems": rows}, indent=2))
+        return code
+    for problem in problems:
+        print(("warning: " if problem.warning else "") + str(problem), file=sys.stderr)
+    if code == OK:
+        print(f"{file}: fine")
+    return code
+
+
+# Requests ---------------------------------------------------------------------------------------------------
+
+
+def _ask(method: str, path: str, timeout: float | None = 30.0) -> tuple[int, Any]:
+    from llm_supervisor.control.client import NoDaemon, request
+
+    last: NoDaemon | None = None
+    for runtime in paths.runtime_dirs(os.environ):
+        try:
+            return request(runtime, method, path, timeout=timeout)
+        except NoDaemon as error:
+            last = last or error
+    assert last is not None
+    raise last
+
+
+def _no_daemon(error: Exception) -> int:
+    print(f"llm-supervisor: no daemon answers ({error})", file=sys.stderr)
+    return NO_DAEMON
+
+
+def _status(options: argparse.Namespace) -> int:
+    from llm_supervisor.control.client import NoDaemon
+    from llm_supervisor.control.messages import nearest
+
+    try:
+        _, answer = _ask("GET", "/v1/status")
+    except NoDaemon as error:
+        if options.json:
+            print(json.dumps({"supervisor": None, "endpoint": None, "programs": [], "models": []}))
+        return _no_daemon(error)
+    programs = answer["programs"]
+    if options.name:
+        known = {program["name"]: program for program in programs}
+        for name in options.name:
+            if name not in known:
+                return _complain(nearest(name, known))
+        programs = answer["programs"] = [known[name] for name in options.name]
+    ready = all(_is_fine(program) for program in programs)
+    if options.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        _print_status(answer)
+    return OK if ready else NOT_READY
+
+
+def _is_fine(program: dict[str, Any]) -> bool:
+    if program["wanted"] == "down":
+        return bool(program["state"] == "STOPPED")
+    if program["state"] == "EXITED":
+        return bool(program["exit"] and program["exit"]["code"] == 0)
+    return program["state"] == "RUNNING" and program["health"] in ("ready", "busy")
+
+
+def _print_status(answer: dict[str, Any]) -> None:
+    programs = answer["programs"]
+    width = max((len(program["name"]) for program in programs), default=0) + 2
+    for program in programs:
+        parts = []
+        if program["pid"] is not None:
+            parts.append(f"pid {program['pid']}, uptime {_clock(program['uptime_s'])}")
+        if program["progress"]:
+            step = program["progress"]
+            parts.append(step["step"] + (f" {step['done']}/{step['total']}" if step["total"] else ""))
+        elif not _is_fine(program) or program["state"] == "EXITED":
+            failure = program["failure"]
+            parts.append(failure["summary"] if failure and program["state"] != "RUNNING" else program["reason"])
+        if program["retry_in_s"] is not None:
+            parts.append(f"next start in {program['retry_in_s']:.0f} s")
+        print(
+            f"{program['name']:<{width}}{program['state']:<10}{program['health']:<11}{', '.join(p for p in parts if p)}"
+        )
+    if answer["endpoint"]:
+        models = ", ".join(model["name"] + ("" if model["ready"] else " (not ready)") for model in answer["models"])
+        print(f"\n{answer['endpoint']}/v1  {models}")
+
+
+def _clock(seconds: float | None) -> str:
+    whole = int(seconds or 0)
+    days, whole = divmod(whole, 86400)
+    head = f"{days} days, " if days else ""
+    return f"{head}{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _act(options: argparse.Namespace) -> int:
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.parse import quote
+
+    from llm_supervisor.control.client import NoDaemon
+    from llm_supervisor.control.messages import nearest
+
+    try:
+        _, answer = _ask("GET", "/v1/status")
+        known = [program["name"] for program in answer["programs"]]
+        names = known if "all" in options.name and "all" not in known else list(dict.fromkeys(options.name))
+        for name in names:
+            if name not in known:
+                return _complain(nearest(name, known))
+        wait = "0" if options.no_wait else "1"
+
+        def one(name: str) -> tuple[str, int, Any]:
+            status, said = _ask("POST", f"/v1/programs/{quote(name)}/{options.command}?wait={wait}", timeout=None)
+            return name, status, said
+
+        code = OK
+        with ThreadPoolExecutor(max_workers=max(len(names), 1)) as pool:
+            for name, status, said in pool.map(one, names):
+                ok = status == 200 and said["ok"]
+                words = said["outcome"] if status == 200 else said["error"]
+                print(f"{name}: {words}", file=sys.stdout if ok else sys.stderr)
+                code = code if ok else FAILED
+        return code
+    except NoDaemon as error:
+        return _no_daemon(error)
+
+
+_start = _stop = _restart = _act
+
+
+def _shutdown(options: argparse.Namespace) -> int:
+    import select
+
+    from llm_supervisor.control.client import NoDaemon
+
+    try:
+        _, answer = _ask("GET", "/v1/status")
+        pid = answer["supervisor"]["pid"]
+        try:
+            daemon = os.pidfd_open(pid)
+        except ProcessLookupError:
+            daemon = -1
+        _ask("POST", "/v1/shutdown", timeout=None)
+    except NoDaemon as error:
+        return _no_daemon(error)
+    if daemon >= 0:
+        select.select([daemon], [], [], 60)
+    print("everything is stopped")
+    return OK
+
+
+# Logs -------------------------------------------------------------------------------------------------------
+
+
+def _logs(options: argparse.Namespace) -> int:
+    """Straight from the files: so the last words can be read when no daemon lives, too."""
+    from llm_supervisor.control.client import NoDaemon
+    from llm_supervisor.control.messages import nearest
+    from llm_supervisor.host import output
+
+    folder, known = paths.log_dir(os.environ), []
+    try:
+        _, answer = _ask("GET", "/v1/status", timeout=5)
+        folder = Path(answer["supervisor"]["logs"])
+        known = [program["name"] for program in answer["programs"]]
+    except NoDaemon:
+        pass
+    known = known or sorted(path.name for path in folder.glob("*") if path.is_dir())
+    if not known:
+        return _complain(f"no logs in {folder}")
+    names = options.name or known
+    for name in names:
+        if name not in known:
+            return _complain(nearest(name, known))
+    prefix = _prefixes(names)
+    places = {}
+    out = sys.stdout.buffer
+    for name in names:
+        lines, places[name] = output.tail(folder / name, options.lines)
+        for line in lines:
+            out.write(prefix[name] + line + b"\n")
+    out.flush()
+    rest = dict.fromkeys(names, b"")
+    while options.follow:
+        quiet = True
+        for name in names:
+            data, places[name] = output.read_from(folder / name, places[name])
+            if data:
+                quiet = False
+                *lines, rest[name] = (rest[name] + data).split(b"\n")
+                for line in lines:
+                    out.write(prefix[name] + line.rstrip(b"\r").rpartition(b"\r")[2] + b"\n")
+        out.flush()
+        if quiet:
+            time.sleep(0.1)
+    return OK
+
+
+def _prefixes(names: Sequence[str]) -> dict[str, bytes]:
+    """What stands before each line: nothing for one program, its name (coloured on a terminal) for several."""
+    if len(names) == 1:
+        return {names[0]: b""}
+    width = max(len(name) for name in names)
+    colours = (36, 33, 32, 35, 34, 31)
+    found = {}
+    for number, name in enumerate(names):
+        text = f"{name:<{width}} | "
+        if sys.stdout.isatty():
+            text = f"\x1b[{colours[number % len(colours)]}m{text}\x1b[0m"
+        found[name] = text.encode()
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""From the YAML files to specifications, with every problem at once, each with its file, line and path.
+
+``source`` reads YAML and remembers places, ``schema`` says what is allowed, ``load`` checks it all together, ``plan``
+makes the specifications. Nothing here starts, binds or writes anything.
+"""
+
+from llm_supervisor.config.load import Config, load
+from llm_supervisor.config.plan import Plan, plan
+from llm_supervisor.config.source import ConfigError, Problem
+
+__all__ = ["Config", "ConfigError", "Plan", "Problem", "load", "plan"]

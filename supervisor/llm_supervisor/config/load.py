@@ -1,0 +1,396 @@
+"""The whole configuration from its files, with every problem at once.
+
+Reads files (the configuration, the native LiteLLM file, the env file, a model folder's config.json); starts nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+import stat
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from llm_supervisor.config import schema, source
+from llm_supervisor.config.source import ConfigError, Document, Problem, Where
+from llm_supervisor.engines import litellm, vllm
+
+GATEWAY = "gateway"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A configuration without errors. ``environ`` is the process's environment with the env file's under it."""
+
+    file: Path
+    root: schema.Root
+    native: Mapping[str, Any]
+    environ: Mapping[str, str]
+    master_key: str | None
+    warnings: tuple[Problem, ...] = ()
+
+    def resolve(self, name: str) -> Path:
+        """A path of the configuration: relative ones start at the file's folder."""
+        return (self.file.parent / os.path.expanduser(name)).resolve()
+
+    def model_path(self, model: schema.Model) -> Path | None:
+        """The model's folder; None when it is a hub id."""
+        return self.resolve(model.model) if is_folder(model, self.file.parent) else None
+
+    def port_places(self) -> list[tuple[str, int, str, Problem]]:
+        """(host, port, who, the problem to report) for every port that will be bound."""
+        return _ports(self.root, source.read(self.file))
+
+
+def is_folder(model: schema.Model, base: Path) -> bool:
+    """Whether ``model:`` names a folder: it says so, it looks like a path, or there is one."""
+    name = os.path.expanduser(model.model)
+    return model.source == "path" or name.startswith(("/", "./", "../")) or (base / name).is_dir()
+
+
+@dataclass
+class _Reading:
+    """What is collected while reading. ``made_up`` are places whose value is ours, so that the rest can be checked."""
+
+    problems: list[Problem] = field(default_factory=list)
+    made_up: set[Where] = field(default_factory=set)
+
+    def add(self, *problems: Problem) -> None:
+        self.problems += problems
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read and check everything. Raises ConfigError with every problem that was found."""
+    reading = _Reading()
+    document = source.read(path)
+    reading.add(*document.problems)
+    root = _validate(document, reading) if document.data is not None else None
+    if root is None:
+        raise ConfigError(reading.problems)
+
+    merged = dict(environ)
+    for name, value in _env_file(root, path, document, reading).items():
+        merged.setdefault(name, value)
+    native = _native(root, path, document, merged, reading)
+    _check_models(root, path, document, reading)
+    _check_programs(root, path, document, reading)
+    _check_names(root, native, document, reading)
+    _check_ports(root, document, reading)
+    _check_engines(root, path, document, reading)
+    master_key = _master_key(native, merged, document, root, path, reading)
+    errors = [problem for problem in reading.problems if not problem.warning]
+    if errors:
+        raise ConfigError(reading.problems)
+    return Config(path, root, native.data or {}, merged, master_key, tuple(sorted(reading.problems)))
+
+
+# The schema's own problems ----------------------------------------------------------------------------------
+
+
+# Stand-ins for required values that are missing or wrong: one mistake must not hide the others
+_STAND_INS: dict[str, Any] = {"port": 65535, "model": "stand/in", "command": ["true"], "python": "/bin/true"}
+
+
+def _validate(document: Document, reading: _Reading) -> schema.Root | None:
+    """The validated root. Where it is not valid, every problem is noted, and what is left without them is returned, to
+    be checked further."""
+    data = copy.deepcopy(document.data)
+    for _ in range(20):
+        try:
+            return schema.Root.model_validate(data)
+        except pydantic.ValidationError as error:
+            for item in error.errors(include_url=False):
+                where = _place(data, item["loc"])
+                if where not in reading.made_up:
+                    reading.add(_problem(document, where, item))
+                _repair(data, where, reading)
+    return None
+
+
+def _repair(data: Any, where: Where, reading: _Reading) -> None:
+    for part in where[:-1]:
+        data = data[part]
+    name = where[-1] if where else None
+    if isinstance(data, list) and isinstance(name, int):
+        data[name] = None  # found again next time, then the whole list goes
+        if where in reading.made_up:
+            del data[name]
+    elif isinstance(data, dict):
+        required = (
+            _STAND_INS.get(str(name)) if len(where) > 2 and where[0] in ("models", "programs", "engines") else None
+        )
+        if required is not None and where not in reading.made_up:
+            data[name] = copy.deepcopy(required)
+        else:
+            data.pop(name, None)
+    reading.made_up.add(where)
+
+
+def _problem(document: Document, where: Where, item: Mapping[str, Any]) -> Problem:
+    kind, given = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(str(where[-1]), _known(where[:-1]), n=1)
+        return document.problem(where, "unknown key", f"did you mean {close[0]}?" if close else _allowed(where[:-1]))
+    if kind == "missing":
+        return document.problem(where, "is missing")
+    if kind in ("value_error", "assertion_error"):
+        return document.problem(where, item["msg"].removeprefix("Value error, "))
+    shown = "nothing" if given is None else "a mapping" if isinstance(given, dict) else repr(given)
+    message = item["msg"].removeprefix("Input should be ").replace("a valid dictionary", "a mapping")
+    message = message.replace("or instance of Model", "").replace("a valid ", "a ")
+    return document.problem(where, f"must be {message}, not {shown}")
+
+
+def _place(data: Any, loc: tuple[str | int, ...]) -> Where:
+    """pydantic's location without what is not in the file (names of types in a union)."""
+    where: list[str | int] = []
+    for index, part in enumerate(loc):
+        if isinstance(data, dict):
+            if part not in data and index != len(loc) - 1:
+                continue
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            continue
+        where.append(part)
+    return tuple(where)
+
+
+def _block(where: Where) -> type[pydantic.BaseModel] | None:
+    """The schema's block at that place."""
+    block: Any = schema.Root
+    for part in where:
+        if isinstance(block, type) and issubclass(block, pydantic.BaseModel):
+            info = block.model_fields.get(str(part))
+            block = None if info is None else _inner(info.annotation)
+        elif typing.get_origin(block) is dict:
+            block = _inner(typing.get_args(block)[1])
+        else:
+            return None
+    return block if isinstance(block, type) and issubclass(block, pydantic.BaseModel) else None
+
+
+def _inner(annotation: Any) -> Any:
+    """``X`` of ``X | None``."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return next((part for part in typing.get_args(annotation) if part is not type(None)), None)
+    return annotation
+
+
+def _known(where: Where) -> list[str]:
+    block = _block(where)
+    return list(block.model_fields) if block else []
+
+
+def _allowed(where: Where) -> str:
+    known = _known(where)
+    return f"known here: {', '.join(known)}" if known else ""
+
+
+# What files and other keys say ------------------------------------------------------------------------------
+
+
+def _env_file(root: schema.Root, path: Path, document: Document, reading: _Reading) -> dict[str, str]:
+    if root.env_file is None:
+        return {}
+    file = path.parent / os.path.expanduser(root.env_file)
+    try:
+        mode = file.stat().st_mode
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        reading.add(document.problem(("env_file",), f"{file}: {reason}"))
+        return {}
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        reading.add(document.problem(("env_file",), f"others can read {file}", f"chmod 600 {file}"))
+    values: dict[str, str] = {}
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip().removeprefix("export ").strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        name, value = name.strip(), value.strip()
+        if not equals or not name.isidentifier():
+            reading.add(Problem(str(file), number, "", "is no NAME=value"))
+            continue
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        values[name] = value
+    return values
+
+
+def _native(
+    root: schema.Root, path: Path, document: Document, environ: Mapping[str, str], reading: _Reading
+) -> Document:
+    if root.gateway is None or root.gateway.litellm_config is None:
+        return Document("")
+    where = (GATEWAY, "litellm_config")
+    native = source.read(path.parent / os.path.expanduser(root.gateway.litellm_config))
+    if any(problem.message == "no such file" for problem in native.problems):
+        reading.add(document.problem(where, f"no such file: {native.file}"))
+        return native
+    reading.add(*native.problems)
+    models = (native.data or {}).get("model_list")
+    if models is not None and not isinstance(models, list):
+        reading.add(native.problem(("model_list",), "must be a list"))
+        native.data = {key: value for key, value in native.data.items() if key != "model_list"}
+    for index, entry in enumerate((native.data or {}).get("model_list") or []):
+        here: Where = ("model_list", index)
+        if not isinstance(entry, dict):
+            reading.add(native.problem(here, "must be a mapping with model_name and litellm_params"))
+            continue
+        if not isinstance(entry.get("model_name"), str):
+            reading.add(native.problem((*here, "model_name"), "is missing, or is no text"))
+        params = entry.get("litellm_params")
+        if not isinstance(params, dict) or not isinstance(params.get("model"), str):
+            reading.add(native.problem((*here, "litellm_params", "model"), "is missing, or is no text"))
+        if not isinstance(entry.get("model_info") or {}, dict):
+            reading.add(native.problem((*here, "model_info"), "must be a mapping"))
+    for place in ("general_settings", "litellm_settings", "router_settings"):
+        if not isinstance((native.data or {}).get(place) or {}, dict):
+            reading.add(native.problem((place,), "must be a mapping"))
+            native.data[place] = {}
+    for where_used, name in litellm.references(native.data or {}):
+        if name != litellm.MASTER_KEY and not environ.get(name):
+            advice = f"put {name}=... into {root.env_file}" if root.env_file else f"export {name}, or use env_file:"
+            reading.add(native.problem(where_used, f"os.environ/{name} is not set", advice))
+    return native
+
+
+def _check_models(root: schema.Root, path: Path, document: Document, reading: _Reading) -> None:
+    for alias, model in root.models.items():
+        here: Where = ("models", alias)
+        if is_folder(model, path.parent):
+            folder = (path.parent / os.path.expanduser(model.model)).resolve()
+            if not folder.is_dir():
+                reading.add(document.problem((*here, "model"), f"no such folder: {folder}"))
+            elif not (folder / "config.json").is_file():
+                reading.add(document.problem((*here, "model"), f"{folder} has no config.json: it is no model folder"))
+        for option in model.vllm:
+            name = vllm.normal(option)
+            if name in vllm.RESERVED:
+                reading.add(document.problem((*here, "vllm", option), "is not written here", vllm.RESERVED[name]))
+        seen: dict[str, str] = {}
+        for option in model.vllm:
+            other = seen.setdefault(vllm.normal(option), option)
+            if other != option:
+                reading.add(document.problem((*here, "vllm", option), f"is the same option as {other}"))
+        if len(set(model.gpus)) != len(model.gpus):
+            reading.add(document.problem((*here, "gpus"), "names one GPU twice"))
+        for key in ("model", "api_base", "api_key"):
+            if key in model.litellm:
+                reading.add(document.problem((*here, "litellm", key), "is made by llm-supervisor for a local model"))
+    if root.models and root.gateway is None:
+        reading.add(document.problem(("models",), "there is no gateway: to serve them", "add `gateway: {}`"))
+
+
+def _check_programs(root: schema.Root, path: Path, document: Document, reading: _Reading) -> None:
+    for name, program in root.programs.items():
+        here: Where = ("programs", name)
+        if program.cwd is not None and not (path.parent / os.path.expanduser(program.cwd)).is_dir():
+            reading.add(document.problem((*here, "cwd"), f"no such folder: {program.cwd}"))
+        ways = [way for way in ("tcp", "http", "after") if getattr(program.ready, way) is not None]
+        if len(ways) != 1:
+            reading.add(document.problem((*here, "ready"), "must say exactly one of tcp, http, after"))
+        if program.ready.tcp is not None:
+            host, _, port = program.ready.tcp.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                reading.add(document.problem((*here, "ready", "tcp"), f"{program.ready.tcp!r} is no host:port"))
+        if program.ready.http is not None and not program.ready.http.startswith("http://"):
+            reading.add(document.problem((*here, "ready", "http"), "must be an http:// URL of this machine"))
+
+
+def _check_names(root: schema.Root, native: Document, document: Document, reading: _Reading) -> None:
+    for group, names in (("models", root.models), ("programs", root.programs)):
+        for name in names:
+            if not schema.NAME.fullmatch(name) or name.endswith(".log"):
+                reading.add(
+                    document.problem(
+                        (group, name), "is no name", "letters, digits, . _ - ; at most 63, not ending in .log"
+                    )
+                )
+            if name == GATEWAY:
+                reading.add(document.problem((group, name), f"{GATEWAY} is the gateway's own name"))
+    for name in root.programs:
+        if name in root.models:
+            reading.add(document.problem(("programs", name), "there is a model of that name"))
+    for index, entry in enumerate((native.data or {}).get("model_list") or []):
+        if isinstance(entry, dict) and entry.get("model_name") in root.models:
+            where: Where = ("model_list", index, "model_name")
+            place = f"{document.file}:{document.line(('models', entry['model_name']))}"
+            reading.add(native.problem(where, f"{entry['model_name']} is also the alias of a local model, in {place}"))
+
+
+def _ports(root: schema.Root, document: Document) -> list[tuple[str, int, str, Problem]]:
+    ports = []
+    if root.gateway is not None:
+        problem = document.problem((GATEWAY, "port"), "")
+        ports.append((root.gateway.host, root.gateway.port, GATEWAY, problem))
+    for alias, model in root.models.items():
+        ports.append(("127.0.0.1", model.port, alias, document.problem(("models", alias, "port"), "")))
+    return ports
+
+
+def _check_ports(root: schema.Root, document: Document, reading: _Reading) -> None:
+    users: dict[int, str] = {}
+    for _, port, who, problem in _ports(root, document):
+        place: Where = (GATEWAY, "port") if who == GATEWAY else ("models", who, "port")
+        if place in reading.made_up:
+            continue
+        if port in users:
+            message = f"port {port} is already used by {users[port]}"
+            reading.add(Problem(problem.file, problem.line, problem.path, message))
+        users.setdefault(port, who)
+
+
+def _check_engines(root: schema.Root, path: Path, document: Document, reading: _Reading) -> None:
+    for name in ("vllm", "litellm"):
+        if ("engines", name, "python") in reading.made_up:
+            continue
+        engine: schema.Engine | None = getattr(root.engines, name)
+        if engine is not None and not os.access(path.parent / os.path.expanduser(engine.python), os.X_OK):
+            where: Where = ("engines", name, "python")
+            reading.add(document.problem(where, f"no such program: {engine.python}"))
+    if root.gateway is not None and root.gateway.replicas > 1:
+        where = (GATEWAY, "replicas")
+        reading.add(document.problem(where, "this version runs one replica", "write 1"))
+
+
+def _master_key(
+    native: Document,
+    environ: Mapping[str, str],
+    document: Document,
+    root: schema.Root,
+    path: Path,
+    reading: _Reading,
+) -> str | None:
+    """The key that was given, if one was: by the native file, else by the environment."""
+    if root.gateway is None:
+        return None
+    where: Where = ("general_settings", "master_key")
+    given = ((native.data or {}).get("general_settings") or {}).get("master_key")
+    if isinstance(given, str) and not given.startswith("os.environ/"):
+        if given.strip() in litellm.WEAK_KEYS:
+            reading.add(native.problem(where, "is blank or a known default; LiteLLM refuses to start with it"))
+        mode = Path(native.file).stat().st_mode
+        if mode & (stat.S_IRGRP | stat.S_IROTH):
+            advice = "write os.environ/LITELLM_MASTER_KEY and put the key into env_file, or chmod 600"
+            reading.add(
+                native.problem(where, f"others can read {native.file}, and the key in it", advice, warning=True)
+            )
+        return given
+    name = given.removeprefix("os.environ/") if isinstance(given, str) else litellm.MASTER_KEY
+    value = environ.get(name)
+    if value is not None and value.strip() in litellm.WEAK_KEYS:
+        what = f"{name} is blank or a known default; LiteLLM refuses to start with it"
+        place = native.problem(where, what) if given else document.problem((GATEWAY,), what)
+        reading.add(place)
+    return value

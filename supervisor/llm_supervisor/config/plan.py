@@ -1,0 +1,265 @@
+"""From a checked configuration to specifications: argv, environment, questions, and the file that LiteLLM gets. Pure
+but for looking which engine environments there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llm_supervisor.config import schema
+from llm_supervisor.config.load import GATEWAY, Config
+from llm_supervisor.core.fleet import ReadyWhen
+from llm_supervisor.core.health import Answer, Probe
+from llm_supervisor.core.question import Asking, Question, Reader
+from llm_supervisor.core.spec import (
+    HealthSpec,
+    Kind,
+    Launch,
+    ProgramSpec,
+    RestartPolicy,
+    RestartSpec,
+    StopSpec,
+)
+from llm_supervisor.engines import litellm, vllm
+
+ENGINE_PIPE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Pythons:
+    """The engines' interpreters. ``vllm_cpu``: that vLLM is the build for CPUs."""
+
+    vllm: str
+    litellm: str
+    vllm_cpu: bool
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One program: what it should be, how it is asked, and how its output tells its progress."""
+
+    spec: ProgramSpec
+    asking: Asking | None = None
+    reader: Reader | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """A model as the gateway's clients see it."""
+
+    name: str
+    local: bool
+    vision: bool | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the daemon needs. ``litellm_config`` is the content of the file at ``litellm_file``."""
+
+    programs: Mapping[str, Planned]
+    ready_when: ReadyWhen
+    endpoint: str | None
+    groups: tuple[Group, ...]
+    litellm_file: Path
+    litellm_config: Mapping[str, Any] | None
+    logs: schema.Logs
+    environ: Mapping[str, str] = field(repr=False)
+
+
+def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) -> Plan:
+    """Make the plan. ``runtime`` is where the generated file and the private sockets go."""
+    root = config.root
+    programs: dict[str, Planned] = {name: _program(config, name, one) for name, one in root.programs.items()}
+    for alias, model in root.models.items():
+        programs[alias] = _model(config, alias, model, pythons)
+    litellm_file = runtime / "litellm_config.yaml"
+    generated: dict[str, Any] | None = None
+    groups: tuple[Group, ...] = ()
+    endpoint = None
+    if root.gateway is not None:
+        local = [_group(alias, model) for alias, model in root.models.items()]
+        generated = litellm.compose(config.native, local)
+        expected = litellm.expected_groups(generated)
+        groups = tuple(Group(name, name in root.models, vision) for name, vision in expected.items())
+        programs[GATEWAY] = _gateway(config, root.gateway, pythons, runtime, litellm_file, master_key, expected)
+        host = root.gateway.host
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        endpoint = f"http://{shown}:{root.gateway.port}"
+    return Plan(
+        programs, ReadyWhen(root.ready_when), endpoint, groups, litellm_file, generated, root.logs, config.environ
+    )
+
+
+def _program(config: Config, name: str, program: schema.Program) -> Planned:
+    asking = None
+    if program.ready.tcp is not None:
+        host, _, port = program.ready.tcp.rpartition(":")
+        asking = Asking((host.strip("[]"), int(port)))
+    elif program.ready.http is not None:
+        address, path = _split_url(program.ready.http)
+        asking = Asking(address, (Question("liveness", path, _judge_ok),))
+    spec = ProgramSpec(
+        name=name,
+        kind=Kind.COMMAND,
+        launch=Launch(
+            argv=tuple(program.command),
+            env=tuple(program.env.items()),
+            cwd=str(config.resolve(program.cwd)) if program.cwd else None,
+        ),
+        health=_health(program.health),
+        restart=_restart(program.restart),
+        stop=StopSpec(program.stop.signal, program.stop.grace, min(program.stop.grace, 5.0)),
+        ready_after=program.ready.after,
+        autostart=program.autostart,
+    )
+    return Planned(spec, asking)
+
+
+def _judge_ok(status: int, body: bytes) -> Probe:
+    return Probe(Answer.OK if status == 200 else Answer.INVALID, f"answers {status}")
+
+
+def _split_url(url: str) -> tuple[tuple[str, int], str]:
+    rest = url.removeprefix("http://")
+    address, slash, path = rest.partition("/")
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        host, port = address, "80"
+    return (host.strip("[]"), int(port)), slash + path or "/"
+
+
+def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) -> Planned:
+    folder = config.model_path(model)
+    served = model.served_model_name or alias
+    api_key = _engine_key(model)
+    base = vllm.environment(gpus=model.gpus, api_key=api_key, cpu=pythons.vllm_cpu, offline=folder is not None)
+    # what a person says wins: in the model's env, then in the daemon's environment for the defaults of ours
+    env = {
+        **{name: value for name, value in base.items() if name not in config.environ or name in _OURS},
+        **model.env,
+    }
+    spec = ProgramSpec(
+        name=alias,
+        kind=Kind.VLLM,
+        launch=Launch(
+            argv=vllm.argv(pythons.vllm, str(folder or model.model), served, model.port, model.vllm, model.stop.grace),
+            env=tuple(env.items()),
+            # another model's or the daemon's own key must not become this engine's
+            unset=() if api_key else ("VLLM_API_KEY",),
+            port=model.port,
+            pipe_size=ENGINE_PIPE,
+        ),
+        health=_health(model.health),
+        restart=_restart(model.restart),
+        stop=StopSpec(model.stop.signal, model.stop.grace, sweep_grace=0.0),
+        vital=vllm.VITAL,
+        gpus=tuple(model.gpus),
+        autostart=model.autostart,
+    )
+    asking = Asking(
+        ("127.0.0.1", model.port),
+        (
+            Question("liveness", "/health", vllm.judge_health),
+            Question("catalogue", "/v1/models", partial(vllm.judge_models, served_name=served)),
+        ),
+        headers=(("Authorization", f"Bearer {api_key}"),) if api_key else (),
+    )
+    return Planned(spec, asking, vllm.step)
+
+
+_OURS = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "SPT_NOENV", "VLLM_API_KEY"})
+
+
+def key_variable(alias: str) -> str:
+    """The environment variable by which LiteLLM gets the key of that model's engine."""
+    return "LLM_SUPERVISOR_KEY_" + re.sub(r"[^A-Z0-9]", "_", alias.upper())
+
+
+def _engine_key(model: schema.Model) -> str | None:
+    options = {vllm.normal(name): value for name, value in model.vllm.items()}
+    return str(options["api-key"]) if options.get("api-key") else model.env.get("VLLM_API_KEY")
+
+
+def _group(alias: str, model: schema.Model) -> litellm.LocalGroup:
+    params = {name: value for name, value in model.litellm.items() if name != "model_info"}
+    return litellm.LocalGroup(
+        alias=alias,
+        served_name=model.served_model_name or alias,
+        api_base=f"http://127.0.0.1:{model.port}/v1",
+        vision=model.vision,
+        key_variable=key_variable(alias) if _engine_key(model) else None,
+        params=params,
+        info=model.litellm.get("model_info") or {},
+    )
+
+
+def _gateway(
+    config: Config,
+    gateway: schema.Gateway,
+    pythons: Pythons,
+    runtime: Path,
+    file: Path,
+    master_key: str,
+    expected: Mapping[str, bool | None],
+) -> Planned:
+    uds = str(runtime / "gateway.sock")
+    keys = {key_variable(alias): key for alias, model in config.root.models.items() if (key := _engine_key(model))}
+    env = {**litellm.environment(str(file), master_key, keys), **gateway.env}
+    spec = ProgramSpec(
+        name=GATEWAY,
+        kind=Kind.LITELLM,
+        launch=Launch(
+            argv=litellm.argv(pythons.litellm, uds, max(int(gateway.stop.grace) - 5, 1)),
+            env=tuple(env.items()),
+            listener=(gateway.host, gateway.port),
+            uds=uds,
+            pipe_size=ENGINE_PIPE,
+        ),
+        health=_health(gateway.health),
+        restart=_restart(gateway.restart),
+        stop=StopSpec(gateway.stop.signal, gateway.stop.grace, sweep_grace=0.0),
+    )
+    asking = Asking(
+        uds,
+        (
+            Question("liveness", "/health/liveliness", litellm.judge_liveliness),
+            Question("catalogue", "/model_group/info", partial(litellm.judge_groups, expected=expected)),
+        ),
+        headers=(("Authorization", f"Bearer {master_key}"),),
+    )
+    return Planned(spec, asking)
+
+
+def _health(health: schema.Health) -> HealthSpec:
+    return HealthSpec(
+        period=health.period,
+        timeout=health.timeout,
+        failure_threshold=health.failure_threshold,
+        readiness_period=health.readiness_period or health.period,
+        readiness_timeout=health.readiness_timeout or health.timeout,
+        readiness_threshold=health.readiness_threshold or health.failure_threshold,
+        startup_period=health.startup_period,
+        startup_timeout=health.startup_timeout or health.timeout,
+        startup_budget=health.startup_budget,
+        startup_stall=health.startup_stall,
+        stall_grace=health.stall_grace,
+        canary=health.canary,
+        canary_interval=health.canary_interval,
+        canary_timeout=health.canary_timeout,
+        expect=health.expect,
+    )
+
+
+def _restart(restart: schema.Restart) -> RestartSpec:
+    return RestartSpec(
+        RestartPolicy(restart.policy),
+        restart.backoff,
+        restart.backoff_factor,
+        restart.backoff_cap,
+        restart.intensity,
+        restart.window,
+    )

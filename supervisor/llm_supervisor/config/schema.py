@@ -1,0 +1,204 @@
+"""What a configuration may say: the models that validate it. Types, ranges and defaults; no files, no ports."""
+
+from __future__ import annotations
+
+import re
+import signal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])i?)?b?\s*", re.IGNORECASE)
+
+
+def duration(value: object) -> float:
+    """Seconds from a number or ``500ms``, ``30s``, ``5m``, ``1h``, ``1d``."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
+        return float(found[1]) * _UNITS[found[2]]
+    raise ValueError(f"{value!r} is no duration; write seconds, or 30s, 5m, 1h")
+
+
+def size(value: object) -> int:
+    """Bytes from a number or ``512K``, ``50MB``, ``1GiB`` (powers of 1024)."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    if isinstance(value, str) and (found := _SIZE.fullmatch(value)):
+        factor = 1024 ** ("kmgt".index(found[2].lower()) + 1) if found[2] else 1
+        return int(float(found[1]) * factor)
+    raise ValueError(f"{value!r} is no size; write bytes, or 512K, 50MB, 1GB")
+
+
+def signal_number(value: object) -> int:
+    """A signal's number from ``TERM``, ``SIGTERM`` or 15."""
+    try:
+        if isinstance(value, str):
+            return signal.Signals["SIG" + value.upper().removeprefix("SIG")].value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return signal.Signals(value).value
+    except (KeyError, ValueError):
+        pass
+    raise ValueError(f"{value!r} is no signal; write TERM, INT, QUIT, HUP, USR1 or USR2")
+
+
+Duration = Annotated[float, BeforeValidator(duration)]
+Positive = Annotated[float, BeforeValidator(duration), Field(gt=0)]
+Size = Annotated[int, BeforeValidator(size)]
+Signal = Annotated[int, BeforeValidator(signal_number)]
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+def _text(value: object) -> object:
+    """Environment values: YAML's 1 and true are meant as text there."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+Environment = dict[str, Annotated[str, BeforeValidator(_text)]]
+
+
+class Block(BaseModel):
+    """Every block refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Health(Block):
+    """How often and how patiently it is asked how it is."""
+
+    period: Positive = 10.0
+    timeout: Positive = 10.0
+    failure_threshold: Annotated[int, Field(ge=1)] = 3
+    readiness_period: Positive | None = Field(default=None, description="of the catalogue; default: period")
+    readiness_timeout: Positive | None = Field(default=None, description="default: timeout")
+    readiness_threshold: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="default: failure_threshold"
+    )
+    startup_period: Positive = 0.5
+    startup_timeout: Positive | None = Field(default=None, description="default: timeout")
+    startup_budget: Positive = 1800.0
+    startup_stall: Positive = 600.0
+    stall_grace: Positive = 120.0
+    canary: Flag = True
+    canary_interval: Positive = 300.0
+    canary_timeout: Positive = 30.0
+    expect: str | None = None
+
+
+class Restart(Block):
+    """Whether and how it comes back."""
+
+    policy: Literal["always", "on-failure", "never"] = "always"
+    backoff: Duration = 5.0
+    backoff_factor: Annotated[float, Field(ge=1)] = 2.0
+    backoff_cap: Duration = 300.0
+    intensity: Annotated[int, Field(ge=1)] = 5
+    window: Positive = 3600.0
+
+
+class Stop(Block):
+    """How it is asked to leave."""
+
+    signal: Signal = 15
+    grace: Duration = 30.0
+
+
+class Supervised(Block):
+    """What the gateway, every model and every program understand."""
+
+    health: Health = Health()
+    restart: Restart = Restart()
+    stop: Stop = Stop()
+    env: Environment = {}
+
+
+class Gateway(Supervised):
+    """The LiteLLM proxy: the one address that clients use."""
+
+    host: str = "127.0.0.1"
+    port: Port = 4000
+    replicas: Annotated[int, Field(ge=1)] = 1
+    litellm_config: str | None = Field(default=None, description="native LiteLLM configuration, relative to this file")
+    hold: Literal["auto"] | Duration = "auto"
+    warm: Literal["auto", "full", "api", "off"] = "auto"
+
+
+class Model(Supervised):
+    """One vLLM server and its group on the gateway."""
+
+    model: str = Field(description="hub id, or a folder (relative to this file)")
+    source: Literal["huggingface", "modelscope", "path"] = "huggingface"
+    served_model_name: str | None = None
+    gpus: list[Annotated[int, Field(ge=0, strict=True)]] = []
+    port: Port
+    vision: Flag = False
+    vllm: dict[str, Any] = Field(default={}, description="any option of `vllm serve`, in its own words")
+    litellm: dict[str, Any] = Field(
+        default={}, description="more litellm_params for this group; model_info under model_info"
+    )
+    autostart: Flag = True
+    warm: Literal["auto", "full", "api", "off"] = "auto"
+
+
+class Ready(Block):
+    """When a program counts as ready: one of these."""
+
+    tcp: str | None = Field(default=None, description='"host:port" accepts connections')
+    http: str | None = Field(default=None, description="this URL answers 200")
+    after: Duration | None = Field(default=None, description="it has lived that long")
+
+
+class Program(Supervised):
+    """Any other command to keep alive."""
+
+    command: Annotated[list[Annotated[str, BeforeValidator(_text)]], Field(min_length=1)]
+    cwd: str | None = None
+    ready: Ready = Ready(after=1.0)
+    autostart: Flag = True
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _no_shell(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError(f"must be a list, as it never meets a shell: write {value.split()!r}".replace("'", '"'))
+        return value
+
+
+class Engine(Block):
+    """An environment that exists already."""
+
+    python: str
+
+
+class Engines(Block):
+    """Only to use environments that exist already."""
+
+    vllm: Engine | None = None
+    litellm: Engine | None = None
+
+
+class Logs(Block):
+    """The programs' output: segments of ``max_bytes``, of which ``backups`` are kept."""
+
+    max_bytes: Size = 50 * 1024 * 1024
+    backups: Annotated[int, Field(ge=1)] = 10
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class Root(Block):
+    """The whole file."""
+
+    gateway: Gateway | None = None
+    env_file: str | None = None
+    ready_when: Literal["gateway", "all"] = "gateway"
+    engines: Engines = Engines()
+    models: dict[str, Model] = {}
+    programs: dict[str, Program] = {}
+    logs: Logs = Logs()

@@ -1,0 +1,142 @@
+"""Reading YAML so that every value remembers where it stands, and the problems that can be said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Where = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that is wrong, with its place. ``line`` counts from 1; 0 is the file as a whole."""
+
+    file: str
+    line: int
+    path: str
+    message: str
+    advice: str = ""
+    warning: bool = False
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        path = f"{self.path}: " if self.path else ""
+        advice = f" ({self.advice})" if self.advice else ""
+        return f"{place}: {path}{self.message}{advice}"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; ``problems`` are all that were found."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = sorted(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def path_words(where: Where) -> str:
+    """``models.glm.gpus[0]``"""
+    words = ""
+    for part in where:
+        words += f"[{part}]" if isinstance(part, int) else f".{part}" if words else str(part)
+    return words
+
+
+@dataclass
+class Document:
+    """A YAML file: its data, and the line of every key and item."""
+
+    file: str
+    data: Any = None
+    lines: dict[Where, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def line(self, where: Where) -> int:
+        """The line of that place, or of the nearest place around it that exists."""
+        while where and where not in self.lines:
+            where = where[:-1]
+        return self.lines.get(where, 0)
+
+    def problem(self, where: Where, message: str, advice: str = "", *, warning: bool = False) -> Problem:
+        """A problem at that place."""
+        return Problem(self.file, self.line(where), path_words(where), message, advice, warning)
+
+
+def read(path: Path) -> Document:
+    """Read one YAML file with a mapping at its top. Never raises for what is in the file: see ``problems``."""
+    document = Document(str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        document.problems.append(Problem(str(path), 0, "", "no such file"))
+        return document
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        document.problems.append(Problem(str(path), 0, "", f"cannot be read: {reason}"))
+        return document
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            document.data = _construct(node, (), document, depth=0)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = " ".join(part for part in (error.context, error.problem) if part)
+        document.problems.append(
+            Problem(str(path), mark.line + 1 if mark else 0, "", f"is not valid YAML: {what}", _yaml_advice(what))
+        )
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        document.problems.append(Problem(str(path), 0, "", f"is not valid YAML: {str(error).splitlines()[0]}"))
+    if not document.problems and document.data is None:
+        document.problems.append(Problem(str(path), 0, "", "is empty"))
+    elif document.data is not None and not isinstance(document.data, dict):
+        document.problems.append(Problem(str(path), 1, "", "must be a mapping (`key: value` lines) at its top"))
+        document.data = None
+    return document
+
+
+def _yaml_advice(what: str) -> str:
+    return "indent with spaces" if "\\t" in what else ""
+
+
+def _construct(node: yaml.Node, where: Where, document: Document, depth: int) -> Any:
+    document.lines.setdefault(where, node.start_mark.line + 1)
+    if depth > 50:
+        raise ValueError(f"nested too deeply at line {node.start_mark.line + 1}")
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, where, document, depth)
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item, (*where, n), document, depth + 1) for n, item in enumerate(node.value)]
+    constructor = yaml.SafeLoader("")
+    try:
+        return constructor.construct_object(node)
+    finally:
+        constructor.dispose()
+
+
+def _mapping(node: yaml.MappingNode, where: Where, document: Document, depth: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            document.problems.append(Problem(document.file, line, path_words(where), "a key must be a plain word"))
+            continue
+        key = str(key_node.value)
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            merged = _construct(value_node, where, document, depth + 1)
+            for part in merged if isinstance(merged, list) else [merged]:
+                if isinstance(part, dict):
+                    result = {**part, **result}
+            continue
+        here = (*where, key)
+        if key in result and here in document.lines:
+            first = document.lines[here]
+            document.problems.append(
+                Problem(document.file, line, path_words(here), f"is written twice; the first is in line {first}")
+            )
+        document.lines[here] = line
+        result[key] = _construct(value_node, here, document, depth + 1)
+    return result

@@ -1,0 +1,54 @@
+"""Asking the daemon: HTTP over its unix socket, with the standard library only, so that ``status`` starts quickly."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from llm_supervisor.control.messages import SOCKET
+
+
+class NoDaemon(Exception):
+    """Nobody answers at the control socket."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        path = str(self._path)
+        if len(os.fsencode(path)) <= 107:
+            self.sock.connect(path)
+            return
+        folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            self.sock.connect(f"/proc/self/fd/{folder}/{self._path.name}")
+        finally:
+            os.close(folder)
+
+
+def request(
+    runtime: Path, method: str, path: str, body: object = None, timeout: float | None = 30.0
+) -> tuple[int, Any]:
+    """One request; the status and the decoded JSON. ``timeout`` is in seconds, None waits for ever.
+
+    Raises NoDaemon when nobody answers.
+    """
+    connection = _Connection(runtime / SOCKET, timeout)
+    try:
+        data = None if body is None else json.dumps(body)
+        connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read() or b"null")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NoDaemon(f"{runtime / SOCKET}: {error}") from error
+    finally:
+        connection.close()

@@ -1,0 +1,166 @@
+"""The bodies of the control API: how states become the documented JSON. Pure; the wire format is stable.
+
+``status``: see ``status_message``. Requests and answers of the other routes are plain mappings named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm_supervisor.core.fleet import all_ready
+from llm_supervisor.core.health import Health
+from llm_supervisor.core.spec import Kind, ProgramSpec
+from llm_supervisor.core.state import Failure, Phase, State, Wanted
+
+SOCKET = "control.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelGroup:
+    """A model as the gateway's clients see it."""
+
+    name: str
+    local: bool
+    vision: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is true of the daemon as a whole."""
+
+    pid: int
+    version: str
+    uptime: float
+    state: str
+    endpoint: str | None
+    config: str
+    logs: str
+
+
+def status_message(
+    about: About,
+    specs: Mapping[str, ProgramSpec],
+    states: Mapping[str, State],
+    groups: Sequence[ModelGroup],
+    now: float,
+    incarnations: Mapping[str, str],
+) -> dict[str, Any]:
+    """The answer to ``GET /v1/status``, which ``status --json`` prints as it is."""
+    gateway_up = any(spec.kind is Kind.LITELLM and states[name].phase is Phase.RUNNING for name, spec in specs.items())
+    return {
+        "supervisor": {
+            "pid": about.pid,
+            "version": about.version,
+            "uptime_s": round(about.uptime, 3),
+            "state": about.state,
+            "ready": all_ready(states.values()),
+            "config": about.config,
+            "logs": about.logs,
+        },
+        "endpoint": about.endpoint,
+        "programs": [program_message(specs[name], states[name], now, incarnations.get(name)) for name in specs],
+        "models": [
+            {
+                "name": group.name,
+                "local": group.local,
+                "vision": group.vision,
+                "ready": gateway_up and (not group.local or states[group.name].ready),
+            }
+            for group in groups
+        ],
+    }
+
+
+def program_message(spec: ProgramSpec, state: State, now: float, incarnation: str | None) -> dict[str, Any]:
+    """One program of ``status``."""
+    up = state.phase in (Phase.STARTING, Phase.RUNNING, Phase.TERMINATING, Phase.KILLING)
+    return {
+        "name": spec.name,
+        "kind": spec.kind.value,
+        "state": state.word,
+        "health": state.health_word.value,
+        "wanted": state.wanted.value,
+        "reason": state.reason,
+        "pid": state.pid,
+        "incarnation": incarnation,
+        "uptime_s": round(now - state.spawned, 3) if up and state.spawned is not None else None,
+        "restarts": state.restarts,
+        "progress": progress_message(state),
+        "probes": probes_message(state.health),
+        "gpus": list(spec.gpus),
+        "exit": None if state.exited is None else {"code": state.exited.code, "signal": state.exited.signal},
+        "retry_in_s": max(round(state.deadline - now, 3), 0)
+        if state.phase is Phase.BACKOFF and state.deadline is not None
+        else None,
+        "failure": failure_message(state.failure),
+    }
+
+
+def progress_message(state: State) -> dict[str, Any] | None:
+    """What a starting program is doing; None when it does not start, or does not say."""
+    if state.loading is None or state.phase is not Phase.STARTING:
+        return None
+    return {"step": state.loading.step, "done": state.loading.done, "total": state.loading.total}
+
+
+def probes_message(health: Health) -> dict[str, Any]:
+    """The last answer of every signal that was asked."""
+    return {
+        name: {
+            "answer": probe.answer.value,
+            "detail": probe.detail,
+            "took_s": round(probe.took, 4),
+            "failures": health.failures.get(name, 0),
+        }
+        for name, probe in health.probes.items()
+    }
+
+
+def failure_message(failure: Failure | None) -> dict[str, Any] | None:
+    """The last failure, with what to do about it."""
+    if failure is None:
+        return None
+    return {
+        "kind": failure.kind,
+        "permanent": failure.permanent,
+        "summary": failure.summary,
+        "advice": failure.advice,
+        "incident": failure.incident,
+    }
+
+
+# What a request waits for -----------------------------------------------------------------------------------
+
+
+def settled(action: str, state: State, since: int) -> bool:
+    """Whether what ``action`` asked for has come about, or cannot any more. ``since`` is the incarnation at the time of
+    asking."""
+    if action == "stop":
+        return state.phase in (Phase.STOPPED, Phase.FATAL)
+    if state.phase in (Phase.STOPPED, Phase.FATAL):
+        return state.phase is Phase.FATAL or state.wanted is Wanted.DOWN or state.word == "EXITED"
+    if state.phase is Phase.BACKOFF:
+        return state.incarnation > since  # the start that was asked for has failed; it tries again by itself
+    return state.phase is Phase.RUNNING and (state.incarnation > since or action == "start")
+
+
+def outcome(action: str, state: State) -> tuple[bool, str]:
+    """Whether it worked, and in words."""
+    if action == "stop":
+        return True, "stopped"
+    if state.phase is Phase.RUNNING:
+        return True, "started" if action == "start" else "restarted"
+    why = state.failure.summary if state.failure else state.reason
+    return False, f"{state.word}: {why}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """An error text for a name that is none."""
+    import difflib
+
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names) or 'none'}"
+    return f"no such program: {name} ({hint})"

@@ -1,0 +1,137 @@
+"""The control API's server: HTTP on a unix socket, for our own command and for ``curl --unix-socket``.
+
+GET  /v1/status                         what ``status --json`` prints
+POST /v1/programs/NAME/{start,stop,restart}[?wait=0]
+POST /v1/shutdown
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from llm_supervisor.control.messages import nearest, outcome, program_message, settled
+from llm_supervisor.core import event as ev
+from llm_supervisor.core.event import Event
+from llm_supervisor.core.spec import ProgramSpec
+from llm_supervisor.core.state import State
+
+REQUESTS: Mapping[str, type] = {
+    "start": ev.StartRequested,
+    "stop": ev.StopRequested,
+    "restart": ev.RestartRequested,
+}
+
+
+class Fleet(Protocol):
+    """What the server needs of the daemon."""
+
+    @property
+    def specs(self) -> Mapping[str, ProgramSpec]:
+        """All programs."""
+
+    @property
+    def states(self) -> Mapping[str, State]:
+        """The published snapshot."""
+
+    def status(self) -> dict[str, Any]:
+        """The status message."""
+
+    def incarnation(self, name: str) -> str | None:
+        """The present incarnation's name."""
+
+    async def post(self, name: str, event: Event) -> None:
+        """Ask a program for something, and return when it has decided what that means."""
+
+    async def changed(self) -> None:
+        """Wait for the next snapshot."""
+
+    def shut_down(self, why: str) -> None:
+        """Stop everything and end."""
+
+    async def is_down(self) -> None:
+        """Wait until everything is stopped."""
+
+
+def application(fleet: Fleet) -> Starlette:
+    """The routes over one fleet."""
+
+    async def status(request: Request) -> JSONResponse:
+        return JSONResponse(fleet.status())
+
+    async def act(request: Request) -> JSONResponse:
+        name, action = request.path_params["name"], request.path_params["action"]
+        if name not in fleet.specs:
+            return JSONResponse({"error": nearest(name, fleet.specs)}, 404)
+        if action not in REQUESTS:
+            return JSONResponse({"error": f"no such action: {action}; there are: {', '.join(REQUESTS)}"}, 404)
+        since = fleet.states[name].incarnation
+        await fleet.post(name, REQUESTS[action]())
+        if request.query_params.get("wait", "1") != "0":
+            # on snapshots, never on edges: whatever happens in between, the question is asked of the present
+            while not settled(action, fleet.states[name], since):
+                if await request.is_disconnected():
+                    break
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await fleet.changed()
+        state = fleet.states[name]
+        ok, words = outcome(action, state) if settled(action, state, since) else (True, "asked")
+        loop_time = asyncio.get_running_loop().time()
+        message = program_message(fleet.specs[name], state, loop_time, fleet.incarnation(name))
+        return JSONResponse({"ok": ok, "outcome": words, "program": message})
+
+    async def shutdown(request: Request) -> JSONResponse:
+        fleet.shut_down("asked by shutdown")
+        await fleet.is_down()
+        return JSONResponse({"ok": True})
+
+    return Starlette(
+        routes=[
+            Route("/v1/status", status),
+            Route("/v1/programs/{name}/{action}", act, methods=["POST"]),
+            Route("/v1/shutdown", shutdown, methods=["POST"]),
+        ]
+    )
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the daemon's: uvicorn would replace its handlers."""
+        yield
+
+
+class ControlServer:
+    """Serves until told to stop."""
+
+    def __init__(self, fleet: Fleet, sock: socket.socket) -> None:
+        config = uvicorn.Config(
+            application(fleet),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            loop="none",
+            http="h11",
+            ws="none",
+            timeout_graceful_shutdown=2,
+        )
+        self._server = _Server(config)
+        self._socket = sock
+
+    async def run(self) -> None:
+        """Serve. uvicorn closes the socket at its end."""
+        await self._server.serve(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Answer what is in hand, then end ``run``."""
+        self._server.should_exit = True

@@ -1,0 +1,157 @@
+"""What can happen to a program: frozen values in the past tense.
+
+Every event of a child carries the number of its incarnation; ``program.step`` drops those of another one, in one
+place. Requests come from people and carry none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_supervisor.core.health import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a leader ended. Both are None when nobody could reap it (an adopted process): ``unknown``."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            return f"was killed by signal {self.signal}"
+        if self.code is not None:
+            return f"exited with status {self.code}"
+        return "ended (status unknown)"
+
+    @property
+    def ok(self) -> bool:
+        """True for a clean exit: status 0."""
+        return self.code == 0
+
+
+# Requests ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequested:
+    """Somebody wants it up."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Somebody wants it down."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRequested:
+    """Somebody wants a new incarnation."""
+
+
+# Of a child -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """The start that was asked for has a leader now."""
+
+    incarnation: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """The start was refused. ``busy``: something it needs is taken, which is nobody's failure and no strike."""
+
+    incarnation: int
+    kind: str
+    summary: str
+    advice: str
+    permanent: bool = False
+    busy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The leader is dead (its tree may not be)."""
+
+    incarnation: int
+    status: ExitStatus
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLost:
+    """A process that the program cannot do without is dead, by the kernel's word."""
+
+    incarnation: int
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A probe, or several, came back."""
+
+    incarnation: int
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """A starting program moved. ``loading`` says that a step of its loading advanced, which extends the budget;
+    otherwise it was only alive (a line, CPU time, I/O), which proves no more than that it is not stuck."""
+
+    incarnation: int
+    loading: bool
+    doing: str | None = None
+    done: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFinished:
+    """Nothing of the incarnation's tree is left, and what it held is free again."""
+
+    incarnation: int
+    found: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStuck:
+    """Processes of the tree survive SIGKILL: they hang in the kernel."""
+
+    incarnation: int
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrphansGone:
+    """The last process that a FATAL program waited for is gone."""
+
+    incarnation: int
+
+
+# Of the clock -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """``State.deadline`` is reached. The runner derives it from the state, so it cannot be stale."""
+
+
+Event = (
+    StartRequested
+    | StopRequested
+    | RestartRequested
+    | Spawned
+    | SpawnFailed
+    | Exited
+    | MemberLost
+    | Observed
+    | Advanced
+    | SweepFinished
+    | SweepStuck
+    | OrphansGone
+    | DeadlinePassed
+)

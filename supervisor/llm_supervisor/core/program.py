@@ -1,0 +1,524 @@
+"""One program's reducer: ``step(spec, state, event, now) -> (state, effects)``.
+
+The table at the end is total (every phase × every event); what does nothing says so. Nobody else writes a state.
+Pure: no clock, no input or output, no randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from llm_supervisor.core import effect as do
+from llm_supervisor.core import event as ev
+from llm_supervisor.core import health as hl
+from llm_supervisor.core import restart
+from llm_supervisor.core.effect import Effect
+from llm_supervisor.core.event import Event
+from llm_supervisor.core.spec import ProgramSpec
+from llm_supervisor.core.state import Cause, Departure, Failure, Loading, Phase, State, Wanted
+
+SIGKILL = 9
+
+Outcome = tuple[State, tuple[Effect, ...]]
+Handler = Callable[[ProgramSpec, State, "ev.Event", float], Outcome]
+
+
+def step(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """Decide what ``event`` means for a program in ``state``.
+
+    Returns the new state and what the world is to do, in that order. Events of another incarnation change nothing.
+    A deadline that is not reached changes nothing either, so a spurious wake-up is harmless.
+    """
+    incarnation = getattr(event, "incarnation", None)
+    if incarnation is not None and incarnation != state.incarnation:
+        return state, ()
+    if isinstance(event, ev.DeadlinePassed) and (state.deadline is None or now < state.deadline):
+        return state, ()
+    return TABLE[state.phase][type(event)](spec, state, event, now)
+
+
+# Moves: the only functions that change the phase ------------------------------------------------------------
+
+
+def _start(spec: ProgramSpec, state: State, now: float, why: str) -> Outcome:
+    number = state.incarnation + 1
+    new = replace(
+        state,
+        phase=Phase.STARTING,
+        wanted=Wanted.UP,
+        incarnation=number,
+        pid=None,
+        began=now,
+        spawned=now,
+        ready_since=None,
+        loaded_at=None,
+        stirred_at=now,
+        loading=None,
+        health=hl.Health(),
+        leaving=None,
+        starts=state.starts + 1,
+        restarts=state.restarts + (1 if state.starts else 0),
+        reason=why,
+    )
+    return replace(new, deadline=_start_deadline(spec, new)), (do.Spawn(number),)
+
+
+def _start_deadline(spec: ProgramSpec, state: State) -> float:
+    """When a start has failed unless something happens: the budget, extended by loading, or the stall."""
+    assert state.spawned is not None
+    assert state.stirred_at is not None
+    if spec.ready_after is not None:
+        return state.spawned + spec.ready_after
+    budget = state.spawned + spec.health.startup_budget
+    if state.loaded_at is not None:
+        budget = max(budget, state.loaded_at + spec.health.startup_stall)
+    return min(budget, state.stirred_at + spec.health.startup_stall)
+
+
+def _run(spec: ProgramSpec, state: State, now: float, verdict: hl.Verdict) -> Outcome:
+    """Ready. With a proof (it answered) the past failures are forgiven; being alive is none yet."""
+    unproven = spec.ready_after is not None
+    deadline = hl.next_judgement(spec.health, state.health)
+    if spec.ready_after is not None and state.spawned is not None:
+        deadline = state.spawned + restart.probation(spec.restart, spec.ready_after)
+    new = replace(
+        state,
+        phase=Phase.RUNNING,
+        began=now,
+        ready_since=now,
+        loading=None,
+        deadline=deadline,
+        health=replace(state.health, verdict=verdict),
+        history=state.history if unproven else restart.FRESH,
+        failure=state.failure if unproven else None,
+        reason=verdict.reason,
+    )
+    return new, (do.TakeBaseline(state.incarnation),)
+
+
+def _terminate(spec: ProgramSpec, state: State, now: float, leaving: Departure) -> Outcome:
+    new = replace(
+        state,
+        phase=Phase.TERMINATING,
+        began=now,
+        deadline=now + spec.stop.grace,
+        leaving=leaving,
+        reason=leaving.summary,
+    )
+    effects: tuple[Effect, ...] = (do.EndProbing(state.incarnation),)
+    if state.pid is not None:  # else the signal follows once the leader is known
+        effects += (do.SendSignal(state.incarnation, spec.stop.signal),)
+    return new, effects
+
+
+def _kill(spec: ProgramSpec, state: State, now: float, leaving: Departure) -> Outcome:
+    new = replace(
+        state,
+        phase=Phase.KILLING,
+        began=now,
+        deadline=now + spec.stop.kill_grace,
+        leaving=leaving,
+        reason=leaving.summary,
+    )
+    return new, (do.EndProbing(state.incarnation), do.SendSignal(state.incarnation, SIGKILL, tree=True))
+
+
+def _sweep(spec: ProgramSpec, state: State, now: float, leaving: Departure) -> Outcome:
+    # the sweep answers by itself after its two graces; the deadline is for a sweeper that does not
+    patience = spec.stop.sweep_grace + spec.stop.kill_grace + 30.0
+    new = replace(
+        state,
+        phase=Phase.SWEEPING,
+        began=now,
+        pid=None,
+        deadline=now + patience,
+        leaving=leaving,
+        reason=leaving.summary,
+    )
+    sweep = do.Sweep(state.incarnation, spec.stop.sweep_grace, spec.stop.kill_grace)
+    return new, (do.EndProbing(state.incarnation), sweep)
+
+
+def _stop(state: State, now: float, why: str) -> Outcome:
+    new = replace(state, phase=Phase.STOPPED, began=now, pid=None, deadline=None, leaving=None, reason=why)
+    return new, (do.CloseListener(),)
+
+
+def _fatal(state: State, now: float, failure: Failure) -> Outcome:
+    new = replace(
+        state,
+        phase=Phase.FATAL,
+        began=now,
+        pid=None,
+        deadline=None,
+        leaving=None,
+        failure=failure,
+        reason=failure.summary,
+    )
+    return new, (do.CloseListener(),)
+
+
+def _back_off(state: State, now: float, seconds: float, why: str) -> Outcome:
+    new = replace(state, phase=Phase.BACKOFF, began=now, deadline=now + seconds, leaving=None, reason=why)
+    return new, ()
+
+
+# Handlers ---------------------------------------------------------------------------------------------------
+
+
+def ignore(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """Nothing happens."""
+    return state, ()
+
+
+def start(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """A person's word: past failures are forgiven. But nothing starts beside an orphan, whoever asks."""
+    state = replace(state, history=restart.FRESH, wanted=Wanted.UP)
+    if state.orphaned:
+        return _sweep(spec, state, now, Departure(Cause.ASKED, "asked to start", was_ready=False))
+    return _start(spec, replace(state, failure=None), now, "asked to start")
+
+
+def hurry(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """No more waiting, by a person's word."""
+    return _start(spec, replace(state, history=restart.FRESH), now, "asked to start")
+
+
+def stay_down(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """It is down already, and is to stay so."""
+    return replace(state, wanted=Wanted.DOWN), ()
+
+
+def give_up(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """Down from a waiting phase in which nothing lives."""
+    return _stop(replace(state, wanted=Wanted.DOWN), now, "asked to stop")
+
+
+def leave_for_good(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """A living program is asked to stop."""
+    asked = Departure(Cause.ASKED, "asked to stop", was_ready=state.ready_since is not None)
+    return _terminate(spec, replace(state, wanted=Wanted.DOWN), now, asked)
+
+
+def leave_and_return(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """A restart is leaving with wanted=up."""
+    asked = Departure(Cause.ASKED, "asked to restart", was_ready=state.ready_since is not None)
+    return _terminate(spec, replace(state, wanted=Wanted.UP, history=restart.FRESH), now, asked)
+
+
+def want_up(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """It is leaving: it will come back when it is gone."""
+    return replace(state, wanted=Wanted.UP), ()
+
+
+def want_up_again(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """It is leaving, and a person asks for a new one: no backoff afterwards, whatever it left for."""
+    leaving = state.leaving
+    if leaving is not None:
+        leaving = Departure(Cause.ASKED, "asked to restart", leaving.was_ready)
+    return replace(state, wanted=Wanted.UP, history=restart.FRESH, leaving=leaving), ()
+
+
+def want_down(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """It is leaving, and is not to come back."""
+    return replace(state, wanted=Wanted.DOWN), ()
+
+
+def note_pid(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """The leader exists: ask it how it is."""
+    assert isinstance(event, ev.Spawned)
+    return replace(state, pid=event.pid), (do.BeginProbing(state.incarnation),)
+
+
+def signal_late(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """The leader appears only now that it is to leave."""
+    assert isinstance(event, ev.Spawned)
+    signal = spec.stop.signal if state.phase is Phase.TERMINATING else SIGKILL
+    return replace(state, pid=event.pid), (do.SendSignal(state.incarnation, signal),)
+
+
+def spawn_refused(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """The start did not happen. A start can fail half-way, so what it may have left is swept all the same."""
+    assert isinstance(event, ev.SpawnFailed)
+    failure = Failure(event.kind, event.summary, event.advice, permanent=event.permanent)
+    leaving = state.leaving or Departure(Cause.SPAWN, event.summary, False, busy=event.busy, failure=failure)
+    return _sweep(spec, state, now, leaving)
+
+
+def leader_died(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """The leader's death is not the end: the tree is swept first."""
+    assert isinstance(event, ev.Exited)
+    state = replace(state, exited=event.status)
+    was_ready = state.ready_since is not None
+    when = "" if was_ready else " before it was ready"
+    leaving = state.leaving or Departure(Cause.EXITED, f"{event.status}{when}", was_ready, event.status)
+    return _sweep(spec, state, now, leaving)
+
+
+def member_lost(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """A tree without one of its vital members cannot answer: no grace, its requests are lost already."""
+    assert isinstance(event, ev.MemberLost)
+    why = f"its process {event.name} (pid {event.pid}) died"
+    return _kill(spec, state, now, Departure(Cause.TREE, why, was_ready=True))
+
+
+def judge_start(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """Not ready before every needed question had its right answer."""
+    assert isinstance(event, ev.Observed)
+    health = hl.observe(state.health, event.observation, now)
+    verdict = hl.readiness(spec.health, health, NEEDED)
+    state = replace(state, health=replace(health, verdict=verdict))
+    if verdict.word is hl.Word.STARTING:
+        return state, ()
+    return _run(spec, state, now, verdict)
+
+
+def judge(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """Fold what was seen, fuse it, and act on the verdict."""
+    if isinstance(event, ev.Observed):
+        state = replace(state, health=hl.observe(state.health, event.observation, now))
+    verdict = hl.fuse(spec.health, state.health, now)
+    state = replace(state, health=replace(state.health, verdict=verdict), reason=verdict.reason)
+    match verdict.action:
+        case hl.Action.LEAVE:
+            return _terminate(spec, state, now, Departure(Cause.UNRESPONSIVE, verdict.reason, was_ready=True))
+        case hl.Action.KILL:
+            cause = Cause.STALLED if verdict.rule == "stalled" else Cause.UNRESPONSIVE
+            return _kill(spec, state, now, Departure(cause, verdict.reason, was_ready=True))
+    return replace(state, deadline=hl.next_judgement(spec.health, state.health)), ()
+
+
+def keep_running(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """The deadline of a running program: the end of its probation, or of a stall's grace."""
+    if spec.ready_after is not None:
+        return replace(state, history=restart.FRESH, failure=None, deadline=None), ()
+    return judge(spec, state, event, now)
+
+
+def note_advance(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """A start that moves gets more time."""
+    assert isinstance(event, ev.Advanced)
+    loading = state.loading
+    if event.doing is not None:
+        loading = Loading(event.doing, event.done, event.total)
+    new = replace(state, stirred_at=now, loaded_at=now if event.loading else state.loaded_at, loading=loading)
+    return replace(new, deadline=_start_deadline(spec, new)), ()
+
+
+def start_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """The deadline of a start: readiness by age, or a start that takes too long."""
+    assert state.spawned is not None
+    assert state.stirred_at is not None
+    if spec.ready_after is not None:
+        return _run(spec, state, now, hl.Verdict("alive", hl.Word.READY, hl.Action.KEEP, "is alive"))
+    doing = f" (last: {state.loading})" if state.loading else ""
+    if now - state.stirred_at >= spec.health.startup_stall:
+        why = f"start without any progress for {spec.health.startup_stall:.0f} s{doing}"
+        return _terminate(spec, state, now, Departure(Cause.STARTUP_STALL, why, was_ready=False))
+    why = f"not ready within {spec.health.startup_budget:.0f} s{doing}: {state.health.verdict.reason}"
+    return _terminate(spec, state, now, Departure(Cause.BUDGET, why, was_ready=False))
+
+
+def grace_over(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """It did not leave by itself."""
+    assert state.leaving is not None
+    return _kill(spec, state, now, state.leaving)
+
+
+def unkillable(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """SIGKILL did not end the leader: the sweep says what is left."""
+    assert state.leaving is not None
+    return _sweep(spec, state, now, state.leaving)
+
+
+def swept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """The tree is gone: down, back at once, back later, or never."""
+    leaving = state.leaving
+    assert leaving is not None
+    state = replace(state, orphaned=False)
+    if leaving.failed:
+        failure = leaving.failure or Failure(leaving.cause.value, leaving.summary)
+        state = replace(state, failure=failure)
+    if state.wanted is Wanted.DOWN:
+        return _stop(state, now, "asked to stop" if leaving.cause is Cause.ASKED else leaving.summary)
+    if leaving.cause in (Cause.ASKED, Cause.LEFTOVER):
+        return _start(spec, state, now, leaving.summary)
+    if leaving.busy:  # what it needs is taken: wait, without a strike
+        return _back_off(state, now, max(spec.restart.backoff, 1.0), leaving.summary)
+    if not restart.wanted_back(spec.restart.policy, failed=leaving.failed):
+        return _stop(state, now, leaving.summary)
+    if leaving.failed and state.failure is not None and state.failure.permanent:
+        return _fatal(state, now, state.failure)
+    history = restart.record(spec.restart, state.history, now, was_ready=leaving.was_ready)
+    state = replace(state, history=history)
+    if restart.exhausted(spec.restart, history):
+        count = len(history.failures)
+        last = state.failure or Failure(leaving.cause.value, leaving.summary)
+        summary = (
+            f"{count} failures within {spec.restart.window:.0f} s since it was last ready; the last: {last.summary}"
+        )
+        return _fatal(state, now, replace(last, summary=summary))
+    seconds = restart.delay(spec.restart, history)
+    if seconds <= 0:
+        return _start(spec, state, now, leaving.summary)
+    return _back_off(state, now, seconds, leaving.summary)
+
+
+def stuck(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """Never start beside an orphan."""
+    assert isinstance(event, ev.SweepStuck)
+    names = ", ".join(event.left)
+    failure = Failure(
+        "unkillable",
+        f"survives SIGKILL for {spec.stop.kill_grace:.0f} s: {names}",
+        "It hangs in the kernel (a GPU driver, a dead network file system). It is watched: the program starts again "
+        "by itself when the last of these processes is gone. If that does not happen, reset the GPU or reboot.",
+        permanent=False,
+    )
+    state, effects = _fatal(replace(state, orphaned=True), now, failure)
+    return state, (*effects, do.AwaitOrphans(state.incarnation))
+
+
+def sweep_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """The sweeper itself did not answer."""
+    failure = Failure("sweep_overdue", "the sweep of its processes did not end", "See the daemon's log.")
+    state, effects = _fatal(replace(state, orphaned=True), now, failure)
+    return state, (*effects, do.AwaitOrphans(state.incarnation))
+
+
+def orphans_gone(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """The very condition that FATAL named has ended."""
+    state = replace(state, orphaned=False)
+    if state.wanted is Wanted.DOWN:
+        return state, ()
+    return _start(spec, replace(state, history=restart.FRESH), now, "its last unkillable process is gone")
+
+
+def backoff_over(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """It has waited long enough."""
+    return _start(spec, state, now, state.reason)
+
+
+def leftover(spec: ProgramSpec, state: State, now: float) -> Outcome:
+    """The first state of a program whose processes a former daemon may have left: sweep before anything else."""
+    wanted = Wanted.UP if spec.autostart else Wanted.DOWN
+    state = replace(state, wanted=wanted)
+    return _sweep(spec, state, now, Departure(Cause.LEFTOVER, "left by a former daemon", was_ready=False))
+
+
+# What must be answered before a program counts as ready
+NEEDED = ("liveness", "catalogue")
+
+_DEAD_MATTERS_NOT: dict[type, Handler] = {
+    ev.Spawned: ignore,
+    ev.SpawnFailed: ignore,
+    ev.Exited: ignore,
+    ev.MemberLost: ignore,
+    ev.Observed: ignore,
+    ev.Advanced: ignore,
+    ev.SweepFinished: ignore,
+    ev.SweepStuck: ignore,
+    ev.OrphansGone: ignore,
+}
+
+TABLE: dict[Phase, dict[type, Handler]] = {
+    Phase.STOPPED: {
+        ev.StartRequested: start,
+        ev.StopRequested: stay_down,
+        ev.RestartRequested: start,
+        **_DEAD_MATTERS_NOT,
+        ev.OrphansGone: orphans_gone,  # stopped while it was FATAL for them
+        ev.DeadlinePassed: ignore,
+    },
+    Phase.STARTING: {
+        ev.StartRequested: ignore,
+        ev.StopRequested: leave_for_good,
+        ev.RestartRequested: leave_and_return,
+        ev.Spawned: note_pid,
+        ev.SpawnFailed: spawn_refused,
+        ev.Exited: leader_died,
+        ev.MemberLost: ignore,  # the baseline is taken at ready
+        ev.Observed: judge_start,
+        ev.Advanced: note_advance,
+        ev.SweepFinished: ignore,
+        ev.SweepStuck: ignore,
+        ev.OrphansGone: ignore,
+        ev.DeadlinePassed: start_overdue,
+    },
+    Phase.RUNNING: {
+        ev.StartRequested: ignore,
+        ev.StopRequested: leave_for_good,
+        ev.RestartRequested: leave_and_return,
+        ev.Spawned: ignore,
+        ev.SpawnFailed: ignore,
+        ev.Exited: leader_died,
+        ev.MemberLost: member_lost,
+        ev.Observed: judge,
+        ev.Advanced: ignore,
+        ev.SweepFinished: ignore,
+        ev.SweepStuck: ignore,
+        ev.OrphansGone: ignore,
+        ev.DeadlinePassed: keep_running,
+    },
+    Phase.TERMINATING: {
+        ev.StartRequested: want_up,
+        ev.StopRequested: want_down,
+        ev.RestartRequested: want_up_again,
+        ev.Spawned: signal_late,
+        ev.SpawnFailed: spawn_refused,
+        ev.Exited: leader_died,
+        ev.MemberLost: ignore,  # leaving already
+        ev.Observed: ignore,
+        ev.Advanced: ignore,
+        ev.SweepFinished: ignore,
+        ev.SweepStuck: ignore,
+        ev.OrphansGone: ignore,
+        ev.DeadlinePassed: grace_over,
+    },
+    Phase.KILLING: {
+        ev.StartRequested: want_up,
+        ev.StopRequested: want_down,
+        ev.RestartRequested: want_up_again,
+        ev.Spawned: signal_late,
+        ev.SpawnFailed: spawn_refused,
+        ev.Exited: leader_died,
+        ev.MemberLost: ignore,
+        ev.Observed: ignore,
+        ev.Advanced: ignore,
+        ev.SweepFinished: ignore,
+        ev.SweepStuck: ignore,
+        ev.OrphansGone: ignore,
+        ev.DeadlinePassed: unkillable,
+    },
+    Phase.SWEEPING: {
+        ev.StartRequested: want_up,
+        ev.StopRequested: want_down,
+        ev.RestartRequested: want_up_again,
+        ev.Spawned: ignore,  # the sweep finds it by its cookie
+        ev.SpawnFailed: ignore,
+        ev.Exited: ignore,  # an unkillable leader after all
+        ev.MemberLost: ignore,
+        ev.Observed: ignore,
+        ev.Advanced: ignore,
+        ev.SweepFinished: swept,
+        ev.SweepStuck: stuck,
+        ev.OrphansGone: ignore,
+        ev.DeadlinePassed: sweep_overdue,
+    },
+    Phase.BACKOFF: {
+        ev.StartRequested: hurry,
+        ev.StopRequested: give_up,
+        ev.RestartRequested: hurry,
+        **_DEAD_MATTERS_NOT,
+        ev.DeadlinePassed: backoff_over,
+    },
+    Phase.FATAL: {
+        ev.StartRequested: start,
+        ev.StopRequested: give_up,
+        ev.RestartRequested: start,
+        **_DEAD_MATTERS_NOT,
+        ev.OrphansGone: orphans_gone,
+        ev.DeadlinePassed: ignore,
+    },
+}

@@ -1,0 +1,44 @@
+"""How a program is asked how it is: which questions, where, and what an answer means.
+
+Values and pure functions only; the asking is ``host.probe``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from llm_supervisor.core.health import Probe
+
+Judge = Callable[[int, bytes], Probe]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One HTTP GET and the meaning of (status, body). ``signal`` is ``liveness`` or ``catalogue``."""
+
+    signal: str
+    path: str
+    judge: Judge
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """All questions to one program. ``address`` is (host, port), or the path of a unix socket; without questions, a TCP
+    connection to it is the question. ``headers`` may hold a key, so it is kept out of ``repr``."""
+
+    address: tuple[str, int] | str
+    questions: tuple[Question, ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of loading that a line of output shows."""
+
+    doing: str
+    done: int | None = None
+    total: int | None = None
+
+
+Reader = Callable[[bytes], Step | None]

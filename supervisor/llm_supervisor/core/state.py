@@ -1,0 +1,154 @@
+"""Where a program is, what is wanted of it, and the words people see.
+
+Plain frozen data. Only ``program.step`` makes new states; everybody else reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from llm_supervisor.core.event import ExitStatus
+from llm_supervisor.core.health import NEW, Health, Word
+from llm_supervisor.core.restart import FRESH, History
+
+
+class Phase(StrEnum):
+    """Where it is. ``wanted`` is another axis: a restart is leaving with wanted=up."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    TERMINATING = "terminating"
+    KILLING = "killing"
+    SWEEPING = "sweeping"
+    BACKOFF = "backoff"
+    FATAL = "fatal"
+
+
+class Wanted(StrEnum):
+    """What somebody wants of it."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class Cause(StrEnum):
+    """Why an incarnation leaves."""
+
+    ASKED = "asked"  # somebody asked for a stop or a restart
+    EXITED = "exited"
+    TREE = "tree_incomplete"
+    UNRESPONSIVE = "unresponsive"
+    STALLED = "stalled"
+    BUDGET = "startup_budget"
+    STARTUP_STALL = "startup_stall"
+    SPAWN = "spawn_failed"
+    LEFTOVER = "leftover"  # a former daemon's, found at start-up
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong last, for people. ``permanent`` is None when nobody knows."""
+
+    kind: str
+    summary: str
+    advice: str = ""
+    permanent: bool | None = None
+    incident: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """How the present incarnation came to leave; set once, by the first reason."""
+
+    cause: Cause
+    summary: str
+    was_ready: bool
+    status: ExitStatus | None = None
+    busy: bool = False
+    failure: Failure | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether this is a failure at all. An exit 0 before readiness is one (LiteLLM's parent exits 0 when its
+        worker fails); an exit 0 after it is none."""
+        if self.cause in (Cause.ASKED, Cause.LEFTOVER):
+            return False
+        if self.cause is Cause.EXITED and self.was_ready:
+            return self.status is None or not self.status.ok
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """What a starting program is doing, from its own output: ``loading weights 3/5``."""
+
+    step: str
+    done: int | None = None
+    total: int | None = None
+
+    def __str__(self) -> str:
+        return self.step if self.total is None else f"{self.step} {self.done}/{self.total}"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One program's state. Times are monotonic seconds; ``incarnation`` counts spawn requests, 0 is none yet."""
+
+    phase: Phase = Phase.STOPPED
+    wanted: Wanted = Wanted.DOWN
+    incarnation: int = 0
+    pid: int | None = None
+    deadline: float | None = None
+    began: float | None = None  # when the present phase was entered
+    spawned: float | None = None  # when the present incarnation was asked for
+    ready_since: float | None = None
+    loaded_at: float | None = None  # last step of its loading
+    stirred_at: float | None = None  # last sign of life while starting
+    loading: Loading | None = None
+    health: Health = NEW
+    leaving: Departure | None = None
+    exited: ExitStatus | None = None  # of the last incarnation that ended
+    failure: Failure | None = None
+    history: History = FRESH
+    orphaned: bool = False  # processes of the last incarnation survive SIGKILL
+    starts: int = 0
+    restarts: int = 0
+    reason: str = ""
+
+    @property
+    def word(self) -> str:
+        """supervisord's word for this state."""
+        if self.phase is Phase.STOPPED and self.wanted is Wanted.UP and self.exited is not None:
+            return "EXITED"
+        return WORDS[self.phase]
+
+    @property
+    def health_word(self) -> Word:
+        """The health word beside it."""
+        if self.phase is Phase.RUNNING:
+            return self.health.verdict.word
+        if self.phase in (Phase.STARTING, Phase.BACKOFF):
+            return Word.STARTING
+        if self.phase is Phase.STOPPED:
+            return Word.UNKNOWN
+        return Word.UNHEALTHY
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be used now."""
+        return self.phase is Phase.RUNNING and self.health.verdict.word in (Word.READY, Word.BUSY)
+
+
+# supervisord's words, gapless
+WORDS: dict[Phase, str] = {
+    Phase.STOPPED: "STOPPED",
+    Phase.STARTING: "STARTING",
+    Phase.RUNNING: "RUNNING",
+    Phase.TERMINATING: "STOPPING",
+    Phase.KILLING: "STOPPING",
+    Phase.SWEEPING: "STOPPING",
+    Phase.BACKOFF: "BACKOFF",
+    Phase.FATAL: "FATAL",
+}

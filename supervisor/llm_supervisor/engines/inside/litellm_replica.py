@@ -1,0 +1,58 @@
+"""One replica of the LiteLLM proxy, run by path with the Python of LiteLLM's own environment.
+
+It serves on a listening socket that it inherits (so connections queue there while a replica is replaced, instead of
+being refused) and on a private unix socket, where it alone can be asked how it is. Standard library, uvicorn and
+litellm only. The configuration file is named by CONFIG_FILE_PATH, which LiteLLM reads when its application starts.
+
+Exit status 3: the application did not start (uvicorn's own convention).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+
+
+def private_socket(path: str) -> socket.socket:
+    """Bound, not yet listening: until the application has started, connections are refused rather than queued."""
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+    try:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            # an address holds 107 bytes; through the folder's descriptor any path fits
+            sock.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+        finally:
+            os.umask(before)
+    finally:
+        os.close(folder)
+    return sock
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--listen-fd", type=int, required=True, help="inherited listening TCP socket")
+    parser.add_argument("--uds", required=True, help="path of the private unix socket")
+    parser.add_argument("--drain", type=int, default=25, help="seconds that requests in hand get after SIGTERM")
+    options = parser.parse_args()
+
+    shared = socket.socket(fileno=options.listen_fd)
+    private = private_socket(options.uds)
+
+    import uvicorn
+    from litellm.proxy.proxy_server import app
+
+    config = uvicorn.Config(app, timeout_graceful_shutdown=options.drain, log_level="info")
+    server = uvicorn.Server(config)
+    server.run(sockets=[shared, private])
+    return 0 if server.started else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

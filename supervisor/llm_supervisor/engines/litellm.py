@@ -1,0 +1,132 @@
+"""LiteLLM: the configuration it gets, argv and environment, its answers to meanings. Pure."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+from llm_supervisor.core.health import Answer, Probe
+
+MASTER_KEY = "LITELLM_MASTER_KEY"
+# LiteLLM itself refuses to start with these (exit 3); we say so before anything is spawned
+WEAK_KEYS = frozenset({"", "sk-1234"})
+_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalGroup:
+    """A group behind which one of our vLLM engines stands."""
+
+    alias: str
+    served_name: str
+    api_base: str
+    vision: bool
+    key_variable: str | None = None  # environment variable that holds the engine's key
+    params: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str, Any]:
+    """The file that LiteLLM gets: the native one as it is, the local groups before its own, and the master key by
+    reference."""
+    config: dict[str, Any] = copy.deepcopy(dict(native))
+    config["model_list"] = [_entry(group) for group in local] + list(config.get("model_list") or [])
+    config["general_settings"] = {
+        **(config.get("general_settings") or {}),
+        "master_key": f"os.environ/{MASTER_KEY}",
+    }
+    return config
+
+
+def _entry(group: LocalGroup) -> dict[str, Any]:
+    params = {
+        "model": f"hosted_vllm/{group.served_name}",
+        "api_base": group.api_base,
+        "api_key": f"os.environ/{group.key_variable}" if group.key_variable else "none",
+        **group.params,
+    }
+    return {
+        "model_name": group.alias,
+        "litellm_params": params,
+        "model_info": {"supports_vision": group.vision, **group.info},
+    }
+
+
+def expected_groups(config: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Group name to whether it must show ``supports_vision`` (None: as LiteLLM thinks). Wildcards are no groups of
+    their own and are left out."""
+    expected: dict[str, bool | None] = {}
+    for entry in config.get("model_list") or []:
+        name = entry.get("model_name")
+        if not isinstance(name, str) or "*" in name:
+            continue
+        vision = (entry.get("model_info") or {}).get("supports_vision")
+        # a group of several deployments supports vision as soon as one of them does
+        expected[name] = expected.get(name) or vision
+    return expected
+
+
+def references(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every ``os.environ/NAME`` in a configuration, with its place."""
+    if isinstance(value, str):
+        if found := _REFERENCE.fullmatch(value.strip()):
+            yield path, found[1]
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from references(item, (*path, str(key)))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from references(item, (*path, index))
+
+
+def argv(python: str, uds: str, drain: int) -> tuple[str, ...]:
+    """The command line of one replica. The daemon hands it the listening socket as descriptor 3."""
+    replica = str(files("llm_supervisor.engines.inside") / "litellm_replica.py")
+    return (python, replica, "--listen-fd", "3", "--uds", uds, "--drain", str(drain))
+
+
+def environment(config_file: str, master_key: str, keys: Mapping[str, str]) -> dict[str, str]:
+    """What LiteLLM needs in its environment. ``keys`` are the engines' own, by variable."""
+    return {
+        "CONFIG_FILE_PATH": config_file,
+        MASTER_KEY: master_key,
+        # else it fetches a price list from the internet while it is imported: 8 s of nothing without one
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "PYTHONUNBUFFERED": "1",
+        **keys,
+    }
+
+
+# Its answers ------------------------------------------------------------------------------------------------
+
+
+def judge_liveliness(status: int, body: bytes) -> Probe:
+    """``/health/liveliness``: its event loop turns. 503 while it drains."""
+    if status == 200:
+        return Probe(Answer.OK, "/health/liveliness 200")
+    return Probe(Answer.INVALID, f"/health/liveliness answers {status}")
+
+
+def judge_groups(status: int, body: bytes, expected: Mapping[str, bool | None]) -> Probe:
+    """``/model_group/info``: exactly the expected groups, each with the expected ``supports_vision``."""
+    if status in (400, 401, 403):
+        return Probe(Answer.WRONG, f"/model_group/info answers {status}: it does not take the master key")
+    if status != 200:
+        return Probe(Answer.INVALID, f"/model_group/info answers {status}")
+    try:
+        shown = {entry["model_group"]: bool(entry.get("supports_vision")) for entry in json.loads(body)["data"]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Probe(Answer.INVALID, "/model_group/info answers something that is no list of groups")
+    problems = [f"{name} is missing" for name in expected if name not in shown]
+    problems += [f"{name} is not configured" for name in shown if name not in expected and "*" not in name]
+    for name, vision in expected.items():
+        if vision is not None and name in shown and shown[name] != vision:
+            problems.append(f"{name} shows supports_vision {str(shown[name]).lower()}, not {str(vision).lower()}")
+    if problems:
+        return Probe(Answer.WRONG, "/model_group/info: " + "; ".join(problems))
+    return Probe(Answer.OK, f"/model_group/info lists {len(shown)} groups")

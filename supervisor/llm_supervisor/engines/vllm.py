@@ -1,0 +1,149 @@
+"""vLLM: options to argv and environment, its answers to meanings, its log lines to progress. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from llm_supervisor.core.health import Answer, Probe
+from llm_supervisor.core.question import Step
+
+# Not `vllm serve`: the CPU distribution dies there looking for the metadata of a distribution named `vllm`. Both run
+# the same server.
+MODULE = "vllm.entrypoints.openai.api_server"
+# vLLM's children call themselves VLLM::EngineCore, VLLM::Worker...; comm is cut to 15 characters. Without one of them
+# no request is answered, while /v1/models says 200 for seconds (ENGINES: the API server notices after about 5 s).
+VITAL = ("VLLM::",)
+# What the configuration says elsewhere, or the daemon decides: these options are refused under `vllm:`.
+RESERVED = {
+    "model": "write it as `model:`",
+    "served-model-name": "write it as `served_model_name:`",
+    "port": "write it as `port:`",
+    "host": "engines listen on loopback only; clients talk to the gateway",
+    "uds": "not supported yet; the daemon and the gateway use `port:`",
+}
+
+
+def normal(option: str) -> str:
+    """An option's name as vLLM writes it, without dashes in front: ``max_model_len`` and ``max-model-len`` are one."""
+    return option.lstrip("-").replace("_", "-")
+
+
+def flags(options: Mapping[str, object]) -> list[str]:
+    """Options in vLLM's own words as argv. True and False become ``--x`` and ``--no-x``, None is left out, a mapping
+    becomes JSON, a list several values. ``api-key`` never gets here: it would show in ``ps``."""
+    argv: list[str] = []
+    for name, value in options.items():
+        flag = f"--{normal(name)}"
+        match value:
+            case None:
+                continue
+            case True:
+                argv.append(flag)
+            case False:
+                argv.append(f"--no-{normal(name)}")
+            case Mapping():
+                argv += [flag, json.dumps(value, separators=(",", ":"))]
+            case list() | tuple():
+                argv += [flag, *(item if isinstance(item, str) else json.dumps(item) for item in value)]
+            case _:
+                argv += [flag, str(value)]
+    return argv
+
+
+def argv(
+    python: str, model: str, served_name: str, port: int, options: Mapping[str, object], grace: float
+) -> tuple[str, ...]:
+    """The whole command line. ``grace`` (seconds) is how long the daemon waits after SIGTERM: vLLM aborts what is in
+    flight at once unless it is told to wait (0.18 and later), so it is told to, a little shorter."""
+    names = {normal(name) for name in options}
+    extra = [] if "shutdown-timeout" in names else ["--shutdown-timeout", str(max(int(grace) - 5, 0))]
+    return (
+        python, "-m", MODULE,
+        "--model", model,
+        "--served-model-name", served_name,
+        "--host", "127.0.0.1",
+        "--port", str(port),
+        *flags({name: value for name, value in options.items() if normal(name) != "api-key"}),
+        *extra,
+    )  # fmt: skip
+
+
+def environment(*, gpus: Sequence[int], api_key: str | None, cpu: bool, offline: bool) -> dict[str, str]:
+    """What vLLM needs in its environment. ``offline``: the model is a folder, so no hub is to be asked."""
+    env = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONUNBUFFERED": "1",
+        # setproctitle otherwise overwrites the environment area of /proc, and our cookie with it
+        "SPT_NOENV": "1",
+    }
+    if gpus:
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in gpus)
+    if api_key:
+        env["VLLM_API_KEY"] = api_key
+    if cpu:
+        env["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; the default takes half of the machine
+    if offline:
+        env["HF_HUB_OFFLINE"] = "1"
+    return env
+
+
+# Its answers ------------------------------------------------------------------------------------------------
+
+
+def judge_health(status: int, body: bytes) -> Probe:
+    """``/health``: 200, or 503 when the engine core is dead, which it will stay."""
+    if status == 200:
+        return Probe(Answer.OK, "/health 200")
+    if status == 503:
+        return Probe(Answer.DEAD, "/health says that the engine is dead (503)")
+    return Probe(Answer.INVALID, f"/health answers {status}")
+
+
+def judge_models(status: int, body: bytes, served_name: str) -> Probe:
+    """``/v1/models``: must list the served name."""
+    if status in (401, 403):
+        return Probe(Answer.WRONG, f"/v1/models answers {status}: it does not take the key that it was given")
+    if status != 200:
+        return Probe(Answer.INVALID, f"/v1/models answers {status}")
+    try:
+        names = [entry["id"] for entry in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        return Probe(Answer.INVALID, "/v1/models answers something that is no list of models")
+    if served_name not in names:
+        return Probe(Answer.WRONG, f"/v1/models lists {', '.join(names) or 'nothing'}, not {served_name}")
+    return Probe(Answer.OK, f"/v1/models lists {served_name}")
+
+
+# Its log ----------------------------------------------------------------------------------------------------
+
+
+_SHARDS = re.compile(rb"Loading safetensors checkpoint shards:\s+\d+% Completed \| (\d+)/(\d+)")
+_CAPTURE = re.compile(rb"Capturing CUDA graphs?[^|]*\|[^|]*\| (\d+)/(\d+)")
+_STEPS: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"vLLM API server version|Initializing a V1 LLM engine"), "starting the engine"),
+    (re.compile(rb"Starting to load model"), "loading weights"),
+    (re.compile(rb"Loading (?:weights|model weights) took"), "weights loaded"),
+    (re.compile(rb"Downloading|Fetching \d+ files"), "downloading"),
+    (re.compile(rb"torch\.compile|Compiling a graph"), "compiling"),
+    (re.compile(rb"[Pp]rofiling|Available KV cache memory|GPU KV cache size|CPU KV cache size"), "sizing the KV cache"),
+    (re.compile(rb"init engine .*took"), "engine initialised"),
+    (
+        re.compile(rb"Starting vLLM API server|Started server process|Waiting for application startup"),
+        "opening the API",
+    ),
+)
+
+
+def step(line: bytes) -> Step | None:
+    """What a line of vLLM's log says about its start; None when it says nothing of the sort."""
+    if found := _SHARDS.search(line):
+        return Step("loading weights", int(found[1]), int(found[2]))
+    if found := _CAPTURE.search(line):
+        return Step("capturing graphs", int(found[1]), int(found[2]))
+    for pattern, doing in _STEPS:
+        if pattern.search(line):
+            return Step(doing)
+    return None

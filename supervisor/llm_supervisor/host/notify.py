@@ -1,0 +1,71 @@
+"""systemd's notification protocol (sd_notify(3)): datagrams to the socket that ``NOTIFY_SOCKET`` names.
+
+Without that variable everything here does nothing. Children never inherit it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+
+
+class Notifier:
+    """Talks to the service manager that started us, if one did."""
+
+    def __init__(self, address: str | None, watchdog_usec: int | None = None) -> None:
+        self._socket: socket.socket | None = None
+        self.watchdog = watchdog_usec / 1e6 if watchdog_usec else None
+        if address:
+            # "@" stands for the abstract namespace's leading NUL
+            self._address = "\0" + address[1:] if address.startswith("@") else address
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    @classmethod
+    def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:
+        """Take the variables out of the environment, so that nothing we start can speak in our name."""
+        address = environ.pop("NOTIFY_SOCKET", None)
+        usec = environ.pop("WATCHDOG_USEC", None)
+        pid = environ.pop("WATCHDOG_PID", None)
+        mine = usec is not None and usec.isdecimal() and (pid is None or pid == str(os.getpid()))
+        return cls(address, int(usec) if mine and usec else None)
+
+    @property
+    def active(self) -> bool:
+        """Whether somebody listens."""
+        return self._socket is not None
+
+    def send(self, *lines: str) -> bool:
+        """Send assignments such as ``READY=1``; False when nobody took them."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.sendto("\n".join(lines).encode(), self._address)
+        except OSError:
+            return False  # the manager is restarting: it asks again by its watchdog, and STATUS comes again
+        return True
+
+    def ready(self, status: str) -> None:
+        """READY=1: what ``ready_when`` names is ready."""
+        self.send("READY=1", f"STATUS={status}")
+
+    def status(self, status: str) -> None:
+        """One line for ``systemctl status``."""
+        self.send(f"STATUS={status}")
+
+    def extend(self, seconds: float) -> None:
+        """Ask for that much more time for the present start or stop."""
+        self.send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    def alive(self) -> None:
+        """Feed the watchdog."""
+        self.send("WATCHDOG=1")
+
+    def stopping(self, status: str) -> None:
+        """STOPPING=1."""
+        self.send("STOPPING=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """RELOADING=1, with the time that systemd 253 and later wants beside it."""
+        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")

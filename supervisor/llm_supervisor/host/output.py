@@ -1,0 +1,325 @@
+"""What children write: a FIFO each, one thread that moves the bytes into numbered files, and reading them back.
+
+The bytes never pass through Python: ``splice`` moves them from the pipe to the file, so a SIGKILL of the daemon
+between two instructions loses none (read+write loses what was read), and the daemon's memory does not grow with
+what children say. A full disk drains the pipe and leaves a mark: a log never blocks an engine.
+
+A program's log is a folder of segments, ``00000001.log``, ``00000002.log`` ..., never renamed: their concatenation
+is what the program wrote. ``NAME.log`` beside the folder points at the newest.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import select
+import stat
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SEGMENT_BYTES = 50 * 1024 * 1024  # supervisord's stdout_logfile_maxbytes
+SEGMENTS_KEPT = 10  # supervisord's stdout_logfile_backups
+_CHUNK = 1024 * 1024
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+
+
+def make_fifo(path: Path, size: int) -> int:
+    """Make the FIFO (or open the one that is there) and return our end. ``size`` is the pipe's in bytes, as far as
+    the kernel allows.
+
+    Our end is opened for reading and writing too: so there is never an end of file nor a hang-up to spin on, and
+    what a dead writer left is still there for the next reader.
+    """
+    try:
+        os.mkfifo(path, 0o600)
+    except FileExistsError:
+        pass
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EEXIST, f"{path} is not a FIFO")
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+    except OSError:
+        pass  # EPERM: over the user's pipe quota. A smaller pipe only wakes the pump more often
+    return fd
+
+
+def pending(fd: int) -> int:
+    """Bytes waiting in a pipe."""
+    buffer = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, buffer)
+    return buffer[0]
+
+
+def segments(folder: Path) -> list[Path]:
+    """The segments of one program's log, oldest first."""
+    return sorted(path for path in folder.glob("*.log") if path.stem.isdecimal())
+
+
+class _Sink:
+    """The growing log of one program: the segment being written, and its number."""
+
+    def __init__(self, folder: Path, segment_bytes: int, kept: int) -> None:
+        self.folder, self._limit, self._kept = folder, segment_bytes, kept
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        existing = segments(folder)
+        self._number = int(existing[-1].stem) if existing else 0
+        self.fd = -1
+        self.size = 0
+        self.lost = 0
+        if existing and existing[-1].stat().st_size < segment_bytes:
+            self._open(existing[-1])
+        else:
+            self.rotate()
+
+    def _open(self, path: Path) -> None:
+        # not O_APPEND: splice refuses that with EINVAL. We are the only writer, at the end
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        size = os.lseek(fd, 0, os.SEEK_END)
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd, self.size = fd, size
+        self._point(path)
+
+    def _point(self, path: Path) -> None:
+        # not with_suffix: a name like glm-4.1v has a dot of its own
+        link = self.folder.parent / f"{self.folder.name}.log"
+        fresh = self.folder.parent / f".{self.folder.name}.link"
+        try:
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(path.relative_to(self.folder.parent))
+            fresh.replace(link)
+        except OSError:
+            pass  # a convenience; the segments are the log
+
+    def rotate(self) -> None:
+        """Begin the next segment and drop the oldest."""
+        self._number += 1
+        self._open(self.folder / f"{self._number:08d}.log")
+        for old in segments(self.folder)[: -self._kept]:
+            old.unlink(missing_ok=True)
+
+    def take(self, pipe: int) -> bool:
+        """Move what waits in the pipe, at most one chunk; False when nothing waits."""
+        if self.size >= self._limit:
+            try:
+                self.rotate()
+            except OSError:
+                pass  # no room for a new file: go on in this one, whose own failure is handled below
+        try:
+            if self.lost:
+                self._mark()
+            moved = os.splice(pipe, self.fd, min(_CHUNK, max(self._limit - self.size, 4096)), flags=_NONBLOCK)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return self._copy(pipe)
+            if error.errno not in _NO_ROOM:
+                raise
+            return self._drain(pipe)
+        self.size += moved
+        return moved > 0
+
+    def _copy(self, pipe: int) -> bool:
+        """For file systems that cannot splice: at most once for the last buffer, should we be killed in between."""
+        try:
+            data = os.read(pipe, 65536)
+        except BlockingIOError:
+            return False
+        try:
+            while data:
+                written = os.write(self.fd, data)
+                self.size += written
+                data = data[written:]
+        except OSError:
+            self.lost += len(data)
+        return True
+
+    def _drain(self, pipe: int) -> bool:
+        """There is no room: the child's life is worth more than its words."""
+        try:
+            self.lost += len(os.read(pipe, _CHUNK))
+        except BlockingIOError:
+            return False
+        return True
+
+    def _mark(self) -> None:
+        mark = f"\n[llm-supervisor: {self.lost} bytes lost here: no room for the log]\n".encode()
+        self.size += os.write(self.fd, mark)
+        self.lost = 0
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+_NONBLOCK = 2  # SPLICE_F_NONBLOCK
+
+
+class Pump:
+    """The thread that moves the output of all children. Start it before anything else; stop it last."""
+
+    def __init__(self, logs: Path, *, segment_bytes: int = SEGMENT_BYTES, kept: int = SEGMENTS_KEPT) -> None:
+        self._logs, self._segment_bytes, self._kept = logs, segment_bytes, kept
+        self._epoll = select.epoll()
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        self._epoll.register(self._wake_r, select.EPOLLIN)
+        self._lock = threading.Lock()
+        self._sinks: dict[str, _Sink] = {}
+        self._pipes: dict[int, tuple[str, _Sink]] = {}
+        self._moved: dict[str, int] = {}
+        self._stopping = False
+        self.turned_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="output-pump", daemon=True)
+
+    def start(self) -> None:
+        """Begin to move."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs: without it every child blocks sooner or later."""
+        return self._thread.is_alive()
+
+    def folder(self, name: str) -> Path:
+        """Where the segments of one program are."""
+        return self._logs / name
+
+    def add(self, name: str, pipe: int) -> None:
+        """Move what comes out of ``pipe`` into the log of ``name``. Raises OSError when no log can be opened."""
+        with self._lock:
+            sink = self._sinks.get(name)
+            if sink is None:
+                sink = self._sinks[name] = _Sink(self.folder(name), self._segment_bytes, self._kept)
+            self._pipes[pipe] = (name, sink)
+            self._epoll.register(pipe, select.EPOLLIN)
+
+    def remove(self, pipe: int) -> None:
+        """Take what still waits in the pipe, then close it."""
+        with self._lock:
+            entry = self._pipes.pop(pipe, None)
+            if entry is None:
+                return
+            self._epoll.unregister(pipe)
+            name, sink = entry
+            while pending(pipe) and sink.take(pipe):
+                self._moved[name] = self._moved.get(name, 0) + 1
+            os.close(pipe)
+
+    def moved(self, name: str) -> int:
+        """A number that grows whenever something of that program was moved."""
+        return self._moved.get(name, 0)
+
+    def position(self, name: str) -> Position:
+        """The present end of a program's log, to read from there later."""
+        with self._lock:
+            sink = self._sinks.get(name)
+            return Position(sink._number, sink.size) if sink else Position(0, 0)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            events = self._epoll.poll(1.0)
+            self.turned_at = time.monotonic()
+            for fd, _ in events:
+                if fd == self._wake_r:
+                    os.read(self._wake_r, 4096)
+                    continue
+                with self._lock:
+                    entry = self._pipes.get(fd)
+                    if entry is None:
+                        continue
+                    name, sink = entry
+                    # at most a few chunks a turn, so that one that floods does not silence the others
+                    for _ in range(4):
+                        if not sink.take(fd):
+                            break
+                        self._moved[name] = self._moved.get(name, 0) + 1
+
+    def stop(self) -> None:
+        """Move what waits everywhere, then end the thread and close everything."""
+        self._stopping = True
+        os.write(self._wake_w, b"x")
+        if self._thread.is_alive():
+            self._thread.join()
+        for pipe in list(self._pipes):
+            self.remove(pipe)
+        for sink in self._sinks.values():
+            sink.close()
+        self._epoll.close()
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+
+
+# Reading back -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a program's log: a segment's number and an offset in it."""
+
+    segment: int
+    offset: int
+
+
+def read_from(folder: Path, at: Position, limit: int = 256 * 1024) -> tuple[bytes, Position]:
+    """What was written since ``at``, at most ``limit`` bytes, and the place to go on from. A segment that is gone is
+    skipped."""
+    data = b""
+    for path in segments(folder):
+        number = int(path.stem)
+        if number < at.segment:
+            continue
+        offset = at.offset if number == at.segment else 0
+        try:
+            with open(path, "rb") as file:
+                part = os.pread(file.fileno(), limit - len(data), offset)
+        except FileNotFoundError:
+            continue
+        data += part
+        at = Position(number, offset + len(part))
+        if len(data) >= limit:
+            break
+    return data, at
+
+
+def tail(folder: Path, lines: int, limit: int = 16 * 1024 * 1024) -> tuple[list[bytes], Position]:
+    """The last ``lines`` lines (without their ends), looking back ``limit`` bytes at most, and the end's place."""
+    found = b""
+    end = Position(0, 0)
+    for path in reversed(segments(folder)):
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if end.segment == 0:
+                end = Position(int(path.stem), size)
+            offset = size
+            while offset > 0 and found.count(b"\n") <= lines and len(found) < limit:
+                step = min(65536, offset)
+                offset -= step
+                found = os.pread(file.fileno(), step, offset) + found
+        if found.count(b"\n") > lines or len(found) >= limit:
+            break
+    every = split_lines(found)
+    return every[-lines:] if lines else [], end
+
+
+def split_lines(data: bytes) -> list[bytes]:
+    """Lines as a terminal shows them: ended by a line feed, and of what carriage returns overwrote only the last."""
+    lines = data.split(b"\n")
+    if lines and lines[-1] == b"":
+        lines.pop()
+    return [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
+
+
+def follow(folder: Path, at: Position) -> Iterator[bytes]:
+    """Chunks as they come, for ever; an empty one when there is nothing new (the caller decides how to wait)."""
+    while True:
+        data, at = read_from(folder, at)
+        yield data

@@ -1,0 +1,35 @@
+"""Processes: the kernel's table of them, starting one, watching it, and sweeping what it leaves.
+
+Linux only: pidfds (5.3), ``/proc``, child subreaper.
+"""
+
+from llm_supervisor.host.process.child import (
+    Child,
+    SpawnError,
+    become_subreaper,
+    reap_strangers,
+    signal_process,
+    spawn,
+)
+from llm_supervisor.host.process.sweep import ALL_SOURCES, Source, Tree, find
+from llm_supervisor.host.process.table import COOKIE, Identity, Row, boot_id, identify, read_row, read_rows
+
+__all__ = [
+    "ALL_SOURCES",
+    "COOKIE",
+    "Child",
+    "Identity",
+    "Row",
+    "Source",
+    "SpawnError",
+    "Tree",
+    "become_subreaper",
+    "boot_id",
+    "find",
+    "identify",
+    "read_row",
+    "read_rows",
+    "reap_strangers",
+    "signal_process",
+    "spawn",
+]

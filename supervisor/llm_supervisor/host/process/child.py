@@ -1,0 +1,224 @@
+"""Starting a process, watching it through its pidfd, and reaping: nobody else in the daemon waits for anything.
+
+asyncio's child watchers, ``Popen.wait`` and ``waitpid(-1)`` would race each other for exit statuses; here each status
+is fetched once, by pidfd, by the one who watches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from llm_supervisor.core.event import ExitStatus
+from llm_supervisor.host.process.table import Identity, identify, read_row
+
+_PR_SET_CHILD_SUBREAPER = 36
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class SpawnError(Exception):
+    """The program could not be started; the text says why, for people."""
+
+
+def become_subreaper() -> None:
+    """Orphans of our trees become our children, not init's, so that they can be found and reaped.
+
+    Raises OSError where the kernel refuses (before Linux 3.4).
+    """
+    if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        error = ctypes.get_errno()
+        raise OSError(error, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(error)}")
+
+
+def spawn(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    output: Path,
+    cwd: str | None = None,
+    pass_fds: Sequence[int] = (),
+) -> int:
+    """Start ``argv`` in a session of its own and return its pid. ``pass_fds`` arrive as descriptors 3, 4, ...
+
+    posix_spawn is vfork underneath: it costs the same from a large daemon as from a small one, is safe beside
+    threads, and reports a failed exec. Standard output and error go to the FIFO ``output``, opened for reading and
+    writing so that the child gets no EPIPE while nobody reads. No signal stays blocked or ignored.
+
+    Raises SpawnError.
+    """
+    program = shutil.which(argv[0], path=env.get("PATH", os.defpath)) if "/" not in argv[0] else argv[0]
+    if program is None:
+        raise SpawnError(f"no such command on PATH: {argv[0]}")
+    if not os.path.exists(program):
+        raise SpawnError(f"no such file: {program}")
+    arguments = list(argv)
+    if cwd is not None:
+        if not os.path.isdir(cwd):
+            raise SpawnError(f"no such folder: {cwd}")
+        # posix_spawn has no chdir in Python's binding, and a chdir of ours would be seen by every thread
+        program, arguments = "/usr/bin/env", ["env", f"--chdir={cwd}", os.path.abspath(program), *argv[1:]]
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(output), os.O_RDWR, 0),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    # dup2 clears close-on-exec only on the new descriptor, and a target may be another one's source: go through
+    # high numbers first
+    high = [os.dup(fd) for fd in pass_fds]
+    try:
+        while any(fd < 3 + len(high) for fd in high):
+            high = _raised(high, 3 + len(high))
+        actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + n) for n, fd in enumerate(high)]
+        return os.posix_spawn(
+            program,
+            arguments,
+            dict(env),
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=[s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)],
+        )
+    except OSError as error:
+        raise SpawnError(f"{program}: {error.strerror}") from error
+    finally:
+        for fd in high:
+            os.close(fd)
+
+
+def _raised(fds: list[int], least: int) -> list[int]:
+    import fcntl
+
+    raised = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least) for fd in fds]
+    for fd in fds:
+        os.close(fd)
+    return raised
+
+
+class Child:
+    """A process under watch: identity, pidfd, and one call when it is dead.
+
+    The leader stays a zombie until ``reap``: so its pid, and with it the number of its session, cannot be reused
+    while its tree is swept.
+    """
+
+    def __init__(self, pid: int, pidfd: int, identity: Identity) -> None:
+        self.pid = pid
+        self.identity = identity
+        self._pidfd = pidfd
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._mine = True
+
+    @classmethod
+    def open(cls, pid: int, expected: Identity | None = None) -> Child | None:
+        """Watch ``pid``; None when it is gone, or is not the process that was expected."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return None
+        # the pidfd pins the process; what is read now cannot be somebody else's
+        identity = identify(pid)
+        if identity is None or (expected is not None and identity != expected):
+            os.close(pidfd)
+            return None
+        return cls(pid, pidfd, identity)
+
+    def watch(self, died: Callable[[ExitStatus], None]) -> None:
+        """Call ``died`` from the running loop, once, as soon as the kernel says that the process is dead."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._pidfd, self._readable, died)
+
+    def _readable(self, died: Callable[[ExitStatus], None]) -> None:
+        self.unwatch()
+        died(self.status())
+
+    def unwatch(self) -> None:
+        """No call any more."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._pidfd)
+            self._loop = None
+
+    def status(self) -> ExitStatus:
+        """How it ended, without reaping it; unknown when it is not our child (an adopted one)."""
+        try:
+            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return ExitStatus()
+        if result is None:
+            return ExitStatus()
+        if result.si_code == os.CLD_EXITED:
+            return ExitStatus(code=result.si_status)
+        return ExitStatus(signal=result.si_status)
+
+    def signal(self, signum: int) -> bool:
+        """Send a signal through the pidfd, so that it cannot hit a successor of the pid; False when it is dead."""
+        try:
+            signal.pidfd_send_signal(self._pidfd, signum)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def reap(self) -> None:
+        """Let the dead process go, and close."""
+        self.unwatch()
+        if self._pidfd >= 0:
+            try:
+                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                pass
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def signal_process(pid: int, started: int, signum: int) -> bool:
+    """Signal one process whose start time is known; False when it is gone or somebody else by now.
+
+    Raises PermissionError where we may not.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        row = read_row(pid)
+        if row is None or row.started != started:
+            return False
+        signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def our_children() -> list[int]:
+    """Pids of our direct children, adopted orphans included, in every thread (they belong to the one that forked)."""
+    pids: list[int] = []
+    for task in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
+                pids += [int(pid) for pid in file.read().split()]
+        except FileNotFoundError:
+            continue  # a thread that ended
+    return pids
+
+
+def reap_strangers(watched: Collection[int]) -> list[int]:
+    """Reap dead children that nobody watches: orphans that came to us because we are the subreaper.
+
+    Never ``waitpid(-1)``: it would steal the statuses of the watched. Returns the pids reaped.
+    """
+    reaped = []
+    for pid in our_children():
+        if pid in watched:
+            continue
+        try:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+                reaped.append(pid)
+        except ChildProcessError:
+            continue
+    return reaped

@@ -1,0 +1,100 @@
+"""Whose processes are these: the tree of an incarnation, found by every trace it can leave.
+
+No source alone is enough. Descendants are lost when a parent dies before it was seen; a session is left by setsid;
+the cookie is lost where an environment is wiped or was never there (a fork server's children); the FIFO is left by
+redirection. Their union misses only what tries to hide. Finding only; signalling is ``child``'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from llm_supervisor.host.process.table import Row, holds, read_cookie, read_rows
+
+
+class Source(StrEnum):
+    """A trace by which a process is known to belong to a tree."""
+
+    DESCENDANTS = "descendants"
+    SESSION = "session"
+    COOKIE = "cookie"
+    FIFO = "fifo"
+
+
+ALL_SOURCES = frozenset(Source)
+
+
+@dataclass
+class Tree:
+    """What is known of one incarnation's processes.
+
+    ``leader`` is (pid, start time); as long as the leader is not reaped its pid, and so its session's number,
+    cannot be reused. ``fifo`` is (device, inode). ``seen`` are descendants recorded while their parents lived.
+    """
+
+    cookie: str
+    leader: tuple[int, int] | None = None
+    fifo: tuple[int, int] | None = None
+    seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def look(self, rows: dict[int, Row]) -> list[Row]:
+        """Record the descendants among ``rows`` and return the living tree, the leader included. Cheap: no file is
+        read, so it can be done for many programs from one reading of the table."""
+        mine = {pid: row for pid, row in rows.items() if row.key in self.seen or row.key == self.leader}
+        _add_descendants(mine, rows)
+        self.seen = {row.key for row in mine.values()}
+        return [row for row in mine.values() if not row.dead]
+
+
+# What the environment of a process says does not change for what it is used for here: it is read once a process.
+_cookies: dict[tuple[int, int], str | None] = {}
+
+
+def _cookie(row: Row) -> str | None:
+    if row.key not in _cookies:
+        _cookies[row.key] = read_cookie(row.pid)
+    return _cookies[row.key]
+
+
+def _forget_the_dead(rows: dict[int, Row]) -> None:
+    if len(_cookies) > 2 * len(rows) + 64:
+        living = {row.key for row in rows.values()}
+        for key in [key for key in _cookies if key not in living]:
+            del _cookies[key]
+
+
+def find(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> list[Row]:
+    """Every living process of the tree, the leader included, zombies left out. About 15 µs a process of the host."""
+    rows = read_rows()
+    _forget_the_dead(rows)
+    oldest = tree.leader[1] if tree.leader else 0
+    known = set(tree.seen) if Source.DESCENDANTS in sources else set()
+    if tree.leader:
+        known.add(tree.leader)
+    mine: dict[int, Row] = {}
+    for row in rows.values():
+        if row.started < oldest or row.ppid == 2 or row.dead:
+            continue  # older than the tree, a kernel thread, or gone
+        if (
+            row.key in known
+            or (Source.SESSION in sources and tree.leader is not None and row.session == tree.leader[0])
+            or (Source.COOKIE in sources and _cookie(row) == tree.cookie)
+            or (Source.FIFO in sources and tree.fifo is not None and holds(row.pid, tree.fifo))
+        ):
+            mine[row.pid] = row
+    if Source.DESCENDANTS in sources:
+        _add_descendants(mine, rows)
+    return [row for row in mine.values() if not row.dead]
+
+
+def _add_descendants(mine: dict[int, Row], rows: dict[int, Row]) -> None:
+    children: dict[int, list[Row]] = {}
+    for row in rows.values():
+        children.setdefault(row.ppid, []).append(row)
+    frontier = list(mine)
+    while frontier:
+        for child in children.get(frontier.pop(), ()):
+            if child.pid not in mine:
+                mine[child.pid] = child
+                frontier.append(child.pid)

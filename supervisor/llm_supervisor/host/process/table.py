@@ -1,0 +1,123 @@
+"""The kernel's process table, as far as telling whose a process is needs it.
+
+Reads ``/proc`` directly rather than through psutil: a sweep reads every process between a child's death and its
+successor's start, and has a few milliseconds for it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+
+COOKIE = "LLM_SUPERVISOR_INCARNATION"
+_COOKIE_PREFIX = COOKIE.encode() + b"="
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process that cannot be mistaken for another: a pid is reused, a pid with its start time is not, and both
+    only mean something within one boot. ``started`` is in clock ticks since that boot."""
+
+    pid: int
+    started: int
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What ``/proc/PID/stat`` says. ``state`` is the kernel's letter (R S D T t Z X I)."""
+
+    pid: int
+    comm: str
+    state: str
+    ppid: int
+    session: int
+    started: int
+    cpu: int = 0  # clock ticks, user and system
+
+    @property
+    def dead(self) -> bool:
+        """A zombie has no memory, no descriptors and no future."""
+        return self.state in "ZX"
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Unique within this boot."""
+        return self.pid, self.started
+
+
+@cache
+def boot_id() -> str:
+    """The kernel's name for the present boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def read_row(pid: int) -> Row | None:
+    """One process; None when there is none of that pid (any more)."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        text = os.read(fd, 1024)
+    except OSError:  # ESRCH: it died between open and read
+        return None
+    finally:
+        os.close(fd)
+    # comm may contain anything, parentheses and spaces too: it ends at the last one
+    head, _, tail = text.rpartition(b")")
+    fields = tail.split()
+    if len(fields) < 20:
+        return None
+    return Row(
+        pid=pid,
+        comm=head.partition(b"(")[2].decode(errors="replace"),
+        state=fields[0].decode(),
+        ppid=int(fields[1]),
+        session=int(fields[3]),
+        started=int(fields[19]),
+        cpu=int(fields[11]) + int(fields[12]),
+    )
+
+
+def read_rows() -> dict[int, Row]:
+    """Every process there is now, by pid."""
+    rows = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and (row := read_row(int(name))) is not None:
+            rows[row.pid] = row
+    return rows
+
+
+def identify(pid: int) -> Identity | None:
+    """The identity of the process that has ``pid`` now; None when there is none."""
+    row = read_row(pid)
+    return None if row is None else Identity(pid, row.started, boot_id())
+
+
+def read_cookie(pid: int) -> str | None:
+    """The value of our cookie in the environment that ``pid`` was started with; None without one, or where we may
+    not look."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environ = file.read()
+    except OSError:
+        return None
+    at = 0 if environ.startswith(_COOKIE_PREFIX) else environ.find(b"\0" + _COOKIE_PREFIX) + 1
+    if at == 0 and not environ.startswith(_COOKIE_PREFIX):
+        return None
+    return environ[at + len(_COOKIE_PREFIX) :].partition(b"\0")[0].decode(errors="replace")
+
+
+def holds(pid: int, file: tuple[int, int]) -> bool:
+    """Whether the standard output or error of ``pid`` is that file, named by (device, inode)."""
+    for fd in ("1", "2"):
+        try:
+            seen = os.stat(f"/proc/{pid}/fd/{fd}")
+        except OSError:
+            continue
+        if (seen.st_dev, seen.st_ino) == file:
+            return True
+    return False

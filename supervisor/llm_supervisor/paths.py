@@ -1,0 +1,66 @@
+"""Where things are: data, runtime and log folders (DESIGN: the field's variables first, then a place of our own).
+
+Reads the environment it is given and looks at folders; makes one only when asked to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+NAME = "llm-supervisor"
+CONFIGS = ("supervisor.yaml", "/etc/llm-supervisor/supervisor.yaml")
+
+
+def data_dir(environ: Mapping[str, str]) -> Path:
+    """``$LLM_SUPERVISOR_HOME``; /var/lib/llm-supervisor for root where systemd runs; else the user's data folder."""
+    if home := environ.get("LLM_SUPERVISOR_HOME"):
+        return Path(home).absolute()
+    if os.geteuid() == 0 and os.path.isdir("/run/systemd/system"):
+        return Path("/var/lib") / NAME
+    base = environ.get("XDG_DATA_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".local/share")
+    return Path(base) / NAME
+
+
+def runtime_dirs(environ: Mapping[str, str]) -> list[Path]:
+    """Where a daemon may have its runtime folder, the place for a new one first."""
+    if given := environ.get("RUNTIME_DIRECTORY"):
+        return [Path(given.partition(":")[0])]
+    places = []
+    if base := environ.get("XDG_RUNTIME_DIR"):
+        places.append(Path(base) / NAME)
+    if os.geteuid() == 0:
+        places.append(Path("/run") / NAME)
+    places.append(Path(environ.get("TMPDIR") or "/tmp") / f"{NAME}-{os.geteuid()}")
+    return places
+
+
+def make_runtime_dir(environ: Mapping[str, str]) -> Path:
+    """The first place that can be had, ours alone (0700). Raises OSError when there is none."""
+    last: OSError | None = None
+    for place in runtime_dirs(environ):
+        try:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if place.stat().st_uid != os.geteuid():
+                raise PermissionError(f"{place} belongs to somebody else")
+            place.chmod(0o700)
+            return place
+        except OSError as error:
+            last = error
+    assert last is not None
+    raise last
+
+
+def log_dir(environ: Mapping[str, str]) -> Path:
+    """``$LOGS_DIRECTORY``, else ``logs`` in the data folder."""
+    if given := environ.get("LOGS_DIRECTORY"):
+        return Path(given.partition(":")[0])
+    return data_dir(environ) / "logs"
+
+
+def find_config(given: str | None) -> Path | None:
+    """The configuration file: the given one, else the first of the usual places that exists."""
+    if given is not None:
+        return Path(given).absolute()
+    return next((Path(name).absolute() for name in CONFIGS if Path(name).is_file()), None)

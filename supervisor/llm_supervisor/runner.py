@@ -1,0 +1,269 @@
+"""One program's life: mailbox -> ``core.program.step`` -> effects performed, and nothing decided here.
+
+A runner owns one program. Everything that happens to it comes through ``post``; every change goes out as a published
+snapshot. The world (processes, sockets, files) is behind ``World``, so that the same runner lives on virtual time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from llm_supervisor.core import effect as do
+from llm_supervisor.core import event as ev
+from llm_supervisor.core import program
+from llm_supervisor.core.effect import Effect
+from llm_supervisor.core.event import Event
+from llm_supervisor.core.health import Answer, Observation, Probe
+from llm_supervisor.core.question import Asking, Question, Reader, Step
+from llm_supervisor.core.spec import ProgramSpec
+from llm_supervisor.core.state import State
+
+# A runner turns at least this often (seconds), so that the watchdog can tell a quiet one from a stuck one
+HEARTBEAT = 5.0
+# How often a starting program's output and CPU time are looked at (seconds)
+START_LOOK = 0.5
+
+
+class Refused(Exception):
+    """A start that the world refuses, with the reason for people. ``busy``: it waits for something that is taken."""
+
+    def __init__(self, kind: str, summary: str, advice: str = "", *, permanent: bool = False, busy: bool = False):
+        super().__init__(summary)
+        self.kind, self.summary, self.advice, self.permanent, self.busy = kind, summary, advice, permanent, busy
+
+
+class World(Protocol):
+    """What a runner needs done. Each call is about one program's incarnation."""
+
+    async def spawn(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> int:
+        """Start it and return the leader's pid; from then on its exit is posted. Raises Refused."""
+
+    def signal(self, name: str, signum: int, *, tree: bool) -> None:
+        """Signal the leader, or all of the tree."""
+
+    async def sweep(self, name: str, grace: float, kill_grace: float) -> tuple[int, tuple[str, ...]]:
+        """End what is left of the tree; how many were found, and the names of those that cannot be ended."""
+
+    async def orphans_gone(self, name: str) -> None:
+        """Return when nothing of the tree is left."""
+
+    def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> None:
+        """Remember the tree; from now on the loss of a vital member is posted."""
+
+    def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
+        """The vital members that are stopped (named), and the CPU time of the tree in clock ticks."""
+
+    def output(self, name: str) -> tuple[list[bytes], bool]:
+        """Complete lines that the program wrote since the last call, and whether it wrote anything at all."""
+
+    async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
+        """One question and its answer; without a question, a TCP connection."""
+
+    def close_listener(self, name: str) -> None:
+        """Refuse the program's clients."""
+
+
+Publish = Callable[[str, State, State, Event], None]
+
+
+class Runner:
+    """Runs one program until it is told to ``finish``."""
+
+    def __init__(
+        self,
+        spec: ProgramSpec,
+        world: World,
+        publish: Publish,
+        *,
+        asking: Asking | None = None,
+        reader: Reader | None = None,
+        state: State | None = None,
+    ) -> None:
+        self.spec = spec
+        self.state = state or State()
+        self.turned_at = 0.0
+        self._world = world
+        self._publish = publish
+        self._asking = asking
+        self._reader = reader
+        self._mailbox: deque[Event] = deque()
+        self._wake = asyncio.Event()
+        self._finished = False
+        self._tasks: asyncio.TaskGroup | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        """The program's name."""
+        return self.spec.name
+
+    def post(self, event: Event) -> None:
+        """Something happened; it is handled in the order of posting."""
+        self._mailbox.append(event)
+        self._wake.set()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was posted that is not handled yet."""
+        return bool(self._mailbox)
+
+    def finish(self) -> None:
+        """End the loop after what is in the mailbox. The program should be down by then."""
+        self._finished = True
+        self._wake.set()
+
+    async def run(self, *, sweep_first: bool = False) -> None:
+        """Turn until finished. ``sweep_first``: a former daemon may have left processes of this program."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as self._tasks:
+            if sweep_first:
+                before = self.state
+                self.state, effects = program.leftover(self.spec, self.state, loop.time())
+                self._publish(self.name, before, self.state, ev.StartRequested())
+                self._perform(effects)
+            elif self.spec.autostart:
+                self.post(ev.StartRequested())
+            while not (self._finished and not self._mailbox):
+                self.turned_at = loop.time()
+                if self._mailbox:
+                    self._handle(self._mailbox.popleft(), loop.time())
+                    continue
+                deadline = self.state.deadline
+                if deadline is not None and loop.time() >= deadline:
+                    self._handle(ev.DeadlinePassed(), loop.time())
+                    continue
+                self._wake.clear()
+                until = loop.time() + HEARTBEAT if deadline is None else min(deadline, loop.time() + HEARTBEAT)
+                try:
+                    async with asyncio.timeout_at(until):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+            self._end_probing()
+
+    def _handle(self, event: Event, now: float) -> None:
+        before = self.state
+        self.state, effects = program.step(self.spec, before, event, now)
+        self._perform(effects)
+        if self.state is not before:
+            self._publish(self.name, before, self.state, event)
+
+    def _perform(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case do.Spawn(incarnation):
+                    self._task(self._spawn(incarnation))
+                case do.SendSignal(_, signum, tree):
+                    self._world.signal(self.name, signum, tree=tree)
+                case do.Sweep(incarnation, grace, kill_grace):
+                    self._task(self._sweep(incarnation, grace, kill_grace))
+                case do.BeginProbing(incarnation):
+                    self._ready.clear()
+                    self._probing = self._task(self._probe(incarnation))
+                case do.TakeBaseline(incarnation):
+                    self._world.take_baseline(self.spec, incarnation, self.post)
+                    self._ready.set()
+                case do.EndProbing():
+                    self._end_probing()
+                case do.CloseListener():
+                    self._world.close_listener(self.name)
+                case do.AwaitOrphans(incarnation):
+                    self._task(self._await_orphans(incarnation))
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        assert self._tasks is not None, "effects are performed inside run()"
+        return self._tasks.create_task(work)
+
+    def _end_probing(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+            self._probing = None
+
+    # Effects that take time -------------------------------------------------------------------------------
+
+    async def _spawn(self, incarnation: int) -> None:
+        try:
+            pid = await self._world.spawn(self.spec, incarnation, self.post)
+        except Refused as no:
+            self.post(ev.SpawnFailed(incarnation, no.kind, no.summary, no.advice, no.permanent, no.busy))
+        else:
+            self.post(ev.Spawned(incarnation, pid))
+
+    async def _sweep(self, incarnation: int, grace: float, kill_grace: float) -> None:
+        found, left = await self._world.sweep(self.name, grace, kill_grace)
+        self.post(ev.SweepStuck(incarnation, left) if left else ev.SweepFinished(incarnation, found))
+
+    async def _await_orphans(self, incarnation: int) -> None:
+        await self._world.orphans_gone(self.name)
+        self.post(ev.OrphansGone(incarnation))
+
+    # Probing ----------------------------------------------------------------------------------------------
+
+    async def _probe(self, incarnation: int) -> None:
+        """Ask at the start-up pace until the baseline is taken, then at the normal one."""
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(self._watch_start(incarnation))
+            await self._until_ready(incarnation)
+            watching.cancel()
+        if self._asking is not None:
+            await self._while_running(incarnation, self._asking)
+
+    async def _until_ready(self, incarnation: int) -> None:
+        health = self.spec.health
+        while not self._ready.is_set():
+            if self._asking is not None:
+                liveness = await self._ask(self._asking, "liveness", health.startup_timeout)
+                catalogue = None
+                if liveness is not None and liveness.answer is Answer.OK:
+                    catalogue = await self._ask(self._asking, "catalogue", health.startup_timeout)
+                self.post(ev.Observed(incarnation, Observation(liveness=liveness, catalogue=catalogue)))
+            try:
+                async with asyncio.timeout(health.startup_period):
+                    await self._ready.wait()
+            except TimeoutError:
+                pass
+
+    async def _while_running(self, incarnation: int, asking: Asking) -> None:
+        health, loop = self.spec.health, asyncio.get_running_loop()
+        due = {"liveness": loop.time() + health.period, "catalogue": loop.time() + health.readiness_period}
+        while True:
+            await asyncio.sleep(max(min(due.values()) - loop.time(), 0))
+            now = loop.time()
+            stopped, _ = self._world.look(self.spec)
+            liveness = catalogue = None
+            if now >= due["liveness"]:
+                due["liveness"] = now + health.period
+                liveness = await self._ask(asking, "liveness", health.timeout)
+            if now >= due["catalogue"]:
+                due["catalogue"] = now + health.readiness_period
+                catalogue = await self._ask(asking, "catalogue", health.readiness_timeout)
+            seen = Observation(liveness=liveness, catalogue=catalogue, stopped=stopped)
+            self.post(ev.Observed(incarnation, seen))
+
+    async def _ask(self, asking: Asking, signal: str, timeout: float) -> Probe | None:
+        if not asking.questions:  # a plain TCP port: that somebody accepts is all there is to know
+            return await self._world.ask(self.name, asking, None, timeout)
+        for question in asking.questions:
+            if question.signal == signal:
+                return await self._world.ask(self.name, asking, question, timeout)
+        return Probe(Answer.OK, "nothing to ask")
+
+    async def _watch_start(self, incarnation: int) -> None:
+        """What a starting program says and does, as signs of progress."""
+        cpu = 0
+        while True:
+            lines, wrote = self._world.output(self.name)
+            step: Step | None = None
+            for line in lines:
+                step = (self._reader(line) if self._reader else None) or step
+            _, burned = self._world.look(self.spec)
+            if step is not None:
+                self.post(ev.Advanced(incarnation, True, step.doing, step.done, step.total))
+            elif wrote or burned > cpu:
+                self.post(ev.Advanced(incarnation, loading=False))
+            cpu = max(cpu, burned)
+            await asyncio.sleep(START_LOOK)

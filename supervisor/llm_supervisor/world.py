@@ -1,0 +1,359 @@
+"""The real world behind ``runner.World``: what one daemon does with processes, pipes, sockets and the state file.
+
+Joins the modules of ``host``; decides nothing that ``core`` should decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm_supervisor.core import event as ev
+from llm_supervisor.core.event import Event
+from llm_supervisor.core.health import Probe
+from llm_supervisor.core.question import Asking, Question
+from llm_supervisor.core.spec import Kind, ProgramSpec
+from llm_supervisor.host import net, output, probe
+from llm_supervisor.host.process import (
+    COOKIE,
+    Child,
+    Row,
+    SpawnError,
+    Tree,
+    boot_id,
+    find,
+    identify,
+    read_rows,
+    reap_strangers,
+    signal_process,
+    spawn,
+)
+from llm_supervisor.runner import Refused
+
+# What the service manager says to us and nobody else, and what belongs to our own interpreter
+_NOT_INHERITED = frozenset(
+    """NOTIFY_SOCKET LISTEN_FDS LISTEN_PID LISTEN_FDNAMES WATCHDOG_USEC WATCHDOG_PID JOURNAL_STREAM INVOCATION_ID
+    RUNTIME_DIRECTORY LOGS_DIRECTORY STATE_DIRECTORY VIRTUAL_ENV PYTHONHOME __PYVENV_LAUNCHER__""".split()
+)
+STATE_VERSION = 1
+
+
+@dataclass
+class Incarnation:
+    """What is held for one incarnation. ``number`` is the core's, ``cookie`` is unique for ever."""
+
+    number: int
+    cookie: str
+    tree: Tree
+    fifo: Path
+    pipe: int | None = None
+    leader: Child | None = None
+    members: list[Child] = field(default_factory=list)
+
+    @property
+    def uuid(self) -> str:
+        """The part of the cookie behind the program's name."""
+        return self.cookie.rpartition("/")[2]
+
+
+class RealWorld:
+    """Everything that is alive, by program."""
+
+    def __init__(
+        self,
+        runtime: Path,
+        pump: output.Pump,
+        *,
+        own_environ: Mapping[str, str],
+        engine_environ: Mapping[str, str],
+    ) -> None:
+        self._runtime, self._pump = runtime, pump
+        self._own_environ, self._engine_environ = own_environ, engine_environ
+        self.incarnations: dict[str, Incarnation] = {}
+        self._listeners: dict[str, socket.socket] = {}
+        self._targets: dict[str, tuple[Asking, probe.Target]] = {}
+        self._read: dict[str, tuple[output.Position, bytes]] = {}
+        self._rows: tuple[float, dict[int, Row]] = (float("-inf"), {})
+        (runtime / "fifo").mkdir(mode=0o700, exist_ok=True)
+
+    # Starting ---------------------------------------------------------------------------------------------
+
+    async def spawn(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> int:
+        """See ``runner.World``."""
+        launch = spec.launch
+        if launch.port is not None and (error := net.can_bind("127.0.0.1", launch.port)):
+            raise self._taken(launch.port, error)
+        sockets = [self._listen(spec.name, launch.listener)] if launch.listener else []
+        cookie = f"{spec.name}/{uuid.uuid4().hex}"
+        fifo = self._runtime / "fifo" / f"{spec.name}.{cookie[-8:]}"
+        try:
+            pipe = output.make_fifo(fifo, launch.pipe_size)
+            self._pump.add(spec.name, pipe)
+        except OSError as error:
+            raise Refused("log", f"no log can be opened: {error}", "Free some room in the log folder.") from error
+        at = os.stat(fifo)
+        tree = Tree(cookie, fifo=(at.st_dev, at.st_ino))
+        self.incarnations[spec.name] = living = Incarnation(incarnation, cookie, tree, fifo, pipe)
+        self._read[spec.name] = (self._pump.position(spec.name), b"")
+        try:
+            pid = spawn(
+                launch.argv,
+                self._environment(spec, cookie),
+                output=fifo,
+                cwd=launch.cwd,
+                pass_fds=[sock.fileno() for sock in sockets],
+            )
+        except SpawnError as error:
+            raise Refused("spawn_failed", str(error), "Correct the command, or install it.", permanent=True) from error
+        leader = Child.open(pid)
+        assert leader is not None, "nobody else reaps, so a fresh child is there at least as a zombie"
+        living.leader = leader
+        tree.leader = (pid, leader.identity.started)
+        tree.seen = {tree.leader}
+        leader.watch(lambda status: post(ev.Exited(incarnation, status)))
+        self._save()
+        return pid
+
+    def _taken(self, port: int, error: OSError) -> Refused:
+        holder = net.holder(port)
+        who = f": {holder}" if holder else f" ({error.strerror})"
+        advice = f"End {holder}, or give this model another port." if holder else "Choose another port."
+        return Refused("port_taken", f"port {port} is taken{who}", advice, busy=True)
+
+    def _listen(self, name: str, address: tuple[str, int]) -> socket.socket:
+        """The listening socket, bound anew only if it was closed: it outlives incarnations, so clients queue in it."""
+        if name not in self._listeners:
+            try:
+                self._listeners[name] = net.bind(*address)
+            except OSError as error:
+                raise self._taken(address[1], error) from error
+        return self._listeners[name]
+
+    def open_listeners(self, specs: Mapping[str, ProgramSpec]) -> None:
+        """Bind before anything is spawned. Raises Refused."""
+        for name, spec in specs.items():
+            if spec.launch.listener:
+                self._listen(name, spec.launch.listener)
+
+    def close_listener(self, name: str) -> None:
+        """See ``runner.World``."""
+        if name in self._listeners:
+            self._listeners.pop(name).close()
+
+    def _environment(self, spec: ProgramSpec, cookie: str) -> dict[str, str]:
+        engine = spec.kind is not Kind.COMMAND
+        base = self._engine_environ if engine else self._own_environ
+        env = {name: value for name, value in base.items() if name not in _NOT_INHERITED}
+        if engine:
+            env.pop("PYTHONPATH", None)
+        for name in spec.launch.unset:
+            env.pop(name, None)
+        return {**env, **dict(spec.launch.env), COOKIE: cookie}
+
+    # Ending -----------------------------------------------------------------------------------------------
+
+    def signal(self, name: str, signum: int, *, tree: bool) -> None:
+        """See ``runner.World``."""
+        living = self.incarnations.get(name)
+        if living is None:
+            return
+        if tree:
+            for row in find(living.tree):
+                _signal(row, signum)
+        elif living.leader is not None:
+            living.leader.signal(signum)
+            if signum != signal.SIGKILL:
+                living.leader.signal(signal.SIGCONT)  # a stopped process would not see it
+
+    async def sweep(self, name: str, grace: float, kill_grace: float) -> tuple[int, tuple[str, ...]]:
+        """See ``runner.World``. Looks again after every signal: what is killed may have forked in between."""
+        living = self.incarnations.get(name)
+        if living is None:
+            return 0, ()
+        for member in living.members:
+            member.reap()
+        living.members.clear()
+        loop = asyncio.get_running_loop()
+        left = find(living.tree)
+        found, began, pause = len(left), loop.time(), 0.001
+        asked: set[tuple[int, int]] = set()
+        while left:
+            waited = loop.time() - began
+            if waited >= grace + kill_grace:
+                return found, tuple(f"{row.comm} (pid {row.pid}, state {row.state})" for row in left)
+            for row in left:
+                if waited >= grace:
+                    _signal(row, signal.SIGKILL)
+                elif row.key not in asked:
+                    asked.add(row.key)
+                    _signal(row, signal.SIGTERM)
+                    _signal(row, signal.SIGCONT)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+            left = find(living.tree)
+        self._bury(name, living)
+        return found, ()
+
+    async def orphans_gone(self, name: str) -> None:
+        """See ``runner.World``."""
+        living = self.incarnations.get(name)
+        while living is not None and find(living.tree):
+            await asyncio.sleep(1.0)
+        if living is not None and self.incarnations.get(name) is living:
+            self._bury(name, living)
+
+    def _bury(self, name: str, living: Incarnation) -> None:
+        """Nothing of it is alive: take its last words, and let go of everything that was kept for it."""
+        if living.pipe is not None:
+            self._pump.remove(living.pipe)
+        living.fifo.unlink(missing_ok=True)
+        if living.leader is not None:
+            living.leader.reap()
+        self.incarnations.pop(name, None)
+        self.reap()
+        self._save()
+
+    def reap(self) -> None:
+        """Reap orphans that came to us. Call on SIGCHLD."""
+        watched = {living.leader.pid for living in self.incarnations.values() if living.leader is not None}
+        reap_strangers(watched)
+
+    # Looking ----------------------------------------------------------------------------------------------
+
+    def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> None:
+        """See ``runner.World``."""
+        living = self.incarnations.get(spec.name)
+        if living is None or living.number != incarnation:
+            return
+        for row in living.tree.look(read_rows()):
+            if row.key == living.tree.leader or not row.comm.startswith(spec.vital or ("\0",)):
+                continue
+            member = Child.open(row.pid)
+            if member is None:
+                post(ev.MemberLost(incarnation, row.pid, row.comm))
+                continue
+            living.members.append(member)
+            member.watch(_poster(post, ev.MemberLost(incarnation, row.pid, row.comm)))
+
+    def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
+        """See ``runner.World``. The process table is read at most twice a second, however many programs look."""
+        living = self.incarnations.get(spec.name)
+        if living is None:
+            return (), 0
+        now = asyncio.get_running_loop().time()
+        if now - self._rows[0] >= 0.4:
+            self._rows = (now, read_rows())
+        mine = living.tree.look(self._rows[1])
+        vital = [row for row in mine if row.key == living.tree.leader or row.comm.startswith(spec.vital or ("\0",))]
+        stopped = tuple(f"{row.comm} (pid {row.pid}) is stopped" for row in vital if row.state in "Tt")
+        return stopped, sum(row.cpu for row in mine)
+
+    def output(self, name: str) -> tuple[list[bytes], bool]:
+        """See ``runner.World``."""
+        at, rest = self._read.get(name, (output.Position(0, 0), b""))
+        data, after = output.read_from(self._pump.folder(name), at)
+        *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
+        self._read[name] = (after, rest[-4096:])
+        return lines, bool(data)
+
+    async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
+        """See ``runner.World``."""
+        if question is None:
+            assert not isinstance(asking.address, str)
+            return await probe.connect(*asking.address, timeout)
+        known = self._targets.get(name)
+        if known is None or known[0] != asking:
+            if known is not None:
+                await known[1].close()
+            address = net.reachable(asking.address) if isinstance(asking.address, str) else asking.address
+            known = self._targets[name] = (asking, probe.Target(address, dict(asking.headers)))
+        reply = await known[1].ask(question.path, timeout)
+        if isinstance(reply, Probe):
+            return reply
+        judged = question.judge(reply.status, reply.body)
+        return Probe(judged.answer, judged.detail, reply.took)
+
+    async def close(self) -> None:
+        """Close connections and sockets. Processes are the runners'."""
+        for _, target in self._targets.values():
+            await target.close()
+        for name in list(self._listeners):
+            self.close_listener(name)
+
+    # The state file ---------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """What a later daemon needs to find what we leave, should we be killed."""
+        me = identify(os.getpid())
+        state: dict[str, Any] = {
+            "version": STATE_VERSION,
+            "boot": boot_id(),
+            "daemon": {"pid": os.getpid(), "started": me.started if me else 0},
+            "programs": {
+                name: {
+                    "cookie": living.cookie,
+                    "pid": living.tree.leader[0] if living.tree.leader else None,
+                    "started": living.tree.leader[1] if living.tree.leader else None,
+                    "fifo": str(living.fifo),
+                }
+                for name, living in self.incarnations.items()
+            },
+        }
+        write_atomically(self._runtime / "state.json", json.dumps(state, indent=1).encode())
+
+    def find_leftovers(self) -> set[str]:
+        """Take over what a former daemon of this boot recorded, as something to sweep; the names."""
+        try:
+            state = json.loads((self._runtime / "state.json").read_bytes())
+            if state["version"] != STATE_VERSION or state["boot"] != boot_id():
+                return set()
+            entries = dict(state["programs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return set()
+        for name, entry in entries.items():
+            fifo = Path(entry["fifo"])
+            leader = (entry["pid"], entry["started"]) if entry["pid"] else None
+            # the former daemon's leader is no zombie of ours: its session's number may have been reused since, so
+            # only what is certain is kept
+            row = None if leader is None else read_rows().get(leader[0])
+            certain = leader if row is not None and row.key == leader else None
+            try:
+                at = os.stat(fifo)
+                tree = Tree(entry["cookie"], leader=certain, fifo=(at.st_dev, at.st_ino))
+                pipe = output.make_fifo(fifo, 256 * 1024)
+                self._pump.add(name, pipe)
+            except OSError:
+                tree, pipe = Tree(entry["cookie"], leader=certain), None
+            tree.seen = {certain} if certain else set()
+            self.incarnations[name] = Incarnation(0, entry["cookie"], tree, fifo, pipe)
+        return set(entries)
+
+
+def _poster(post: Callable[[Event], None], event: Event) -> Callable[[ev.ExitStatus], None]:
+    return lambda _: post(event)
+
+
+def _signal(row: Row, signum: int) -> None:
+    try:
+        signal_process(row.pid, row.started, signum)
+    except PermissionError:
+        pass  # it changed its user; the sweep will name it as left over
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace the file so that a reader sees the old content or the new, never a part."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+    os.replace(fresh, path)
