@@ -68,8 +68,10 @@ def parser() -> argparse.ArgumentParser:
         ("restart", "restart programs"),
     ):
         one = command(action, text + ", and wait until that is done")
-        one.add_argument("name", nargs="+", metavar="NAME", help="a program, or all")
+        one.add_argument("name", nargs="*" if action == "stop" else "+", metavar="NAME", help="a program, or all")
         one.add_argument("--no-wait", action="store_true", help="return at once")
+        if action == "stop":
+            one.add_argument("--orphans", action="store_true", help="end what a dead daemon left running")
     command("shutdown", "stop everything, and the daemon")
     return top
 
@@ -261,7 +263,32 @@ def _ask(method: str, path: str, timeout: float | None = 30.0) -> tuple[int, Any
 
 def _no_daemon(error: Exception) -> int:
     print(f"llm-supervisor: no daemon answers ({error})", file=sys.stderr)
+    if orphans := _orphans():
+        print(
+            f"llm-supervisor: still running without it: {', '.join(orphans)}. Start the daemon again, or end them with "
+            "`llm-supervisor stop --orphans`.",
+            file=sys.stderr,
+        )
     return NO_DAEMON
+
+
+def _orphans() -> list[str]:
+    """What a daemon that is no more recorded, as far as its leaders live."""
+    from llm_supervisor.host.process import boot_id, read_row
+
+    found = []
+    for runtime in paths.runtime_dirs(os.environ):
+        try:
+            state = json.loads((runtime / "state.json").read_bytes())
+            if state["boot"] != boot_id():
+                continue
+            for name, entry in state["programs"].items():
+                row = read_row(entry["pid"]) if entry["pid"] else None
+                if row is not None and row.started == entry["started"] and not row.dead:
+                    found.append(f"{name} (pid {row.pid})")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -327,6 +354,25 @@ def _clock(seconds: float | None) -> str:
     return f"{head}{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
+def _stop(options: argparse.Namespace) -> int:
+    if not options.orphans:
+        return _act(options) if options.name else _complain("stop: name a program, or all, or --orphans")
+    import asyncio
+
+    from llm_supervisor import daemon
+
+    try:
+        found = asyncio.run(daemon.sweep_orphans(os.environ))
+    except daemon.Refusal as error:
+        _complain(str(error))
+        return FAILED
+    for name, count in found.items():
+        print(f"{name}: {count} process{'es' if count != 1 else ''} ended")
+    if not found:
+        print("nothing was left running")
+    return OK
+
+
 def _act(options: argparse.Namespace) -> int:
     from concurrent.futures import ThreadPoolExecutor
     from urllib.parse import quote
@@ -359,7 +405,7 @@ def _act(options: argparse.Namespace) -> int:
         return _no_daemon(error)
 
 
-_start = _stop = _restart = _act
+_start = _restart = _act
 
 
 def _shutdown(options: argparse.Namespace) -> int:

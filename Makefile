@@ -1,0 +1,50 @@
+# make run     from a fresh clone to an answered image (makes the environments first; later runs start at once)
+# make check   the fast tests, ruff and mypy: under a minute
+# make test    everything this machine can run, the real vLLM and LiteLLM included
+# make soak    what takes long: saturation, floods, many faults
+# make bench   figures
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TINY := .demo/tiny-glm-4.1v
+
+.PHONY: run check lint test soak bench clean
+
+run: $(VENV)/.runtime
+	@$(BIN)/llm-supervisor install --tiny-model $(TINY)
+	@exec $(BIN)/llm-supervisor run -c configs/demo.yaml
+
+$(VENV)/.runtime: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Making the daemon's environment in $(VENV) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e . 2>&1 | { grep -v 'is ignored: it is neither' || true; }
+	@test -x $(BIN)/llm-supervisor && touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "Adding what the tests need ..."
+	@$(BIN)/python tests/requirements.py | xargs $(BIN)/python -m pip install -q --disable-pip-version-check 2>&1 \
+	  | { grep -v 'is ignored: it is neither' || true; }
+	@$(BIN)/python -c 'import hypothesis, mypy, openai, pytest' && touch $@
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check supervisor tests
+	$(BIN)/ruff format --check supervisor tests
+	$(BIN)/mypy --strict
+
+check: lint
+	$(BIN)/python -m pytest -q -m "not real and not slow and not systemd and not soak"
+
+test: lint
+	$(BIN)/llm-supervisor install --tiny-model $(TINY)
+	$(BIN)/python -m pytest -m "not soak"
+
+soak: $(VENV)/.dev
+	$(BIN)/llm-supervisor install --tiny-model $(TINY)
+	$(BIN)/python -m pytest -m soak
+
+bench: $(VENV)/.dev
+	$(BIN)/python tests/bench.py
+
+clean:
+	rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

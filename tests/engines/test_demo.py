@@ -1,0 +1,114 @@
+"""The daemon over the real vLLM and LiteLLM: an image is answered, and each death of either is healed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.daemon.harness import Daemon
+from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
+
+
+def answer(daemon: Daemon) -> str:
+    """The text that the pasted curl gets."""
+    body = json.loads(run_in_shell(pasted_curl(daemon)))
+    assert body["usage"]["completion_tokens"] > 0, body
+    return str(body["choices"][0]["message"])
+
+
+def test_the_pasted_curl_answers_an_image(daemon: Daemon) -> None:
+    assert f"Ready: {daemon.status()['endpoint']}/v1" in daemon.stdout()
+    assert "data:image/png;base64," in pasted_curl(daemon)
+    assert "sk-" not in pasted_curl(daemon), "the key itself is never printed"
+    assert answer(daemon)
+
+
+def test_litellm_starts_beside_vllm(daemon: Daemon) -> None:
+    lines = [json.loads(line) for line in daemon.stderr().splitlines() if line.startswith("{")]
+    states = [(line["program"], line["state"]) for line in lines if line.get("event") == "state"]
+    first_ready = {name: states.index((name, "RUNNING")) for name in (ALIAS, "gateway")}
+    assert states.index(("gateway", "STARTING")) < first_ready[ALIAS]
+    assert first_ready["gateway"] < first_ready[ALIAS], "LiteLLM is up while vLLM still loads"
+    shown = [line for line in daemon.stdout().splitlines() if ALIAS in line]
+    assert any("loading weights" in line or "weights loaded" in line for line in shown)
+
+
+def test_status_of_a_ready_pair(daemon: Daemon) -> None:
+    done = daemon.cli("status")
+    assert done.returncode == 0
+    assert [line.split()[:3] for line in done.stdout.splitlines()[:2]] == [
+        [ALIAS, "RUNNING", "ready"],
+        ["gateway", "RUNNING", "ready"],
+    ]
+    status = daemon.status()
+    assert status["models"] == [{"name": ALIAS, "local": True, "vision": True, "ready": True}]
+    for program in status["programs"]:
+        assert program["probes"]["liveness"]["answer"] == "ok"
+        assert program["probes"]["catalogue"]["answer"] == "ok"
+
+
+@pytest.mark.parametrize("victim", ["litellm", "api server", "VLLM::EngineCor", "VLLM::Worker"])
+def test_a_killed_process_is_healed_without_a_hand(daemon: Daemon, victim: str) -> None:
+    before = {program["name"]: program for program in daemon.wait_ready()["programs"]}
+    old_tree = daemon.tree(ALIAS)
+    if victim == "litellm":
+        name, pid = "gateway", before["gateway"]["pid"]
+    elif victim == "api server":
+        name, pid = ALIAS, before[ALIAS]["pid"]
+    else:
+        name, pid = ALIAS, next(pid for pid, comm in old_tree.items() if comm == victim)
+    os.kill(pid, signal.SIGKILL)
+    daemon.wait(name, timeout=5, restarts=before[name]["restarts"] + 1)
+    after = {program["name"]: program for program in daemon.wait_ready(timeout=120)["programs"]}
+
+    assert answer(daemon)
+    other = ALIAS if name == "gateway" else "gateway"
+    assert after[other]["incarnation"] == before[other]["incarnation"], "the other engine is left alone"
+    assert after[name]["incarnation"] != before[name]["incarnation"]
+    assert after[name]["restarts"] == before[name]["restarts"] + 1
+    assert not daemon.tree(name, before[name]["incarnation"]), "nothing of the older incarnation lives"
+    engine_processes = [comm for comm in daemon.tree(ALIAS).values() if comm.startswith("VLLM::")]
+    assert sorted(engine_processes) == ["VLLM::EngineCor", "VLLM::Worker"]
+
+
+def test_a_vllm_that_is_down_leaves_the_gateway_up(daemon: Daemon) -> None:
+    gateway = daemon.program("gateway")["incarnation"]
+    assert daemon.cli("stop", ALIAS).stdout == f"{ALIAS}: stopped\n"
+    status = daemon.status()
+    assert status["models"] == [{"name": ALIAS, "local": True, "vision": True, "ready": False}]
+    assert daemon.program("gateway")["state"] == "RUNNING"
+    assert not daemon.tree(ALIAS, "") or daemon.program(ALIAS)["pid"] is None
+    done = daemon.cli("start", ALIAS, timeout=180)
+    assert (done.returncode, done.stdout) == (0, f"{ALIAS}: started\n")
+    assert daemon.program("gateway")["incarnation"] == gateway
+    assert answer(daemon)
+
+
+def test_ctrl_c_stops_everything_in_order(daemon: Daemon) -> None:
+    """Last in this module: the daemon's own fixture then asserts that nothing is left."""
+    assert daemon.process is not None
+    os.kill(daemon.process.pid, signal.SIGINT)
+    assert daemon.process.wait(90) == 0
+    lines = [json.loads(line) for line in daemon.stderr().splitlines() if line.startswith("{")]
+    stopped = [line["program"] for line in lines if line.get("event") == "state" and line["state"] == "STOPPED"]
+    assert stopped[-2:] == ["gateway", ALIAS], "what uses the engine leaves before it"
+
+
+def test_sigterm_while_an_engine_loads_leaves_nothing(
+    engines: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    daemon = Daemon(tmp_path_factory.mktemp("loading"), config(engines))
+    with daemon:
+        daemon.wait(ALIAS, timeout=60, state="STARTING")
+        end = time.monotonic() + 120
+        while "VLLM::EngineCor" not in daemon.tree(ALIAS).values():  # it has forked its children: the worst moment
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert daemon.program(ALIAS)["state"] == "STARTING"
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(90) == 0

@@ -1,0 +1,95 @@
+"""The sweep on a real vLLM: its leader is killed, and each trace alone, and all but each, finds the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+
+import pytest
+
+from llm_supervisor.engines import vllm
+from llm_supervisor.host import output
+from llm_supervisor.host.process import (
+    ALL_SOURCES,
+    COOKIE,
+    Child,
+    Source,
+    Tree,
+    become_subreaper,
+    find,
+    read_rows,
+    reap_strangers,
+    signal_process,
+    spawn,
+)
+from tests.daemon.harness import free_port
+from tests.engines.conftest import Engines
+
+
+def healthy(port: int) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_engine_core_and_worker_are_found_by_what_is_left(engines: Engines, tmp_path: Path) -> None:
+    become_subreaper()
+    port, cookie = free_port(), f"tiny/{uuid.uuid4().hex}"
+    pump = output.Pump(tmp_path / "logs")
+    pump.start()
+    pipe = output.make_fifo(tmp_path / "fifo", 1 << 20)
+    pump.add("tiny", pipe)
+    at = os.stat(tmp_path / "fifo")
+    options = {"enforce-eager": True, "dtype": "bfloat16", "max-model-len": 2048}
+    env = {
+        **os.environ,
+        **vllm.environment(gpus=(), api_key=None, cpu=True, offline=True),
+        COOKIE: cookie,
+    }
+    argv = vllm.argv(str(engines.vllm), str(engines.model), "tiny", port, options, 30)
+    pid = spawn(argv, env, output=tmp_path / "fifo")
+    leader = Child.open(pid)
+    assert leader is not None
+    tree = Tree(cookie, (pid, leader.identity.started), (at.st_dev, at.st_ino), {(pid, leader.identity.started)})
+    try:
+        end = time.monotonic() + 180
+        while not healthy(port):
+            assert time.monotonic() < end, output.tail(tmp_path / "logs/tiny", 30)[0]
+            time.sleep(0.2)
+        tree.look(read_rows())  # as the daemon does while it lives
+        assert leader.signal(signal.SIGKILL)
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        wanted = {"VLLM::EngineCor", "VLLM::Worker"}
+        assert wanted <= {row.comm for row in find(tree)}, "they live on without their leader"
+        for source in ALL_SOURCES:
+            alone = {row.comm for row in find(tree, frozenset({source}))}
+            assert wanted <= alone, f"by {source} alone: {alone}"
+            without = {row.comm for row in find(tree, ALL_SOURCES - {source})}
+            assert wanted <= without, f"without {source}: {without}"
+        assert len(ALL_SOURCES) == len(Source) == 4
+    finally:
+        for _ in range(200):
+            left = find(tree)
+            if not left:
+                break
+            for row in left:
+                signal_process(row.pid, row.started, signal.SIGKILL)
+            time.sleep(0.05)
+        leader.reap()
+        reap_strangers(())
+        pump.stop()
+    assert not find(tree)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
