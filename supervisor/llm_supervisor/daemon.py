@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import os
 import secrets
 import signal
@@ -27,6 +28,7 @@ from llm_supervisor.control.server import ControlServer
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet
 from llm_supervisor.core.event import Event
+from llm_supervisor.core.health import Answer, Observation
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.engines import install
@@ -41,6 +43,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TELL = 2.0
 # What is asked of systemd at a time while a start or a stop makes progress (seconds)
 EXTENSION = 60.0
+# How often a route that fails is asked again, and how often it is looked whether there is a new one (seconds)
+ROUTE_RETRY = 30.0
+ROUTE_LOOK = 5.0
 Show = Callable[[str, State, State], None]
 
 
@@ -265,7 +270,7 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as group:
                 serving = group.create_task(control.run())
-                telling = group.create_task(self._tell())
+                telling = [group.create_task(self._tell()), group.create_task(self._prove_routes())]
                 for name, runner in self.runners.items():
                     group.create_task(runner.run(sweep_first=name in leftovers))
                 self._state = "running"
@@ -278,7 +283,8 @@ class Daemon:
                     runner.finish()
                 control.stop()
                 await serving
-                telling.cancel()
+                for task in telling:
+                    task.cancel()
         finally:
             await self._world.close()
             self._pump.stop()
@@ -302,6 +308,37 @@ class Daemon:
         stuck = [runner for runner in self.runners.values() if runner.state.orphaned]
         for runner in stuck:
             self._log.error("left behind", program=runner.name, reason=runner.state.reason)
+
+    async def _prove_routes(self) -> None:
+        """One canary through the gateway for each local group, after either side changed and until it is answered: so
+        that a wrong key, route or address is found. The result is an observation of the gateway."""
+        loop = asyncio.get_running_loop()
+        proved: dict[tuple[str, str], tuple[int, int]] = {}
+        again: dict[tuple[str, str], float] = {}
+        routes = [
+            (gateway, planned.asking, alias, canary)
+            for gateway, planned in self.plan.programs.items()
+            if planned.asking is not None
+            for alias, canary in planned.asking.routes.items()
+        ]
+        while True:
+            for gateway, asking, alias, canary in routes:
+                route = (gateway, alias)
+                pair = fleet.pair_ready(self.runners[gateway].state, self.runners[alias].state)
+                if pair is None or (proved.get(route) == pair and loop.time() < again.get(route, math.inf)):
+                    continue
+                proved[route] = pair
+                timeout = self.plan.programs[gateway].spec.health.canary_timeout
+                probe = await self._world.send(gateway, asking, canary, timeout)
+                self.runners[gateway].post(ev.Observed(pair[0], Observation(routes={alias: probe})))
+                # what is wrong with a route may be mended elsewhere: ask again now and then
+                again[route] = math.inf if probe.answer is Answer.OK else loop.time() + ROUTE_RETRY
+            try:
+                async with asyncio.timeout(ROUTE_LOOK):
+                    await self.changed()
+                await asyncio.sleep(0.05)
+            except TimeoutError:
+                pass
 
     async def _tell(self) -> None:
         """Tell systemd how things stand, as long as everything turns."""
@@ -337,8 +374,9 @@ class Daemon:
 
 
 async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
-    """End what a daemon that is no more left running: program to number of processes found. Raises Refusal when a daemon
-    lives, or when something cannot be ended."""
+    """End what a daemon that is no more left running: program to number of processes found.
+
+    Raises Refusal when a daemon lives, or when something cannot be ended."""
     found: dict[str, int] = {}
     stuck: list[str] = []
     for runtime in paths.runtime_dirs(environ):

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 from llm_supervisor.core import effect as do
 from llm_supervisor.core import event as ev
+from llm_supervisor.core import health as hl
 from llm_supervisor.core import program
 from llm_supervisor.core.effect import Effect
 from llm_supervisor.core.event import Event
-from llm_supervisor.core.health import Answer, Observation, Probe
-from llm_supervisor.core.question import Asking, Question, Reader, Step
+from llm_supervisor.core.health import Action, Answer, Counters, Observation, Probe
+from llm_supervisor.core.question import Asking, Canary, Question, Reader, Reading, Step
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import State
 
@@ -25,6 +26,8 @@ from llm_supervisor.core.state import State
 HEARTBEAT = 5.0
 # How often a starting program's output and CPU time are looked at (seconds)
 START_LOOK = 0.5
+# How often the core is asked whether it wants a canary (seconds); doubt does not wait for it
+CANARY_LOOK = 1.0
 
 
 class Refused(Exception):
@@ -62,6 +65,12 @@ class World(Protocol):
     async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
         """One question and its answer; without a question, a TCP connection."""
 
+    async def read(self, name: str, asking: Asking, reading: Reading, timeout: float) -> tuple[Probe, Counters | None]:
+        """The counters, and whether they could be read."""
+
+    async def send(self, name: str, asking: Asking, canary: Canary, timeout: float) -> Probe:
+        """A canary and what became of it."""
+
     def close_listener(self, name: str) -> None:
         """Refuse the program's clients."""
 
@@ -95,6 +104,7 @@ class Runner:
         self._tasks: asyncio.TaskGroup | None = None
         self._probing: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._doubt = asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -148,6 +158,10 @@ class Runner:
     def _handle(self, event: Event, now: float) -> None:
         before = self.state
         self.state, effects = program.step(self.spec, before, event, now)
+        if self.state.health.verdict.action is Action.DOUBT:
+            self._doubt.set()
+        else:
+            self._doubt.clear()
         self._perform(effects)
         if self.state is not before:
             self._publish(self.name, before, self.state, event)
@@ -215,12 +229,19 @@ class Runner:
     async def _until_ready(self, incarnation: int) -> None:
         health = self.spec.health
         while not self._ready.is_set():
-            if self._asking is not None:
-                liveness = await self._ask(self._asking, "liveness", health.startup_timeout)
-                catalogue = None
+            if (asking := self._asking) is not None:
+                catalogue = canary = None
+                liveness = await self._ask(asking, "liveness", health.startup_timeout)
                 if liveness is not None and liveness.answer is Answer.OK:
-                    catalogue = await self._ask(self._asking, "catalogue", health.startup_timeout)
-                self.post(ev.Observed(incarnation, Observation(liveness=liveness, catalogue=catalogue)))
+                    catalogue = await self._ask(asking, "catalogue", health.startup_timeout)
+                if (
+                    catalogue is not None
+                    and asking.canary is not None
+                    and catalogue.answer in (Answer.OK, Answer.WRONG)
+                ):
+                    canary = await self._world.send(self.name, asking, asking.canary, health.canary_timeout)
+                seen = Observation(liveness=liveness, catalogue=catalogue, canary=canary)
+                self.post(ev.Observed(incarnation, seen))
             try:
                 async with asyncio.timeout(health.startup_period):
                     await self._ready.wait()
@@ -228,6 +249,15 @@ class Runner:
                 pass
 
     async def _while_running(self, incarnation: int, asking: Asking) -> None:
+        """Each signal at its own pace: one that gets no answer must not silence the others."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ask_for_ever(incarnation, asking))
+            if asking.reading is not None:
+                group.create_task(self._read_for_ever(incarnation, asking, asking.reading))
+            if asking.canary is not None:
+                group.create_task(self._send_canaries(incarnation, asking, asking.canary))
+
+    async def _ask_for_ever(self, incarnation: int, asking: Asking) -> None:
         health, loop = self.spec.health, asyncio.get_running_loop()
         due = {"liveness": loop.time() + health.period, "catalogue": loop.time() + health.readiness_period}
         while True:
@@ -243,6 +273,30 @@ class Runner:
                 catalogue = await self._ask(asking, "catalogue", health.readiness_timeout)
             seen = Observation(liveness=liveness, catalogue=catalogue, stopped=stopped)
             self.post(ev.Observed(incarnation, seen))
+
+    async def _read_for_ever(self, incarnation: int, asking: Asking, reading: Reading) -> None:
+        """The counters. A saturated engine answers late: that it works is worth waiting for, up to the stall grace."""
+        health = self.spec.health
+        patience = max(health.timeout, health.stall_grace / 2)
+        while True:
+            probe, counters = await self._world.read(self.name, asking, reading, patience)
+            self.post(ev.Observed(incarnation, Observation(metrics=probe, counters=counters)))
+            await asyncio.sleep(health.period)
+
+    async def _send_canaries(self, incarnation: int, asking: Asking, canary: Canary) -> None:
+        """One at a time, whenever the core wants one."""
+        health, loop = self.spec.health, asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout(CANARY_LOOK):
+                    await self._doubt.wait()
+            except TimeoutError:
+                pass
+            if hl.wants_canary(health, self.state.health, loop.time()):
+                probe = await self._world.send(self.name, asking, canary, health.canary_timeout)
+                self.post(ev.Observed(incarnation, Observation(canary=probe)))
+                # doubt that a canary did not end is asked about again at the probes' pace, not at once
+                await asyncio.sleep(health.period)
 
     async def _ask(self, asking: Asking, signal: str, timeout: float) -> Probe | None:
         if not asking.questions:  # a plain TCP port: that somebody accepts is all there is to know

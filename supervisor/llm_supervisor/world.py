@@ -12,14 +12,14 @@ import signal
 import socket
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
-from llm_supervisor.core.health import Probe
-from llm_supervisor.core.question import Asking, Question
+from llm_supervisor.core.health import Answer, Counters, Probe
+from llm_supervisor.core.question import Asking, Canary, Question, Reading
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.host import net, output, probe
 from llm_supervisor.host.process import (
@@ -57,6 +57,7 @@ class Incarnation:
     pipe: int | None = None
     leader: Child | None = None
     members: list[Child] = field(default_factory=list)
+    waiting: set[tuple[int, int]] = field(default_factory=set)  # members that were in state D at the last look
 
     @property
     def uuid(self) -> str:
@@ -254,6 +255,14 @@ class RealWorld:
         mine = living.tree.look(self._rows[1])
         vital = [row for row in mine if row.key == living.tree.leader or row.comm.startswith(spec.vital or ("\0",))]
         stopped = tuple(f"{row.comm} (pid {row.pid}) is stopped" for row in vital if row.state in "Tt")
+        # everybody is in D for a moment now and then; who is there twice in a row waits in vain
+        waiting = {row.key for row in vital if row.state == "D"}
+        stopped += tuple(
+            f"{row.comm} (pid {row.pid}) hangs in the kernel"
+            for row in vital
+            if row.key in waiting and row.key in living.waiting
+        )
+        living.waiting = waiting
         return stopped, sum(row.cpu for row in mine)
 
     def output(self, name: str) -> tuple[list[bytes], bool]:
@@ -269,17 +278,39 @@ class RealWorld:
         if question is None:
             assert not isinstance(asking.address, str)
             return await probe.connect(*asking.address, timeout)
+        reply = await (await self._target(name, asking)).ask(question.path, timeout)
+        if isinstance(reply, Probe):
+            return reply
+        return replace(question.judge(reply.status, reply.body), took=reply.took)
+
+    async def read(self, name: str, asking: Asking, reading: Reading, timeout: float) -> tuple[Probe, Counters | None]:
+        """See ``runner.World``."""
+        reply = await (await self._target(name, asking)).ask(reading.path, timeout)
+        if isinstance(reply, Probe):
+            return reply, None
+        counters = reading.read(reply.body) if reply.status == 200 else None
+        if counters is None:
+            return Probe(Answer.INVALID, f"{reading.path} ({reply.status}) shows no counters", reply.took), None
+        return Probe(Answer.OK, f"{counters.running} running, {counters.waiting} waiting", reply.took), counters
+
+    async def send(self, name: str, asking: Asking, canary: Canary, timeout: float) -> Probe:
+        """See ``runner.World``."""
+        nonce = uuid.uuid4().hex[:12]
+        target = await self._target(name, asking)
+        body = canary.body(nonce)
+        reply = await target.ask(canary.path, timeout, body, {"X-Request-Id": f"llm-supervisor-canary-{nonce}"})
+        if isinstance(reply, Probe):
+            return reply
+        return replace(canary.judge(reply.status, reply.body), took=reply.took)
+
+    async def _target(self, name: str, asking: Asking) -> probe.Target:
         known = self._targets.get(name)
         if known is None or known[0] != asking:
             if known is not None:
                 await known[1].close()
             address = net.reachable(asking.address) if isinstance(asking.address, str) else asking.address
             known = self._targets[name] = (asking, probe.Target(address, dict(asking.headers)))
-        reply = await known[1].ask(question.path, timeout)
-        if isinstance(reply, Probe):
-            return reply
-        judged = question.judge(reply.status, reply.body)
-        return Probe(judged.answer, judged.detail, reply.took)
+        return known[1]
 
     async def close(self) -> None:
         """Close connections and sockets. Processes are the runners'."""

@@ -97,11 +97,11 @@ def test_the_union(stage: Stage) -> None:
     leader = stage.spawn("obedient")
     stage.lines.pid("ready")
     tree = stage.tree(leader)
-    by_session = stage.spawn("obedient")  # plays a member that shares nothing but the cookie and the FIFO
+    cousin = stage.spawn("obedient")  # shares nothing with the leader but the cookie and the FIFO
     stage.lines.pid("ready")
     child = strayed(stage, "--setsid", "--double", "--redirect")[1]
     fifo_only = strayed(stage, "--setsid", "--double", "--wipe")[1]
-    assert pids(tree) == {leader.pid, by_session.pid, child, fifo_only}
+    assert pids(tree) == {leader.pid, cousin.pid, child, fifo_only}
     assert pids(tree, only(Source.SESSION)) == {leader.pid}
     assert pids(tree, only(Source.DESCENDANTS)) == {leader.pid}
 

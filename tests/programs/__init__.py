@@ -94,6 +94,19 @@ def free_port() -> int:
         return port
 
 
+def open_gate(gate: Path) -> None:
+    """Let the child behind that FIFO go on, when it has come there."""
+
+    def somebody_waits() -> bool:
+        try:
+            os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
+    until(somebody_waits, f"nobody came to {gate}")
+
+
 class Lines:
     """Lines from a descriptor as they come, each awaited with a bound."""
 

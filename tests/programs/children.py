@@ -43,6 +43,12 @@ def wait_for_ever() -> None:
         signal.pause()
 
 
+def pass_gate(options: argparse.Namespace) -> None:
+    """Until somebody opens the gate, a FIFO, for writing."""
+    if options.gate:
+        open(options.gate).close()
+
+
 def leave(signum: int, frame: object) -> None:
     """What an obedient program does on SIGTERM."""
     say("bye")
@@ -114,8 +120,7 @@ def settled(options: argparse.Namespace) -> None:
 
 def chatty(options: argparse.Namespace) -> None:
     """Numbered lines: so many, at a rate, or all at once."""
-    if options.gate:
-        signal.sigwait({signal.SIGUSR1})
+    pass_gate(options)
     if not options.rate:
         for block in numbered(0, options.lines):
             write_all(block)
@@ -133,14 +138,9 @@ def chatty(options: argparse.Namespace) -> None:
 
 
 def listener(options: argparse.Namespace) -> None:
-    """Listens on a loopback port once it gets SIGUSR1 (or at once), and answers HTTP with ``--http`` STATUS.
-
-    SIGUSR1 again: answers 503 from now on.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    """Listens on a loopback port, and with ``--http`` answers 200; after SIGUSR1, 503."""
     say("starting")
-    if options.gate:
-        signal.sigwait({signal.SIGUSR1})
+    pass_gate(options)
     server = socket.create_server(("127.0.0.1", options.port))
     status = 200
 
@@ -149,7 +149,6 @@ def listener(options: argparse.Namespace) -> None:
         status = 503
 
     signal.signal(signal.SIGUSR1, worse)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     say("listening")
     while True:
         connection, _ = server.accept()
@@ -214,12 +213,12 @@ def main() -> None:
     one = commands.add_parser("chatty")
     one.add_argument("--lines", type=int, required=True)
     one.add_argument("--rate", type=float, default=0.0, help="lines a second; default: all at once")
-    one.add_argument("--gate", action="store_true", help="begin on SIGUSR1")
+    one.add_argument("--gate", metavar="FIFO", help="begin when somebody opens it for writing")
     one.add_argument("--stay", action="store_true", help="say `end` and wait for SIGTERM")
     one = commands.add_parser("listener")
     one.add_argument("--port", type=int, required=True)
     one.add_argument("--http", action="store_true")
-    one.add_argument("--gate", action="store_true", help="listen on SIGUSR1 only")
+    one.add_argument("--gate", metavar="FIFO", help="listen when somebody opens it for writing")
     commands.add_parser("introspect").add_argument("rest", nargs="*")
     options, rest = top.parse_known_args()
     if rest and options.command != "introspect":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from llm_supervisor.config import schema
 from llm_supervisor.config.load import GATEWAY, Config
 from llm_supervisor.core.fleet import ReadyWhen
 from llm_supervisor.core.health import Answer, Probe
-from llm_supervisor.core.question import Asking, Question, Reader
+from llm_supervisor.core.question import Asking, Canary, Question, Reader, Reading
 from llm_supervisor.core.spec import (
     HealthSpec,
     Kind,
@@ -24,7 +24,7 @@ from llm_supervisor.core.spec import (
     RestartSpec,
     StopSpec,
 )
-from llm_supervisor.engines import litellm, vllm
+from llm_supervisor.engines import canary, litellm, vllm
 
 ENGINE_PIPE = 1024 * 1024
 
@@ -110,7 +110,7 @@ def _program(config: Config, name: str, program: schema.Program) -> Planned:
             env=tuple(program.env.items()),
             cwd=str(config.resolve(program.cwd)) if program.cwd else None,
         ),
-        health=_health(program.health),
+        health=replace(_health(program.health), canary=False),
         restart=_restart(program.restart),
         stop=StopSpec(program.stop.signal, program.stop.grace, min(program.stop.grace, 5.0)),
         ready_after=program.ready.after,
@@ -167,8 +167,21 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
             Question("catalogue", "/v1/models", partial(vllm.judge_models, served_name=served)),
         ),
         headers=(("Authorization", f"Bearer {api_key}"),) if api_key else (),
+        reading=Reading("/metrics", vllm.read_metrics),
+        canary=_canary(model, served) if model.health.canary else None,
     )
     return Planned(spec, asking, vllm.step)
+
+
+def _canary(model: schema.Model, name: str) -> Canary:
+    """The request that this model is made for."""
+    judge = partial(canary.judge, expect=model.health.expect)
+    options = {vllm.normal(option): value for option, value in model.vllm.items()}
+    if options.get("runner") == "pooling" or options.get("task") in ("embed", "embedding"):
+        return Canary("/v1/embeddings", partial(canary.embedding_canary, model=name), judge)
+    if model.chat:
+        return Canary("/v1/chat/completions", partial(canary.chat_canary, model=name, vision=model.vision), judge)
+    return Canary("/v1/completions", partial(canary.completion_canary, model=name), judge)
 
 
 _OURS = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "SPT_NOENV", "VLLM_API_KEY"})
@@ -219,7 +232,7 @@ def _gateway(
             uds=uds,
             pipe_size=ENGINE_PIPE,
         ),
-        health=_health(gateway.health),
+        health=replace(_health(gateway.health), canary=False),
         restart=_restart(gateway.restart),
         stop=StopSpec(gateway.stop.signal, gateway.stop.grace, sweep_grace=0.0),
     )
@@ -230,6 +243,7 @@ def _gateway(
             Question("catalogue", "/model_group/info", partial(litellm.judge_groups, expected=expected)),
         ),
         headers=(("Authorization", f"Bearer {master_key}"),),
+        routes={alias: _canary(model, alias) for alias, model in config.root.models.items() if model.health.canary},
     )
     return Planned(spec, asking)
 

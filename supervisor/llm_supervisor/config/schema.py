@@ -87,7 +87,16 @@ class Health(Block):
     canary: Flag = True
     canary_interval: Positive = 300.0
     canary_timeout: Positive = 30.0
-    expect: str | None = None
+    expect: str | None = Field(default=None, description="a pattern that the canary's answer must match")
+
+    @field_validator("expect")
+    @classmethod
+    def _pattern(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"is no pattern: {error}") from error
+        return value
 
 
 class Restart(Block):
@@ -137,6 +146,7 @@ class Model(Supervised):
     gpus: list[Annotated[int, Field(ge=0, strict=True)]] = []
     port: Port
     vision: Flag = False
+    chat: Flag = Field(default=True, description="false: it has no chat template, and is asked by /v1/completions")
     vllm: dict[str, Any] = Field(default={}, description="any option of `vllm serve`, in its own words")
     litellm: dict[str, Any] = Field(
         default={}, description="more litellm_params for this group; model_info under model_info"

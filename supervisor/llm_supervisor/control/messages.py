@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_supervisor.core.fleet import all_ready
-from llm_supervisor.core.health import Health
+from llm_supervisor.core.health import ROUTE, Answer, Health
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Failure, Phase, State, Wanted
 
@@ -48,7 +48,6 @@ def status_message(
     incarnations: Mapping[str, str],
 ) -> dict[str, Any]:
     """The answer to ``GET /v1/status``, which ``status --json`` prints as it is."""
-    gateway_up = any(spec.kind is Kind.LITELLM and states[name].phase is Phase.RUNNING for name, spec in specs.items())
     return {
         "supervisor": {
             "pid": about.pid,
@@ -61,15 +60,29 @@ def status_message(
         },
         "endpoint": about.endpoint,
         "programs": [program_message(specs[name], states[name], now, incarnations.get(name)) for name in specs],
-        "models": [
-            {
-                "name": group.name,
-                "local": group.local,
-                "vision": group.vision,
-                "ready": gateway_up and (not group.local or states[group.name].ready),
-            }
-            for group in groups
-        ],
+        "models": [model_message(group, specs, states) for group in groups],
+    }
+
+
+def model_message(group: ModelGroup, specs: Mapping[str, ProgramSpec], states: Mapping[str, State]) -> dict[str, Any]:
+    """One model of ``status``: ready when a request for it can be answered, else with the reason."""
+    gateways = [states[name] for name, spec in specs.items() if spec.kind is Kind.LITELLM]
+    why = None
+    if not any(state.phase is Phase.RUNNING for state in gateways):
+        why = "the gateway is not up"
+    elif group.local and not states[group.name].ready:
+        state = states[group.name]
+        why = f"{group.name} is {state.word}: {state.loading or state.reason}"
+    else:
+        routes = [state.health.probes.get(f"{ROUTE}{group.name}") for state in gateways]
+        why = next((route.detail for route in routes if route is not None and route.answer is not Answer.OK), None)
+    return {
+        "name": group.name,
+        "local": group.local,
+        "vision": group.vision,
+        "ready": why is None,
+        "state": "ready" if why is None else "degraded",
+        "reason": why,
     }
 
 

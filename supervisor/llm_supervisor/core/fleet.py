@@ -53,6 +53,14 @@ def progressing(states: Iterable[State], now: float, within: float) -> bool:
     )
 
 
+def pair_ready(gateway: State, engine: State) -> tuple[int, int] | None:
+    """The incarnations of a gateway and an engine behind it, when a request can go through both; else None. A new pair
+    is a route that nobody has proved yet."""
+    if gateway.phase is not Phase.RUNNING or engine.phase is not Phase.RUNNING:
+        return None
+    return gateway.incarnation, engine.incarnation
+
+
 # What uses others leaves before them: the gateway, then the engines, then what they stand on.
 _LEAVING = (Kind.LITELLM, Kind.VLLM, Kind.COMMAND)
 

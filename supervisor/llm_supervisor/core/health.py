@@ -44,21 +44,32 @@ class Counters:
     waiting: int = 0
 
 
+ROUTE = "route "
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What one round of looking found; None where that signal was not looked at."""
 
     liveness: Probe | None = None
     catalogue: Probe | None = None
+    metrics: Probe | None = None  # the reading of the counters, as a question and its answer
     counters: Counters | None = None
     canary: Probe | None = None
     stopped: tuple[str, ...] | None = None  # members in state T or D, named
+    routes: Mapping[str, Probe] = field(default_factory=dict)  # a gateway's groups, each asked for a completion
 
     @property
     def probes(self) -> Mapping[str, Probe]:
         """Those signals that are a question and its answer, by name."""
-        pairs = (("liveness", self.liveness), ("catalogue", self.catalogue), ("canary", self.canary))
-        return {name: probe for name, probe in pairs if probe is not None}
+        pairs = (
+            ("liveness", self.liveness),
+            ("catalogue", self.catalogue),
+            ("metrics", self.metrics),
+            ("canary", self.canary),
+        )
+        named = {name: probe for name, probe in pairs if probe is not None}
+        return named | {f"{ROUTE}{group}": probe for group, probe in self.routes.items()}
 
 
 class Word(StrEnum):
@@ -95,8 +106,9 @@ class Verdict:
 class Health:
     """Everything folded so far about one incarnation. Times are monotonic seconds.
 
-    ``failures`` counts consecutive failed answers by signal. ``suspect_since`` is when work was first seen to stand
-    still while there was some to do (or the canary failed); None while there is nothing to suspect.
+    ``failures`` counts consecutive failed answers by signal. ``moved``: the last two readings of the counters differ.
+    ``suspect_since`` is when work was first seen to stand still while there was some to do (or the canary got no
+    answer); None while there is nothing to suspect. ``proved_at`` is when the last canary was answered.
     """
 
     probes: Mapping[str, Probe] = field(default_factory=dict)
@@ -105,7 +117,13 @@ class Health:
     moved: bool = False
     suspect_since: float | None = None
     stopped: tuple[str, ...] = ()
+    proved_at: float | None = None
     verdict: Verdict = Verdict("new", Word.STARTING, Action.KEEP, "not asked yet")
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is work to do, by the engine's own count."""
+        return self.counters is not None and self.counters.running + self.counters.waiting > 0
 
 
 NEW = Health()
@@ -120,20 +138,47 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
         failures[name] = failures.get(name, 0) + 1 if probe.answer in FAILED else 0
     counters, moved = health.counters, health.moved
     if seen.counters is not None:
-        before = health.counters
-        moved = before is not None and any(new > old for new, old in zip(seen.counters.work, before.work, strict=True))
+        moved = counters is not None and _advanced(counters.work, seen.counters.work)
         counters = seen.counters
-    elif seen.liveness is not None:
-        moved = False  # a round without counters proves no progress
-    stopped = health.stopped if seen.stopped is None else seen.stopped
-    pending = counters is not None and counters.running + counters.waiting > 0
-    canary_failing = failures.get("canary", 0) > 0
-    canary_answered = seen.canary is not None and seen.canary.answer not in FAILED
-    suspect = (pending or canary_failing) and not moved and not canary_answered
-    since = (health.suspect_since if health.suspect_since is not None else now) if suspect else None
-    return replace(
-        health, probes=probes, failures=failures, counters=counters, moved=moved, suspect_since=since, stopped=stopped
+    elif seen.metrics is not None and seen.metrics.answer in FAILED:
+        moved = False  # not read is not seen to move; nor is it idle: what was pending still is
+    if moved and "canary" in probes and probes["canary"].answer is Answer.SILENT:
+        failures["canary"] = 0  # it waited behind the work that is being done
+    answered = seen.canary is not None and seen.canary.answer not in FAILED
+    folded = replace(
+        health,
+        probes=probes,
+        failures=failures,
+        counters=counters,
+        moved=moved,
+        stopped=health.stopped if seen.stopped is None else seen.stopped,
+        proved_at=now if answered else health.proved_at,
     )
+    unanswered = failures.get("canary", 0) > 0 and probes["canary"].answer is Answer.SILENT
+    if moved or answered or not (folded.pending or unanswered):
+        return replace(folded, suspect_since=None)
+    if health.suspect_since is not None:
+        return folded
+    # a canary that got no answer shows a stall that began when it was sent, at the latest
+    return replace(folded, suspect_since=now - seen.canary.took if seen.canary is not None else now)
+
+
+def _advanced(before: tuple[float, ...], after: tuple[float, ...]) -> bool:
+    """Whether something was counted in between. A count that is smaller than before was restarted: that is neither
+    progress nor a stall."""
+    if len(before) != len(after) or any(new < old for new, old in zip(after, before, strict=True)):
+        return False
+    return any(new > old for new, old in zip(after, before, strict=True))
+
+
+def wants_canary(spec: HealthSpec, health: Health, now: float) -> bool:
+    """Whether to send a canary now: in doubt, or idle for the interval since the last proof. Never while work is seen
+    to advance, which proves more than a canary does."""
+    if not spec.canary or (health.moved and health.pending):
+        return False
+    if health.verdict.action is Action.DOUBT:
+        return True
+    return health.proved_at is None or now - health.proved_at >= spec.canary_interval
 
 
 # One word a signal ------------------------------------------------------------------------------------------
@@ -142,16 +187,21 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
 class Sign(StrEnum):
     """A signal in one word, as the table reads it."""
 
+    NONE = "none"  # this program has no such signal
+    UNKNOWN = "unknown"  # not asked yet
     FINE = "fine"
-    WRONG = "wrong"
+    WRONG = "wrong"  # a valid answer with the wrong content
     SHAKY = "shaky"  # failing, below its threshold
-    FAILING = "failing"  # failing, threshold reached
+    MUTE = "mute"  # threshold reached, the last time by silence: may only be busy
+    FAILING = "failing"  # threshold reached, the last time by an answer that is none
     GONE = "gone"  # refused, or dead by its own word
-    UNKNOWN = "unknown"
-    MOVING = "moving"
-    IDLE = "idle"
-    STILL = "still"  # standing still though there is something to do, below the grace
+    # progress
+    IDLE = "idle"  # nothing to do
+    MOVED = "moved"  # did something, has nothing to do now
+    MOVING = "moving"  # does something
+    STILL = "still"  # stands still though there is something to do, below the grace
     STALLED = "stalled"  # the same, for longer than the grace
+    # tree
     STOPPED = "stopped"
 
 
@@ -164,41 +214,45 @@ class Signs:
     progress: Sign
     catalogue: Sign
     canary: Sign
+    routes: Sign
 
 
-def _answered(health: Health, name: str, spec: HealthSpec) -> Sign:
+def _answered(health: Health, name: str, threshold: int) -> Sign:
     probe = health.probes.get(name)
     if probe is None:
         return Sign.UNKNOWN
-    match probe.answer:
-        case Answer.OK:
-            return Sign.FINE
-        case Answer.WRONG:
-            return Sign.WRONG
-        case Answer.DEAD | Answer.REFUSED:
-            return Sign.GONE
-        case _:
-            threshold = spec.readiness_threshold if name == "catalogue" else spec.failure_threshold
-            return Sign.FAILING if health.failures.get(name, 0) >= threshold else Sign.SHAKY
+    if probe.answer is Answer.WRONG:
+        return Sign.WRONG
+    failed = health.failures.get(name, 0)
+    if probe.answer is Answer.OK or failed == 0:
+        return Sign.FINE
+    if probe.answer in (Answer.DEAD, Answer.REFUSED):
+        return Sign.GONE
+    if failed < threshold:
+        return Sign.SHAKY
+    return Sign.MUTE if probe.answer is Answer.SILENT else Sign.FAILING
+
+
+def _progress(spec: HealthSpec, health: Health, now: float) -> Sign:
+    if health.suspect_since is not None:
+        return Sign.STALLED if now - health.suspect_since >= spec.stall_grace else Sign.STILL
+    if health.counters is None:
+        return Sign.UNKNOWN
+    if not health.moved:
+        return Sign.IDLE
+    return Sign.MOVING if health.pending else Sign.MOVED
 
 
 def signs(spec: HealthSpec, health: Health, now: float) -> Signs:
     """Reduce the folded state to one word a signal."""
-    if health.suspect_since is not None:
-        progress = Sign.STALLED if now - health.suspect_since >= spec.stall_grace else Sign.STILL
-    elif health.counters is None:
-        progress = Sign.UNKNOWN
-    else:
-        progress = Sign.MOVING if health.moved else Sign.IDLE
-    canary = _answered(health, "canary", spec)
-    if canary in (Sign.GONE, Sign.SHAKY):
-        canary = Sign.FAILING  # a canary is only sent when idle or in doubt: one failure is a failure
+    routes = [probe for name, probe in health.probes.items() if name.startswith(ROUTE)]
     return Signs(
         tree=Sign.STOPPED if health.stopped else Sign.FINE,
-        liveness=_answered(health, "liveness", spec),
-        progress=progress,
-        catalogue=_answered(health, "catalogue", spec),
-        canary=canary,
+        liveness=_answered(health, "liveness", spec.failure_threshold),
+        progress=_progress(spec, health, now),
+        catalogue=_answered(health, "catalogue", spec.readiness_threshold),
+        canary=_answered(health, "canary", spec.failure_threshold) if spec.canary else Sign.NONE,
+        routes=Sign.FINE if all(probe.answer is Answer.OK for probe in routes) else Sign.WRONG,
     )
 
 
@@ -218,62 +272,61 @@ class Rule:
     progress: tuple[Sign, ...] | None = None
     catalogue: tuple[Sign, ...] | None = None
     canary: tuple[Sign, ...] | None = None
+    routes: tuple[Sign, ...] | None = None
 
     def matches(self, seen: Signs) -> bool:
         """True when no named signal disagrees."""
-        return all(
-            wanted is None or getattr(seen, signal) in wanted
-            for signal, wanted in (
-                ("tree", self.tree),
-                ("liveness", self.liveness),
-                ("progress", self.progress),
-                ("catalogue", self.catalogue),
-                ("canary", self.canary),
-            )
+        pairs = (
+            (self.tree, seen.tree),
+            (self.liveness, seen.liveness),
+            (self.progress, seen.progress),
+            (self.catalogue, seen.catalogue),
+            (self.canary, seen.canary),
+            (self.routes, seen.routes),
         )
+        return all(wanted is None or shown in wanted for wanted, shown in pairs)
 
 
-_S = Sign
+_S, _W, _A = Sign, Word, Action
+_STILL = "no progress for {still:.0f} s while {why}"
+_LIVENESS = "{liveness} ({liveness_failures} times in a row)"
+_CATALOGUE = "{catalogue} ({catalogue_failures} times in a row)"
+_CANARY = "{canary} ({canary_failures} times in a row)"
 # The first matching row decides. Reasons are filled from ``Health`` by ``fuse``.
+# fmt: off
 RULES: tuple[Rule, ...] = (
-    Rule("gone", Word.UNHEALTHY, Action.KILL, "{liveness}", liveness=(_S.GONE,)),
-    Rule("stalled", Word.UNHEALTHY, Action.KILL, "no progress for {still:.0f} s while {why}", progress=(_S.STALLED,)),
-    Rule(
-        "working",
-        Word.BUSY,
-        Action.KEEP,
-        "{load}",
-        progress=(_S.MOVING,),
-        catalogue=(_S.FINE, _S.SHAKY, _S.FAILING, _S.GONE, _S.UNKNOWN),
-    ),
-    Rule("frozen", Word.UNHEALTHY, Action.DOUBT, "{stopped}", tree=(_S.STOPPED,)),
-    Rule("standing", Word.UNHEALTHY, Action.DOUBT, "no progress for {still:.0f} s while {why}", progress=(_S.STILL,)),
-    Rule(
-        "silent",
-        Word.UNHEALTHY,
-        Action.LEAVE,
-        "{liveness} ({liveness_failures} times in a row)",
-        liveness=(_S.FAILING,),
-        progress=(_S.UNKNOWN,),
-    ),
-    Rule(
-        "mute", Word.UNHEALTHY, Action.DOUBT, "{liveness} ({liveness_failures} times in a row)", liveness=(_S.FAILING,)
-    ),
-    Rule("canary failing", Word.UNHEALTHY, Action.DOUBT, "{canary}", canary=(_S.FAILING,)),
-    Rule(
-        "no catalogue",
-        Word.UNHEALTHY,
-        Action.LEAVE,
-        "{catalogue} ({catalogue_failures} times in a row)",
-        catalogue=(_S.FAILING,),
-    ),
-    Rule("wrong catalogue", Word.DEGRADED, Action.KEEP, "{catalogue}", catalogue=(_S.WRONG,)),
-    Rule("wrong answer", Word.DEGRADED, Action.KEEP, "{canary}", canary=(_S.WRONG,)),
-    Rule("shaky", Word.READY, Action.DOUBT, "{liveness}", liveness=(_S.SHAKY,)),
-    Rule("shaky catalogue", Word.READY, Action.DOUBT, "{catalogue}", catalogue=(_S.SHAKY, _S.GONE)),
-    Rule("not asked", Word.UNKNOWN, Action.KEEP, "not asked yet", liveness=(_S.UNKNOWN,)),
-    Rule("fine", Word.READY, Action.KEEP, "answers"),
+    # what is dead or hung for good
+    Rule("gone", _W.UNHEALTHY, _A.KILL, "{liveness}", liveness=(_S.GONE,)),
+    Rule("stalled", _W.UNHEALTHY, _A.KILL, _STILL, progress=(_S.STALLED,)),
+    # what works, whatever a probe says
+    Rule("wrong catalogue", _W.DEGRADED, _A.KEEP, "{catalogue}", catalogue=(_S.WRONG,)),
+    Rule("working, but", _W.DEGRADED, _A.KEEP, "{canary}; {load}",
+         progress=(_S.MOVING,), canary=(_S.WRONG, _S.SHAKY, _S.FAILING, _S.GONE)),
+    Rule("working", _W.BUSY, _A.KEEP, "{load}", progress=(_S.MOVING,)),
+    # doubt: a canary will tell
+    Rule("frozen", _W.UNHEALTHY, _A.DOUBT, "{stopped}", tree=(_S.STOPPED,)),
+    Rule("standing", _W.UNHEALTHY, _A.DOUBT, _STILL, progress=(_S.STILL,)),
+    # no valid answer for its threshold
+    Rule("failing", _W.UNHEALTHY, _A.LEAVE, _LIVENESS, liveness=(_S.FAILING,)),
+    Rule("silent", _W.UNHEALTHY, _A.LEAVE, _LIVENESS,
+         liveness=(_S.MUTE,), progress=(_S.UNKNOWN,), canary=(_S.NONE,)),
+    Rule("mute", _W.UNHEALTHY, _A.DOUBT, _LIVENESS, liveness=(_S.MUTE,)),
+    Rule("catalogue failing", _W.UNHEALTHY, _A.LEAVE, _CATALOGUE, catalogue=(_S.FAILING,)),
+    Rule("catalogue silent", _W.UNHEALTHY, _A.LEAVE, _CATALOGUE,
+         catalogue=(_S.MUTE,), progress=(_S.UNKNOWN,), canary=(_S.NONE,)),
+    Rule("catalogue mute", _W.UNHEALTHY, _A.DOUBT, _CATALOGUE, catalogue=(_S.MUTE,)),
+    Rule("canary failing", _W.UNHEALTHY, _A.LEAVE, _CANARY, canary=(_S.FAILING,)),
+    Rule("canary shaky", _W.UNHEALTHY, _A.DOUBT, _CANARY, canary=(_S.SHAKY, _S.MUTE, _S.GONE)),
+    # it answers, but not as it should
+    Rule("wrong answer", _W.DEGRADED, _A.KEEP, "{canary}", canary=(_S.WRONG,)),
+    Rule("wrong route", _W.DEGRADED, _A.KEEP, "{routes}", routes=(_S.WRONG,)),
+    # one failure is none yet
+    Rule("shaky", _W.READY, _A.DOUBT, "{liveness}", liveness=(_S.SHAKY,)),
+    Rule("catalogue shaky", _W.READY, _A.DOUBT, "{catalogue}", catalogue=(_S.SHAKY, _S.GONE)),
+    Rule("not asked", _W.UNKNOWN, _A.KEEP, "not asked yet", liveness=(_S.UNKNOWN,)),
+    Rule("fine", _W.READY, _A.KEEP, "answers"),
 )
+# fmt: on
 
 
 def fuse(spec: HealthSpec, health: Health, now: float) -> Verdict:
@@ -285,15 +338,21 @@ def fuse(spec: HealthSpec, health: Health, now: float) -> Verdict:
 
 def _reason(template: str, health: Health, now: float) -> str:
     load = health.counters or Counters(())
-    failing_canary = health.failures.get("canary", 0) > 0
+    unanswered = health.failures.get("canary", 0) > 0
     return template.format(
         liveness=_words(health, "liveness"),
         catalogue=_words(health, "catalogue"),
         canary=_words(health, "canary"),
+        canary_failures=health.failures.get("canary", 0),
+        routes="; ".join(
+            _words(health, name)
+            for name, probe in health.probes.items()
+            if name.startswith(ROUTE) and probe.answer is not Answer.OK
+        ),
         liveness_failures=health.failures.get("liveness", 0),
         catalogue_failures=health.failures.get("catalogue", 0),
         still=now - health.suspect_since if health.suspect_since is not None else 0.0,
-        why="the canary fails" if failing_canary else f"{load.running} running and {load.waiting} waiting",
+        why="the canary gets no answer" if unanswered else f"{load.running} running and {load.waiting} waiting",
         load=f"{load.running} running, {load.waiting} waiting",
         stopped=", ".join(health.stopped),
     )
@@ -304,22 +363,19 @@ def _words(health: Health, name: str) -> str:
     return f"{name}: {probe.detail or probe.answer}" if probe is not None else f"{name}: not asked"
 
 
-def readiness(spec: HealthSpec, health: Health, needed: tuple[str, ...]) -> Verdict:
+def readiness(spec: HealthSpec, health: Health) -> Verdict:
     """The verdict on a program that was never ready: ready when every needed question has its right answer.
 
-    A right list with wrong content is worth waiting for only as long as the start may last, and the program works:
-    so ``wrong`` makes it degraded, not unready, once everything else is fine.
+    A valid answer with the wrong content will not become right by waiting, nor by a restart: it makes the program
+    degraded, once everything else is fine.
     """
-    missing = [name for name in needed if name not in health.probes]
-    if missing:
-        return Verdict("starting", Word.STARTING, Action.KEEP, f"{missing[0]}: not asked yet")
+    needed = ("liveness", "catalogue", "canary") if spec.canary else ("liveness", "catalogue")
     for name in needed:
-        answer = health.probes[name].answer
-        if answer not in (Answer.OK, Answer.WRONG):
+        if name not in health.probes or health.probes[name].answer in FAILED:
             return Verdict("starting", Word.STARTING, Action.KEEP, _words(health, name))
     for name in needed:
         if health.probes[name].answer is Answer.WRONG:
-            return Verdict("wrong catalogue", Word.DEGRADED, Action.KEEP, _words(health, name))
+            return Verdict(f"wrong {name}", Word.DEGRADED, Action.KEEP, _words(health, name))
     return Verdict("ready", Word.READY, Action.KEEP, "answers")
 
 

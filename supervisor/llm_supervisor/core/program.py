@@ -267,7 +267,7 @@ def judge_start(spec: ProgramSpec, state: State, event: Event, now: float) -> Ou
     """Not ready before every needed question had its right answer."""
     assert isinstance(event, ev.Observed)
     health = hl.observe(state.health, event.observation, now)
-    verdict = hl.readiness(spec.health, health, NEEDED)
+    verdict = hl.readiness(spec.health, health)
     state = replace(state, health=replace(health, verdict=verdict))
     if verdict.word is hl.Word.STARTING:
         return state, ()
@@ -406,9 +406,6 @@ def leftover(spec: ProgramSpec, state: State, now: float) -> Outcome:
     state = replace(state, wanted=wanted)
     return _sweep(spec, state, now, Departure(Cause.LEFTOVER, "left by a former daemon", was_ready=False))
 
-
-# What must be answered before a program counts as ready
-NEEDED = ("liveness", "catalogue")
 
 _DEAD_MATTERS_NOT: dict[type, Handler] = {
     ev.Spawned: ignore,

@@ -5,10 +5,10 @@ Values and pure functions only; the asking is ``host.probe``'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from llm_supervisor.core.health import Probe
+from llm_supervisor.core.health import Counters, Probe
 
 Judge = Callable[[int, bytes], Probe]
 
@@ -23,13 +23,34 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """Where an engine shows its counters, and how they are read: None when the page does not show them."""
+
+    path: str
+    read: Callable[[bytes], Counters | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A real request. ``body`` makes the JSON from a nonce, which keeps prefix caches from answering."""
+
+    path: str
+    body: Callable[[str], dict[str, object]]
+    judge: Judge
+
+
+@dataclass(frozen=True, slots=True)
 class Asking:
     """All questions to one program. ``address`` is (host, port), or the path of a unix socket; without questions, a TCP
-    connection to it is the question. ``headers`` may hold a key, so it is kept out of ``repr``."""
+    connection to it is the question. ``headers`` may hold a key, so it is kept out of ``repr``. ``routes`` are a
+    gateway's canaries, by group."""
 
     address: tuple[str, int] | str
     questions: tuple[Question, ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    reading: Reading | None = None
+    canary: Canary | None = None
+    routes: Mapping[str, Canary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from llm_supervisor.core.health import Answer, Probe
+from llm_supervisor.core.health import Answer, Counters, Probe
 from llm_supervisor.core.question import Step
 
 # Not `vllm serve`: the CPU distribution dies there looking for the metadata of a distribution named `vllm`. Both run
@@ -115,6 +115,29 @@ def judge_models(status: int, body: bytes, served_name: str) -> Probe:
     if served_name not in names:
         return Probe(Answer.WRONG, f"/v1/models lists {', '.join(names) or 'nothing'}, not {served_name}")
     return Probe(Answer.OK, f"/v1/models lists {served_name}")
+
+
+_SERIES = re.compile(
+    rb"^vllm:(generation_tokens_total|prompt_tokens_total|iteration_tokens_total_count"
+    rb"|num_requests_running|num_requests_waiting)(?:\{[^}\n]*\})? ([0-9.eE+]+)$",
+    re.MULTILINE,
+)
+_WORK = (b"generation_tokens_total", b"prompt_tokens_total", b"iteration_tokens_total_count")
+
+
+def read_metrics(page: bytes) -> Counters | None:
+    """Five series of ``/metrics``, summed over engines; None when the page shows none of them. A pattern over the
+    bytes: a parser of the whole page (50 KB) would block the loop thirty times as long."""
+    sums: dict[bytes, float] = {}
+    for name, value in _SERIES.findall(page):
+        sums[name] = sums.get(name, 0.0) + float(value)
+    if not sums:
+        return None
+    return Counters(
+        work=tuple(sums.get(name, 0.0) for name in _WORK),
+        running=int(sums.get(b"num_requests_running", 0)),
+        waiting=int(sums.get(b"num_requests_waiting", 0)),
+    )
 
 
 # Its log ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ class Notifier:
             # "@" stands for the abstract namespace's leading NUL
             self._address = "\0" + address[1:] if address.startswith("@") else address
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)  # a manager that does not read must not stop our loop
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:

@@ -101,8 +101,8 @@ class _Sink:
 
     def rotate(self) -> None:
         """Begin the next segment and drop the oldest."""
+        self._open(self.folder / f"{self._number + 1:08d}.log")
         self._number += 1
-        self._open(self.folder / f"{self._number:08d}.log")
         for old in segments(self.folder)[: -self._kept]:
             old.unlink(missing_ok=True)
 
@@ -295,7 +295,11 @@ def tail(folder: Path, lines: int, limit: int = 16 * 1024 * 1024) -> tuple[list[
     found = b""
     end = Position(0, 0)
     for path in reversed(segments(folder)):
-        with open(path, "rb") as file:
+        try:
+            file = open(path, "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            break  # dropped meanwhile, and so are all older ones
+        with file:
             size = os.fstat(file.fileno()).st_size
             if end.segment == 0:
                 end = Position(int(path.stem), size)

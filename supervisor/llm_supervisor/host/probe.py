@@ -6,6 +6,8 @@ Loopback and unix sockets only, and never through a proxy that an environment va
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +15,12 @@ from dataclasses import dataclass
 import httpx
 
 from llm_supervisor.core.health import Answer, Probe
+
+# More than any answer that is wanted; what floods must not fill our memory
+BODY_LIMIT = 16 * 1024 * 1024
+# Nobody is there. Anything else that keeps us from connecting (no descriptors, no memory, no name server) may be our own
+# trouble, and says nothing of the program
+_NOBODY = (errno.ECONNREFUSED, errno.ENOENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +42,34 @@ class Target:
         self._client = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=uds, retries=0, limits=httpx.Limits(keepalive_expiry=60)),
             base_url=f"http://{host}",
-            headers=dict(headers or {}),
+            # a key may be any text; httpx itself would raise for what is not ASCII
+            headers=[(name.encode(), value.encode("utf-8", "replace")) for name, value in (headers or {}).items()],
             trust_env=False,
             timeout=None,
         )
 
-    async def ask(self, path: str, timeout: float, json: object = None) -> Reply | Probe:
+    async def ask(
+        self, path: str, timeout: float, json: object = None, headers: Mapping[str, str] | None = None
+    ) -> Reply | Probe:
         """GET, or POST when there is ``json``. The time-out (seconds) is for the whole exchange."""
         began = time.monotonic()
         try:
-            async with asyncio.timeout(timeout):
-                if json is None:
-                    response = await self._client.get(path)
-                else:
-                    response = await self._client.post(path, json=json)
-                return Reply(response.status_code, response.content, time.monotonic() - began)
+            async with (
+                asyncio.timeout(timeout),
+                self._client.stream("GET" if json is None else "POST", path, json=json) as response,
+            ):
+                body = bytearray()
+                async for part in response.aiter_bytes():
+                    body += part
+                    if len(body) > BODY_LIMIT:
+                        detail = f"{path}: more than {BODY_LIMIT} bytes"
+                        return Probe(Answer.INVALID, detail, time.monotonic() - began)
+                return Reply(response.status_code, bytes(body), time.monotonic() - began)
         except TimeoutError:
             return Probe(Answer.SILENT, f"no answer from {path} within {timeout:g} s", time.monotonic() - began)
         except httpx.ConnectError as error:
-            return Probe(Answer.REFUSED, f"{self._where()} refuses connections ({error})", time.monotonic() - began)
-        except httpx.HTTPError as error:
+            return _not_connected(self._where(), error, time.monotonic() - began)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             # it accepted and then broke off: reset, or garbage instead of HTTP
             detail = f"{path}: {type(error).__name__} {error}".rstrip()
             return Probe(Answer.INVALID, detail, time.monotonic() - began)
@@ -77,4 +93,14 @@ async def connect(host: str, port: int, timeout: float) -> Probe:
     except TimeoutError:
         return Probe(Answer.SILENT, f"{host}:{port} does not accept within {timeout:g} s", time.monotonic() - began)
     except OSError as error:
-        return Probe(Answer.REFUSED, f"{host}:{port}: {error.strerror or error}", time.monotonic() - began)
+        return _not_connected(f"{host}:{port}", error, time.monotonic() - began)
+
+
+def _not_connected(where: str, error: BaseException, took: float) -> Probe:
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "errno", None) is None:
+        cause = cause.__cause__ or cause.__context__
+    number = getattr(cause, "errno", None)
+    if number in _NOBODY:
+        return Probe(Answer.REFUSED, f"{where} refuses connections ({os.strerror(number)})", took)
+    return Probe(Answer.SILENT, f"{where} cannot be reached ({cause or error})", took)

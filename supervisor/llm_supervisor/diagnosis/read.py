@@ -1,0 +1,237 @@
+"""A log to lines, and its tracebacks to faults. Pure, linear in the size of the log, and bounded: only its first and last
+few hundred KiB are looked at, and only the first 2,000 characters of a line.
+
+vLLM writes ``(EngineCore pid=12) ERROR 11-20 09:02:54 [core.py:1510] text`` and repeats that prefix on each line of a
+message; what is not logged (an uncaught traceback, argparse, C++) has none. uvicorn, LiteLLM and glog have theirs on the
+first line only. Several processes write into one log, so tracebacks are put together per prefix.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+FIRST, LAST = 192 * 1024, 320 * 1024  # what is looked at, in characters
+WIDTH = 2000  # of a line
+MESSAGE_LINES, MESSAGE_CHARACTERS = 40, 6000  # of an exception
+FOREIGN = 30  # lines of others inside an unprefixed traceback
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]{0,16}[A-Za-z]")
+_BLANKS = re.compile(r"\n{4,}")
+_VLLM = re.compile(
+    r"(?:\((?P<process>[A-Za-z][\w.\- ]{0,60}?) pid=(?P<pid>\d{1,9})(?:, ip=[\d.:a-f]{1,40})?\) ?)?"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d(?:,\d{1,6})? \[[^\]\n]{1,120}\] ?)?"
+)
+_LITELLM = re.compile(r"\d\d:\d\d:\d\d - LiteLLM[\w ]{0,30}:(?P<level>[A-Z]{1,10}): [^\s:]{1,80}:\d{1,6} - ")
+_UVICORN = re.compile(r"(?P<level>INFO|WARNING|ERROR|CRITICAL|DEBUG):\s{1,10}")
+_GLOG = re.compile(r"(?:\[(?P<process>rank\d{1,5})\]:)?\[(?P<level>[IWEF])\d{4} [\d:.]{8,20} [\w./\-]{1,80}:\d{1,6}\] ")
+_GLOG_LEVELS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "ERROR"}
+
+_TRACEBACK = "Traceback (most recent call last):"
+_FRAME = re.compile(r'\s{1,8}File "(?P<file>[^"\n]{1,400})", line \d{1,7}(?:, in (?P<function>[^\n]{1,200}))?')
+_RAISED = re.compile(
+    r"(?P<type>(?:[A-Za-z_]\w{0,60}\.){0,8}(?:[A-Z_]\w{0,80}|[a-z]{1,40}(?:error|timeout|exit|Again)))"
+    r"(?::(?: (?P<message>.*))?)?$"
+)
+_CHAINED = (
+    "During handling of the above exception, another exception occurred:",
+    "The above exception was the direct cause of the following exception:",
+)
+# vLLM runs a model's inspection in a process of its own and puts that one's whole stderr into a message
+_CARRIED = "Error raised in subprocess:"
+_NEW_TOPIC = re.compile(r"nanobind: |Process [\w\-]{1,60}:$|Loading safetensors|usage: |\S{0,300}Warning: |Exception ")
+
+
+class Line(NamedTuple):
+    """``stamp`` is the prefix (empty: none), ``text`` what follows it, ``raw`` the whole line."""
+
+    number: int
+    process: str
+    level: str
+    stamp: str
+    text: str
+    raw: str
+
+
+@dataclass(slots=True)
+class Raised:
+    """One exception of a chain. ``lines`` are its own: the first says "Type: message"."""
+
+    type: str
+    lines: list[Line]
+    frames: str
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.text for line in self.lines)[:MESSAGE_CHARACTERS]
+
+
+@dataclass(slots=True)
+class Fault:
+    """A traceback with what it was chained to, the root first. ``context`` is the line before it: a logger's message,
+    ``Process EngineCore:``, or None."""
+
+    process: str
+    level: str
+    context: Line | None
+    first: int
+    chain: list[Raised] = field(default_factory=list)
+
+    @property
+    def head(self) -> str:
+        return self.context.text.strip() if self.context is not None else ""
+
+
+def text_of(log: bytes | str) -> str:
+    """The part of the log that is looked at, without colours, with ``\\n`` at each line's end."""
+    first, last = log[:FIRST], log[max(len(log) - LAST, FIRST) :]
+    text = _decoded(first)
+    if len(log) > FIRST + LAST:
+        text = text.rpartition("\n")[0] + "\n" + _decoded(last).partition("\n")[2]
+    else:
+        text = _decoded(log)
+    return _BLANKS.sub("\n\n\n", _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _decoded(part: bytes | str) -> str:
+    return part if isinstance(part, str) else part.decode("utf-8", "replace")
+
+
+def lines_of(text: str) -> list[Line]:
+    """Every line, its prefix taken apart. A line of JSON (vLLM's and LiteLLM's other format) becomes those it stands for."""
+    lines: list[Line] = []
+    for raw in text.split("\n"):
+        if raw.startswith("{") and '"message"' in raw:
+            lines.extend(_unfolded(raw, len(lines)))
+        else:
+            lines.append(_line(raw[:WIDTH], len(lines)))
+    return lines
+
+
+def _line(raw: str, number: int) -> Line:
+    start = raw[:1]
+    if start == "(" or start in "DIWEC":
+        found = _VLLM.match(raw)
+        if found is not None and found.end():
+            return Line(number, found["process"] or "", found["level"] or "", found[0], raw[found.end() :], raw)
+        found = _UVICORN.match(raw)
+        if found is not None:
+            return Line(number, "", found["level"], "", raw[found.end() :], raw)
+    elif start == "[":
+        found = _GLOG.match(raw)
+        if found is not None:
+            return Line(number, found["process"] or "", _GLOG_LEVELS[found["level"]], "", raw[found.end() :], raw)
+    elif start.isdigit():
+        found = _LITELLM.match(raw)
+        if found is not None:
+            return Line(number, "", found["level"], "", raw[found.end() :], raw)
+    return Line(number, "", "", "", raw, raw)
+
+
+def _unfolded(raw: str, number: int) -> Iterator[Line]:
+    try:
+        record = json.loads(raw[: 16 * WIDTH])
+        message = str(record["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        yield _line(raw[:WIDTH], number)
+        return
+    level = str(record.get("levelname") or record.get("level") or "").upper()
+    process = str(record.get("processName") or "")
+    trace = record.get("exc_info") or record.get("stacktrace") or ""
+    stamp = f"json {process} {record.get('process', '')} {number}"
+    for index, text in enumerate(f"{message}\n{trace}".rstrip("\n").split("\n")):
+        yield Line(number + index, process, level, stamp, text[:WIDTH], text[:WIDTH])
+
+
+class _Stream:
+    """Puts the tracebacks of one prefix together, line by line."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.mode = "idle"  # frames, message, between (a chain's connector was read), closed (only a connector fits)
+        self.context: Line | None = None
+        self.fault: Fault | None = None
+        self.frames: list[str] = []
+        self.foreign = 0
+        self.blank = False
+
+    def feed(self, line: Line) -> None:
+        text = line.text
+        if text[:80].lstrip().startswith(_TRACEBACK):
+            self._begin(line)
+        elif line.level and not line.stamp:
+            # a logger that has its prefix on the first line only: a message of its own
+            if self.mode != "frames" or line.level == "ERROR":
+                self.mode, self.context = "idle", line
+        elif self.mode == "frames":
+            self._frame(line)
+        elif self.mode == "idle":
+            if text.strip():
+                self.context = line
+        elif text.strip() in _CHAINED:
+            self.mode = "between"
+        elif self.mode == "message":
+            self._message(line)
+        elif self.mode == "closed" and text.strip():
+            self.context = line
+
+    def interrupt(self) -> None:
+        """Another process wrote in between: what follows belongs to the exception no more."""
+        if self.mode == "message":
+            self.mode = "closed"
+
+    def _begin(self, line: Line) -> None:
+        carried = self.fault is not None and self.mode == "message" and _CARRIED in self.fault.chain[-1].text
+        if not (carried or (self.mode == "between" and self.fault is not None)):
+            # only what stands right before it says what it is about
+            near = self.context is not None and line.number - self.context.number <= (FOREIGN if line.stamp else 3)
+            self.fault = Fault(line.process, line.level, self.context if near else None, line.number)
+        self.mode, self.frames, self.foreign = "frames", [], 0
+
+    def _frame(self, line: Line) -> None:
+        text = line.text
+        if not text.strip():
+            return
+        if text[0] in " \t":
+            found = _FRAME.match(text)
+            if found is not None and len(self.frames) < 200:
+                self.frames.append(f"{found['file']} {found['function'] or ''}")
+            return
+        found = _RAISED.match(text)
+        if found is None or self.fault is None:
+            self.foreign += 1
+            if self.foreign > FOREIGN:
+                self.mode = "idle"
+            return
+        if not self.fault.chain:
+            self.faults.append(self.fault)
+        self.fault.chain.append(Raised(found["type"], [line], "\n".join(self.frames)))
+        self.mode, self.blank = "message", False
+
+    def _message(self, line: Line) -> None:
+        assert self.fault is not None
+        lines, empty = self.fault.chain[-1].lines, not line.text.strip()
+        if (empty and self.blank) or len(lines) >= MESSAGE_LINES or _NEW_TOPIC.match(line.text):
+            self.mode, self.context = "closed", None if empty else line
+            return
+        self.blank = empty
+        lines.append(line)
+
+
+def faults_of(lines: list[Line]) -> list[Fault]:
+    """Every traceback that ends in an exception, in the order in which they begin."""
+    streams: dict[str, _Stream] = {"": _Stream()}
+    bare = streams[""]
+    for line in lines:
+        if line.stamp:
+            bare.interrupt()
+            stream = streams.get(line.stamp)
+            if stream is None:
+                stream = streams[line.stamp] = _Stream()
+            stream.feed(line)
+        else:
+            bare.feed(line)
+    return sorted((fault for stream in streams.values() for fault in stream.faults), key=lambda fault: fault.first)

@@ -1,0 +1,220 @@
+"""A world for a runner without a process in it: it does on virtual time what a test tells it, and keeps a diary."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from llm_supervisor.core import event as ev
+from llm_supervisor.core.event import Event, ExitStatus
+from llm_supervisor.core.health import Answer, Probe
+from llm_supervisor.core.question import Asking, Question, Reader
+from llm_supervisor.core.spec import ProgramSpec
+from llm_supervisor.core.state import Phase, State
+from llm_supervisor.runner import Refused, Runner
+
+from .makers import CHECKED, PID
+from .virtual_time import play
+
+SIGKILL = 9
+CPU_TICK = 1
+
+
+def _judge(status: int, body: bytes) -> Probe:
+    raise AssertionError("the fake world answers by itself")
+
+
+ASKING = Asking(
+    ("127.0.0.1", 8000), (Question("liveness", "/health", _judge), Question("catalogue", "/v1/models", _judge))
+)
+
+
+class FakeWorld:
+    """See ``runner.World``. What is public is a test's to set; ``diary`` has (time, what was done)."""
+
+    def __init__(self) -> None:
+        self.diary: list[tuple[float, str]] = []
+        self.asks: list[tuple[float, str, float]] = []  # time, signal, time-out
+        self.asking_now = 0
+        self.spawn_takes = 0.0
+        self.refusals: list[Refused] = []  # one for each of the next spawns
+        self.leaves_after: float | None = 1.0  # seconds between SIGTERM and the leader's exit; None: it does not
+        self.dies_of_sigkill = True
+        self.sweep_takes = 0.0
+        self.stuck: tuple[str, ...] = ()
+        self.orphans_end = asyncio.Event()
+        self.answers: dict[str, Answer] = {}  # by signal; OK where nothing is said
+        self.answers_from = 0.0  # refuses before (seconds after the spawn)
+        self.ask_takes: dict[str, float] = {}
+        self.busy = False  # it burns CPU time
+        self.lines: list[tuple[float, bytes]] = []  # when it writes what
+        self.stopped: tuple[str, ...] = ()
+        self._cpu = 0
+        self._spawned_at = 0.0
+        self._incarnation = 0
+        self._post: Callable[[Event], None] = lambda event: None
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds."""
+        return asyncio.get_running_loop().time()
+
+    def did(self, what: str) -> None:
+        """Write it down."""
+        self.diary.append((self.now, what))
+
+    def exit(self, status: ExitStatus) -> None:
+        """The leader dies now."""
+        self._post(ev.Exited(self._incarnation, status))
+
+    def lose_member(self) -> None:
+        """A vital process dies now."""
+        self._post(ev.MemberLost(self._incarnation, PID + 1, "Core"))
+
+    async def spawn(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> int:
+        """See ``runner.World``."""
+        self.did(f"spawn {incarnation}")
+        await asyncio.sleep(self.spawn_takes)
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self._post, self._incarnation, self._spawned_at = post, incarnation, self.now
+        return PID + incarnation
+
+    def signal(self, name: str, signum: int, *, tree: bool) -> None:
+        """See ``runner.World``."""
+        self.did(f"signal {signum}{' tree' if tree else ''}")
+        if signum == SIGKILL:
+            if self.dies_of_sigkill:
+                asyncio.get_running_loop().call_soon(self.exit, ExitStatus(signal=SIGKILL))
+        elif self.leaves_after is not None:
+            asyncio.get_running_loop().call_later(self.leaves_after, self.exit, ExitStatus(0))
+
+    async def sweep(self, name: str, grace: float, kill_grace: float) -> tuple[int, tuple[str, ...]]:
+        """See ``runner.World``."""
+        self.did("sweep")
+        await asyncio.sleep(self.sweep_takes)
+        return 1, self.stuck
+
+    async def orphans_gone(self, name: str) -> None:
+        """See ``runner.World``."""
+        self.did("await orphans")
+        await self.orphans_end.wait()
+
+    def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> None:
+        """See ``runner.World``."""
+        self.did(f"baseline {incarnation}")
+
+    def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
+        """See ``runner.World``."""
+        self._cpu += CPU_TICK if self.busy else 0
+        return self.stopped, self._cpu
+
+    def output(self, name: str) -> tuple[list[bytes], bool]:
+        """See ``runner.World``."""
+        written = [line for at, line in self.lines if at <= self.now]
+        self.lines = self.lines[len(written) :]
+        return written, bool(written)
+
+    async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
+        """See ``runner.World``."""
+        signal = question.signal if question is not None else "connect"
+        self.asks.append((self.now, signal, timeout))
+        self.asking_now += 1
+        try:
+            takes = self.ask_takes.get(signal, 0.0)
+            await asyncio.sleep(min(takes, timeout))
+        except asyncio.CancelledError:
+            self.did(f"ask {signal} cancelled")
+            raise
+        finally:
+            self.asking_now -= 1
+        if takes >= timeout:
+            return Probe(Answer.SILENT, "no answer", timeout)
+        if self.now - self._spawned_at < self.answers_from:
+            return Probe(Answer.REFUSED, "refused", takes)
+        return Probe(self.answers.get(signal, Answer.OK), "", takes)
+
+    def close_listener(self, name: str) -> None:
+        """See ``runner.World``."""
+        self.did("close listener")
+
+
+class Stage:
+    """A runner in its fake world, and everything it published: (time, before, state, event)."""
+
+    def __init__(self, spec: ProgramSpec, asking: Asking | None, reader: Reader | None) -> None:
+        self.world = FakeWorld()
+        self.published: list[tuple[float, State, State, Event]] = []
+        self._changed = asyncio.Event()
+        self.runner = Runner(spec, self.world, self._publish, asking=asking, reader=reader)
+
+    def _publish(self, name: str, before: State, state: State, event: Event) -> None:
+        assert self.runner.state is state, "who is told can look"
+        assert len(self.published) < 100_000, "it turns in place"
+        self.published.append((self.now, before, state, event))
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds."""
+        return asyncio.get_running_loop().time()
+
+    @property
+    def state(self) -> State:
+        """The present snapshot."""
+        return self.runner.state
+
+    @property
+    def phases(self) -> list[tuple[float, str]]:
+        """When it entered which phase."""
+        return [(at, state.phase.name) for at, before, state, _ in self.published if before.phase is not state.phase]
+
+    async def until(self, phase: Phase, incarnation: int | None = None) -> float:
+        """Wait, on snapshots, until it is there; the time."""
+        while self.state.phase is not phase or incarnation not in (None, self.state.incarnation):
+            await self._changed.wait()
+        return self.now
+
+    async def at(self, time: float) -> None:
+        """Wait until that time."""
+        assert time >= self.now
+        await asyncio.sleep(time - self.now)
+
+
+Scene = Callable[[Stage], Awaitable[None]]
+
+
+def act(
+    scene: Scene,
+    spec: ProgramSpec = CHECKED,
+    *,
+    asking: Asking | None = ASKING,
+    reader: Reader | None = None,
+    sweep_first: bool = False,
+    prepare: Callable[[FakeWorld], None] = lambda world: None,
+    **health: float,
+) -> Stage:
+    """Let a runner run on virtual time for as long as the scene lasts; the stage as it was left.
+
+    ``health`` changes the specification's health block; ``prepare`` the world before anything happens.
+    """
+
+    async def whole() -> Stage:
+        stage = Stage(replace(spec, health=replace(spec.health, **health)), asking, reader)
+        prepare(stage.world)
+        running = asyncio.create_task(stage.runner.run(sweep_first=sweep_first))
+        acting = asyncio.ensure_future(scene(stage))
+        await asyncio.wait((running, acting), return_when=asyncio.FIRST_COMPLETED)
+        if not acting.done():  # the runner ended by itself: the scene may be waiting for just that
+            running.result()
+            await acting
+        acting.result()
+        running.cancel()
+        await asyncio.wait((running,))
+        if not running.cancelled():
+            running.result()
+        return stage
+
+    return play(whole())

@@ -1,0 +1,695 @@
+"""The runner, on virtual time: what it performs and when, how often it asks, and how it ends.
+
+Times are seconds since the scene began; nothing here takes any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from llm_supervisor.core import event as ev
+from llm_supervisor.core.event import ExitStatus
+from llm_supervisor.core.health import Answer
+from llm_supervisor.core.question import Asking, Step
+from llm_supervisor.core.state import Cause, Phase, Wanted
+from llm_supervisor.runner import HEARTBEAT, Refused
+
+from .fake_world import ASKING, FakeWorld, Stage, act
+from .makers import CHECKED, PID, UNCHECKED
+from .virtual_time import Stranded, play
+
+
+def given(**facts: object) -> Callable[[FakeWorld], None]:
+    """A world with these attributes."""
+
+    def prepare(world: FakeWorld) -> None:
+        for name, value in facts.items():
+            assert hasattr(world, name)
+            setattr(world, name, value)
+
+    return prepare
+
+
+def never(at: float) -> Callable[[Stage], object]:
+    """A scene in which nobody does anything until then."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.at(at)
+
+    return scene
+
+
+NOBODY_ANSWERS = {"liveness": Answer.REFUSED}
+
+
+# A life -----------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_life() -> None:
+    """Start, ready, death, sweep, start: each at its time."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.at(10)
+        stage.world.exit(ExitStatus(1))
+        await stage.until(Phase.RUNNING, 2)
+
+    stage = act(scene, prepare=given(spawn_takes=0.25, answers_from=3.0, sweep_takes=2.0))
+    assert stage.phases == [
+        (0.0, "STARTING"),
+        (3.25, "RUNNING"),
+        (10.0, "SWEEPING"),
+        (12.0, "STARTING"),
+        (15.25, "RUNNING"),
+    ]
+    assert stage.world.diary == [
+        (0.0, "spawn 1"),
+        (3.25, "baseline 1"),
+        (10.0, "sweep"),
+        (12.0, "spawn 2"),
+        (15.25, "baseline 2"),
+    ]
+    assert (stage.state.pid, stage.state.restarts, stage.state.exited) == (PID + 2, 1, ExitStatus(1))
+
+
+def test_a_program_that_is_not_to_start_by_itself_waits_for_a_word() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(1000)
+        assert stage.state.phase is Phase.STOPPED
+        assert stage.world.diary == []
+        stage.runner.post(ev.StartRequested())
+        assert await stage.until(Phase.RUNNING) == 1000
+
+    act(scene, replace(CHECKED, autostart=False))
+
+
+@pytest.mark.parametrize(("autostart", "then"), [(True, (2.0, "STARTING")), (False, (2.0, "STOPPED"))])
+def test_what_a_former_daemon_left_is_swept_before_anything_else(autostart: bool, then: tuple[float, str]) -> None:
+    spec = replace(CHECKED, autostart=autostart)
+    stage = act(never(2.5), spec, sweep_first=True, prepare=given(sweep_takes=2.0, answers_from=9.0))
+    assert stage.phases == [(0.0, "SWEEPING"), then]
+    assert stage.world.diary[0] == (0.0, "sweep")
+    assert stage.world.diary[1] == (2.0, "spawn 1" if autostart else "close listener")
+
+
+def test_the_loss_of_a_member_kills_the_tree_without_a_grace() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.until(Phase.RUNNING)
+        await stage.at(7)
+        stage.world.lose_member()
+        await stage.until(Phase.RUNNING, 2)
+
+    stage = act(scene)
+    assert stage.world.diary[2:5] == [(7.0, "signal 9 tree"), (7.0, "sweep"), (7.0, "spawn 2")]
+    assert stage.published[-1][2].exited == ExitStatus(signal=9)
+
+
+def test_a_late_word_of_an_older_incarnation_is_not_even_published() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.until(Phase.RUNNING)
+        stage.world.exit(ExitStatus(1))
+        await stage.until(Phase.RUNNING, 2)
+        count = len(stage.published)
+        stage.runner.post(ev.Exited(1, ExitStatus(1)))
+        stage.runner.post(ev.MemberLost(1, PID + 1, "Core"))
+        await stage.at(stage.now + 1)
+        assert len(stage.published) == count
+
+    act(scene)
+
+
+# The budget of a start --------------------------------------------------------------------------------------
+
+
+def test_a_start_has_half_an_hour() -> None:
+    """It lives and burns CPU time, but never answers."""
+    stage = act(never(1810), prepare=given(busy=True, answers=NOBODY_ANSWERS))
+    assert stage.phases == [
+        (0.0, "STARTING"),
+        (1800.0, "TERMINATING"),
+        (1801.0, "SWEEPING"),
+        (1801.0, "BACKOFF"),
+        (1806.0, "STARTING"),
+    ]
+    assert stage.state.failure is not None
+    assert stage.state.failure.kind == Cause.BUDGET
+    assert stage.state.failure.summary == "not ready within 1800 s: catalogue: not asked yet"
+
+
+def test_a_start_without_any_sign_of_life_has_ten_minutes() -> None:
+    stage = act(never(601.5), prepare=given(answers=NOBODY_ANSWERS))
+    assert stage.phases[1] == (600.0, "TERMINATING")
+    assert stage.state.failure is not None
+    assert stage.state.failure.kind == Cause.STARTUP_STALL
+
+
+def test_a_line_of_output_is_a_sign_of_life() -> None:
+    stage = act(never(1200), prepare=given(answers=NOBODY_ANSWERS, lines=[(500.0, b"still here")]))
+    assert stage.phases[1] == (1100.0, "TERMINATING")
+
+
+def read(line: bytes) -> Step | None:
+    """The fake program's way to tell how far it is."""
+    if not line.startswith(b"loading "):
+        return None
+    done, _, total = line.removeprefix(b"loading ").partition(b"/")
+    return Step("loading weights", int(done), int(total))
+
+
+def test_loading_extends_the_budget_for_as_long_as_it_advances() -> None:
+    lines = [(100.0 * n, b"loading %d/20" % n) for n in range(1, 21)]
+    stage = act(never(2605), reader=read, prepare=given(answers=NOBODY_ANSWERS, lines=lines, busy=True))
+    assert stage.phases[1] == (2600.0, "TERMINATING"), "ten minutes after the last step, at 2000"
+    assert stage.state.failure is not None
+    assert "(last: loading weights 20/20)" in stage.state.failure.summary
+
+
+def test_what_it_is_doing_is_published() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(1.2)
+        assert str(stage.state.loading) == "loading weights 3/5"
+
+    lines = [(1.0, b"loading 2/5"), (1.0, b"loading 3/5"), (1.0, b"chatter")]
+    act(scene, reader=read, prepare=given(answers=NOBODY_ANSWERS, lines=lines))
+
+
+def test_an_answer_that_does_not_come_does_not_hide_the_progress() -> None:
+    """The watch goes on while a question hangs: else a long time-out would look like a stall."""
+    facts = given(busy=True, ask_takes={"liveness": 5000.0})
+    stage = act(never(1790), prepare=facts, startup_timeout=5000.0)
+    assert stage.phases == [(0.0, "STARTING")]
+
+
+# Leaving ----------------------------------------------------------------------------------------------------
+
+
+def stopped_at(time: float) -> Callable[[Stage], object]:
+    async def scene(stage: Stage) -> None:
+        await stage.at(time)
+        stage.runner.post(ev.StopRequested())
+        await stage.at(time + 1000)
+
+    return scene
+
+
+def test_a_stop_is_sigterm_and_the_sweep_of_what_remains() -> None:
+    stage = act(stopped_at(10), prepare=given(leaves_after=4.0))
+    assert stage.world.diary[2:] == [(10.0, "signal 15"), (14.0, "sweep"), (14.0, "close listener")]
+    assert stage.phases[2:] == [(10.0, "TERMINATING"), (14.0, "SWEEPING"), (14.0, "STOPPED")]
+
+
+def test_who_does_not_leave_is_killed_after_the_grace() -> None:
+    stage = act(stopped_at(10), prepare=given(leaves_after=None))
+    assert stage.world.diary[2:] == [
+        (10.0, "signal 15"),
+        (40.0, "signal 9 tree"),
+        (40.0, "sweep"),
+        (40.0, "close listener"),
+    ]
+    assert [phase for _, phase in stage.phases[2:]] == ["TERMINATING", "KILLING", "SWEEPING", "STOPPED"]
+
+
+def test_who_survives_sigkill_is_named_and_nothing_starts_beside_it() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(10)
+        stage.runner.post(ev.RestartRequested())
+        assert await stage.until(Phase.FATAL) == 75.0
+        assert stage.state.orphaned
+        assert stage.state.failure is not None
+        assert "Core (pid 101, state D)" in stage.state.failure.summary
+        await stage.at(5000)
+        assert stage.state.phase is Phase.FATAL
+        stage.world.stuck = ()
+        stage.world.orphans_end.set()
+        await stage.until(Phase.RUNNING, 2)
+        assert stage.now == 5000.0
+
+    facts = given(leaves_after=None, dies_of_sigkill=False, sweep_takes=5.0, stuck=("Core (pid 101, state D)",))
+    stage = act(scene, prepare=facts)
+    assert stage.world.diary[2:] == [
+        (10.0, "signal 15"),
+        (40.0, "signal 9 tree"),
+        (70.0, "sweep"),
+        (75.0, "close listener"),
+        (75.0, "await orphans"),
+        (5000.0, "spawn 2"),
+        (5000.0, "baseline 2"),
+    ]
+
+
+def test_a_sweep_that_does_not_answer_ends_in_fatal() -> None:
+    stage = act(stopped_at(10), prepare=given(sweep_takes=1e9))
+    assert stage.phases[-1] == (11.0 + 5 + 30 + 30, "FATAL")
+    assert stage.world.diary[-1][1] == "await orphans"
+
+
+def test_a_stop_during_the_backoff_needs_no_work() -> None:
+    async def scene(stage: Stage) -> None:
+        stage.world.exit(ExitStatus(1))
+        await stage.until(Phase.BACKOFF)
+        stage.runner.post(ev.StopRequested())
+        await stage.until(Phase.STOPPED)
+        await stage.at(100)
+        assert stage.state.phase is Phase.STOPPED
+
+    async def soon(stage: Stage) -> None:
+        await stage.at(1)
+        await scene(stage)
+
+    act(soon, prepare=given(answers=NOBODY_ANSWERS))
+
+
+# Starting ---------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_while_the_spawn_is_on_its_way_signals_the_leader_once_it_is_known() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(2)
+        stage.runner.post(ev.RestartRequested())
+        await stage.until(Phase.RUNNING, 2)
+
+    stage = act(scene, prepare=given(spawn_takes=5.0))
+    assert stage.world.diary == [
+        (0.0, "spawn 1"),
+        (5.0, "signal 15"),
+        (6.0, "sweep"),
+        (6.0, "spawn 2"),
+        (11.0, "baseline 2"),
+    ]
+    assert stage.world.asks[0][0] == 11.0, "who is to leave is not asked how it is"
+
+
+def test_a_restart_while_it_loads() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(60)
+        stage.world.answers = {}
+        stage.runner.post(ev.RestartRequested())
+        assert await stage.until(Phase.RUNNING, 2) == 61.0
+
+    stage = act(scene, prepare=given(busy=True, answers=NOBODY_ANSWERS))
+    assert stage.world.diary == [
+        (0.0, "spawn 1"),
+        (60.0, "signal 15"),
+        (61.0, "sweep"),
+        (61.0, "spawn 2"),
+        (61.0, "baseline 2"),
+    ]
+
+
+def test_a_refused_spawn_is_tried_again_after_the_backoff() -> None:
+    stage = act(never(20), prepare=given(refusals=[Refused("log", "the disk is full", "Free some room.")] * 2))
+    assert [entry for entry in stage.world.diary if "spawn" in entry[1]] == [
+        (0.0, "spawn 1"),
+        (5.0, "spawn 2"),
+        (15.0, "spawn 3"),
+    ]
+    assert (0.0, "sweep") in stage.world.diary, "a start can fail half-way"
+    assert stage.state.phase is Phase.RUNNING
+
+
+def test_a_permanent_refusal_is_final_and_says_what_to_do() -> None:
+    refusal = Refused("spawn_failed", "no such file: vllm", "Install it.", permanent=True)
+    stage = act(never(1000), prepare=given(refusals=[refusal]))
+    assert stage.phases == [(0.0, "STARTING"), (0.0, "SWEEPING"), (0.0, "FATAL")]
+    assert stage.world.diary[-1] == (0.0, "close listener")
+    assert stage.state.failure is not None
+    assert (stage.state.failure.summary, stage.state.failure.advice) == ("no such file: vllm", "Install it.")
+
+
+def test_a_taken_resource_is_waited_for_without_a_strike() -> None:
+    taken = Refused("port_taken", "port 8000 is taken", "End it.", busy=True)
+    stage = act(never(101), prepare=given(refusals=[taken] * 20))
+    assert [at for at, what in stage.world.diary if "spawn" in what] == [5.0 * n for n in range(21)]
+    assert stage.state.phase is Phase.RUNNING
+
+
+def test_what_nobody_expects_ends_the_runner() -> None:
+    async def broken(*_: object) -> int:
+        raise RuntimeError("the table of processes is gone")
+
+    async def scene(stage: Stage) -> None:
+        await stage.at(1000)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        act(scene, prepare=given(spawn=broken))
+    assert caught.group_contains(RuntimeError, match="table of processes")
+
+
+# Asking -----------------------------------------------------------------------------------------------------
+
+
+def asked(stage: Stage, signal: str) -> list[float]:
+    """When that was asked."""
+    return [at for at, what, _ in stage.world.asks if what == signal]
+
+
+def test_a_start_is_asked_often_and_the_catalogue_only_of_who_lives() -> None:
+    stage = act(never(2.2), prepare=given(answers_from=1.5))
+    assert asked(stage, "liveness") == [0.0, 0.5, 1.0, 1.5]
+    assert asked(stage, "catalogue") == [1.5]
+    assert stage.phases[-1] == (1.5, "RUNNING")
+
+
+def test_a_start_is_asked_until_the_catalogue_is_right_too() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(2.9)
+        stage.world.answers = {}
+        assert await stage.until(Phase.RUNNING) == 3.0
+
+    stage = act(scene, prepare=given(answers={"catalogue": Answer.INVALID}))
+    assert asked(stage, "catalogue") == [0.5 * n for n in range(7)]
+
+
+def test_a_wrong_catalogue_is_degraded_and_is_not_restarted() -> None:
+    stage = act(never(500), prepare=given(answers={"catalogue": Answer.WRONG}))
+    assert stage.phases == [(0.0, "STARTING"), (0.0, "RUNNING")]
+    assert stage.state.health_word == "degraded"
+    assert not stage.state.ready
+
+
+def test_who_runs_is_asked_at_its_own_periods() -> None:
+    stage = act(never(65), period=10.0, readiness_period=30.0)
+    assert asked(stage, "liveness") == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
+    assert asked(stage, "catalogue") == [0.0, 30.0, 60.0]
+
+
+def test_each_question_has_its_own_time_out() -> None:
+    stage = act(never(15), timeout=7.0, readiness_timeout=8.0, startup_timeout=9.0)
+    assert stage.world.asks == [
+        (0.0, "liveness", 9.0),
+        (0.0, "catalogue", 9.0),
+        (10.0, "liveness", 7.0),
+        (10.0, "catalogue", 8.0),
+    ]
+
+
+def test_the_period_is_from_question_to_question_not_from_answer_to_question() -> None:
+    stage = act(never(45), prepare=given(ask_takes={"liveness": 7.0}))
+    ready = stage.phases[1][0]
+    assert ready == 7.0
+    assert [at - ready for at in asked(stage, "liveness")[1:]] == [10.0, 20.0, 30.0]
+
+
+def test_slow_answers_never_pile_up() -> None:
+    async def scene(stage: Stage) -> None:
+        for n in range(2000):
+            await stage.at(n / 10)
+            assert stage.world.asking_now <= 1
+
+    stage = act(scene, prepare=given(ask_takes={"liveness": 9.0, "catalogue": 9.0}))
+    assert stage.phases == [(0.0, "STARTING"), (18.0, "RUNNING")]
+
+
+def test_three_silences_in_a_row_are_a_reason_to_leave_and_two_are_not() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(5)
+        stage.world.ask_takes = {"liveness": 1000.0}
+        await stage.at(35)
+        assert stage.state.health.failures["liveness"] == 2
+        stage.world.ask_takes = {}
+        await stage.at(45)
+        assert stage.state.health.failures["liveness"] == 0
+        stage.world.ask_takes = {"liveness": 1000.0}
+        await stage.until(Phase.TERMINATING)
+
+    stage = act(scene)
+    assert stage.state.leaving is not None
+    assert stage.state.leaving.cause is Cause.UNRESPONSIVE
+    assert "3 times in a row" in stage.state.leaving.summary
+
+
+def test_a_death_by_its_own_word_is_killed_at_the_next_question() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(5)
+        stage.world.answers = {"liveness": Answer.DEAD}
+        assert await stage.until(Phase.KILLING) == 10.0
+        stage.world.answers = {}
+        assert await stage.until(Phase.RUNNING, 2) == 10.0
+
+    act(scene)
+
+
+@pytest.mark.xfail(strict=True, reason="liveness is posted only together with the catalogue's answer")
+def test_a_death_by_its_own_word_does_not_wait_for_the_catalogue() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(5)
+        stage.world.answers = {"liveness": Answer.DEAD}
+        stage.world.ask_takes = {"catalogue": 1000.0}
+        assert await stage.until(Phase.KILLING) == 10.0
+
+    act(scene)
+
+
+def test_stopped_members_are_seen_with_the_next_question() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(5)
+        stage.world.stopped = ("Core (pid 101) is stopped",)
+        await stage.at(11)
+        assert stage.state.health_word == "unhealthy"
+        assert stage.state.reason == "Core (pid 101) is stopped"
+        stage.world.stopped = ()
+        await stage.at(21)
+        assert stage.state.ready
+
+    act(scene)
+
+
+def test_a_plain_port_is_asked_by_connecting() -> None:
+    stage = act(never(15), asking=Asking(("127.0.0.1", 6379)))
+    assert {what for _, what, _ in stage.world.asks} == {"connect"}
+    assert stage.state.ready
+
+
+def test_a_program_with_one_question_needs_no_other() -> None:
+    stage = act(never(15), asking=replace(ASKING, questions=ASKING.questions[:1]))
+    assert {what for _, what, _ in stage.world.asks} == {"liveness"}
+    assert stage.state.ready
+
+
+def test_who_leaves_is_not_asked_any_more() -> None:
+    """The question in flight is cancelled; its answer would be about somebody who is on his way out."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.at(5)
+        stage.world.ask_takes = {"liveness": 1000.0}
+        await stage.at(15)
+        assert stage.world.asking_now == 1
+        stage.runner.post(ev.StopRequested())
+        await stage.at(15.5)
+        assert stage.world.asking_now == 0
+        await stage.at(1000)
+
+    stage = act(scene, prepare=given(leaves_after=None))
+    assert (15.0, "ask liveness cancelled") in stage.world.diary
+    assert asked(stage, "liveness") == [0.0, 10.0]
+
+
+def test_a_start_that_is_given_up_is_not_asked_any_more() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(15)
+        stage.runner.post(ev.StopRequested())
+        await stage.at(100)
+
+    stage = act(scene, prepare=given(answers=NOBODY_ANSWERS, leaves_after=None))
+    assert max(asked(stage, "liveness")) <= 15.0
+
+
+def test_a_successor_is_asked_anew() -> None:
+    """Its start has the start's pace, whatever its predecessor's was."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.at(12)
+        stage.world.answers_from = 2.0
+        stage.world.exit(ExitStatus(1))
+        await stage.at(25)
+
+    stage = act(scene)
+    assert asked(stage, "liveness") == [0.0, 10.0, 12.0, 12.5, 13.0, 13.5, 14.0, 24.0]
+
+
+# Without a check --------------------------------------------------------------------------------------------
+
+
+def test_without_a_check_it_is_ready_by_age() -> None:
+    stage = act(never(100), UNCHECKED, asking=None)
+    assert stage.phases == [(0.0, "STARTING"), (1.0, "RUNNING")]
+    assert stage.world.asks == []
+    assert stage.state.ready
+    assert stage.state.pid == PID + 1
+
+
+@pytest.mark.xfail(strict=True, reason="ready by age before it was spawned; RUNNING then ignores Spawned")
+def test_ready_at_once_still_has_a_pid() -> None:
+    """``ready: {after: 0}`` is a valid configuration."""
+    stage = act(never(100), replace(UNCHECKED, ready_after=0.0), asking=None)
+    assert stage.state.phase is Phase.RUNNING
+    assert stage.state.pid == PID + 1
+
+
+# Snapshots --------------------------------------------------------------------------------------------------
+
+
+def test_snapshots_are_a_chain_without_a_gap() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(12)
+        stage.world.exit(ExitStatus(1))
+        await stage.at(30)
+        stage.runner.post(ev.StopRequested())
+        await stage.until(Phase.STOPPED)
+
+    stage = act(scene, prepare=given(answers_from=2.0, busy=True))
+    befores = [before for _, before, _, _ in stage.published]
+    afters = [state for _, _, state, _ in stage.published]
+    assert all(before is after for before, after in zip(befores[1:], afters[:-1], strict=True))
+    assert all(before is not after for before, after in zip(befores, afters, strict=True))
+
+
+def test_nobody_who_waits_is_stranded() -> None:
+    """Each waits for something else, on snapshots; whatever comes first, all of them come back."""
+
+    async def scene(stage: Stage) -> None:
+        waiters = [
+            asyncio.create_task(stage.until(Phase.RUNNING)),
+            asyncio.create_task(stage.until(Phase.STOPPED)),
+            asyncio.create_task(stage.until(Phase.RUNNING, 2)),
+        ]
+        await stage.at(5)
+        stage.runner.post(ev.StopRequested())
+        stage.runner.post(ev.StopRequested())
+        await stage.until(Phase.STOPPED)
+        stage.runner.post(ev.StartRequested())
+        stage.runner.post(ev.StartRequested())
+        assert await asyncio.gather(*waiters) == [0.0, 6.0, 6.0]
+
+    async def begin(stage: Stage) -> None:
+        await stage.until(Phase.STOPPED)  # the very first snapshot
+        await scene(stage)
+
+    act(begin)
+
+
+def test_events_are_handled_in_the_order_of_posting() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(5)
+        for event in (ev.StopRequested(), ev.StartRequested(), ev.StopRequested(), ev.RestartRequested()):
+            stage.runner.post(event)
+        assert stage.runner.pending
+        while stage.runner.pending:
+            await asyncio.sleep(0)
+        assert stage.state.phase is Phase.TERMINATING
+        assert stage.state.wanted is Wanted.UP
+        assert await stage.until(Phase.RUNNING, 2) == 6.0
+
+    stage = act(scene)
+    requests = [event for _, _, _, event in stage.published[-8:] if isinstance(event, ev.StopRequested)]
+    assert requests
+
+
+def test_a_quiet_runner_still_turns() -> None:
+    """The watchdog can tell it from a stuck one."""
+
+    async def scene(stage: Stage) -> None:
+        for at in (100.0, 123.4, 1000.1):
+            await stage.at(at)
+            assert 0 <= stage.now - stage.runner.turned_at <= HEARTBEAT
+
+    act(scene, replace(CHECKED, autostart=False))
+
+
+# The end ----------------------------------------------------------------------------------------------------
+
+
+async def ended(stage: Stage, finish_at: float) -> float:
+    """Finish then, and return when the runner's run is over."""
+    await stage.at(finish_at)
+    stage.runner.finish()
+    return stage.now
+
+
+def test_finish_ends_the_run() -> None:
+    async def scene() -> float:
+        stage = Stage(CHECKED, ASKING, None)
+        running = asyncio.create_task(stage.runner.run())
+        await stage.at(10)
+        stage.runner.post(ev.StopRequested())
+        await stage.until(Phase.STOPPED)
+        stage.runner.finish()
+        await running
+        return stage.now
+
+    assert play(scene()) == 11.0
+
+
+def test_finish_does_not_wait_for_a_heartbeat_but_for_the_mailbox() -> None:
+    async def scene() -> Stage:
+        stage = Stage(replace(CHECKED, autostart=False), ASKING, None)
+        running = asyncio.create_task(stage.runner.run())
+        await stage.at(12.3)
+        stage.runner.post(ev.StopRequested())
+        stage.runner.finish()
+        await running
+        assert stage.now == 12.3
+        return stage
+
+    stage = play(scene())
+    assert not stage.runner.pending
+    assert isinstance(stage.published[-1][3], ev.StopRequested)
+
+
+def test_finish_ends_the_asking() -> None:
+    async def scene() -> Stage:
+        stage = Stage(CHECKED, ASKING, None)
+        stage.world.ask_takes = {"liveness": 9.0}
+        running = asyncio.create_task(stage.runner.run())
+        await stage.at(22)
+        stage.runner.finish()
+        await running
+        assert stage.now == 22.0
+        return stage
+
+    assert play(scene()).world.asking_now == 0
+
+
+@pytest.mark.xfail(strict=True, raises=Stranded, reason="run() waits for the orphans that nobody can end")
+def test_finish_does_not_wait_for_orphans() -> None:
+    """Else a daemon that is told to shut down would never end: one hung process would hold it."""
+
+    async def scene() -> None:
+        stage = Stage(CHECKED, ASKING, None)
+        stage.world.stuck = ("Core (pid 101, state D)",)
+        running = asyncio.create_task(stage.runner.run())
+        await stage.at(10)
+        stage.runner.post(ev.StopRequested())
+        await stage.until(Phase.FATAL)
+        stage.runner.finish()
+        await running
+
+    play(scene())
+
+
+# The clock itself -------------------------------------------------------------------------------------------
+
+
+def test_virtual_time_jumps_to_the_timers_in_their_order() -> None:
+    async def scene() -> list[tuple[str, float]]:
+        loop, seen = asyncio.get_running_loop(), []
+
+        async def sleeper(name: str, seconds: float) -> None:
+            await asyncio.sleep(seconds)
+            seen.append((name, loop.time()))
+
+        await asyncio.gather(sleeper("year", 31e6), sleeper("tenth", 0.1), sleeper("third", 0.3))
+        return seen
+
+    assert play(scene()) == [("tenth", 0.1), ("third", 0.3), ("year", 31e6)]
+
+
+def test_virtual_time_names_who_would_wait_for_ever() -> None:
+    async def forgotten() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(Stranded, match="forgotten"):
+        play(forgotten())

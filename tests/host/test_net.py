@@ -1,0 +1,139 @@
+"""Ports and sockets of this machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from llm_supervisor.host import net
+from tests.host.conftest import Stage
+from tests.programs import free_port
+
+
+@contextmanager
+def listening(host: str = "127.0.0.1") -> Iterator[int]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, 0))
+        sock.listen()
+        yield sock.getsockname()[1]
+
+
+def test_the_holder_is_named_with_pid_and_command(stage: Stage) -> None:
+    port = free_port()
+    assert net.holder(port) is None
+    child = stage.spawn("listener", "--port", port)
+    stage.lines.pid("listening")
+    holder = net.holder(port)
+    assert holder is not None
+    assert holder.pid == child.pid
+    assert f"children.py listener --port {port}" in holder.command
+    assert str(holder).startswith(f"pid {child.pid} (")
+    assert " since 20" in str(holder)
+
+
+def test_a_holder_whose_pid_is_not_told() -> None:
+    assert str(net.Holder(None, "", None)) == "another user's process"
+
+
+def test_a_connection_is_no_holder() -> None:
+    """Only who listens keeps a port; our own outgoing connection has its number, too."""
+    with listening() as port, socket.create_connection(("127.0.0.1", port)) as connection:
+        assert net.holder(connection.getsockname()[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("::", "127.0.0.1")],
+)
+def test_a_taken_port_cannot_be_bound(theirs: str, ours: str) -> None:
+    try:
+        with listening(theirs) as port:
+            error = net.can_bind(ours, port)
+            assert error is not None
+            assert error.errno == errno.EADDRINUSE
+            with pytest.raises(OSError, match="in use"):
+                net.bind(ours, port)
+            holder = net.holder(port)
+            assert holder is not None
+            assert holder.pid == os.getpid()
+    except OSError as none:
+        if none.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        pytest.skip("no IPv6 on this machine")
+
+
+def test_a_free_port_can_be_bound_again_and_again() -> None:
+    port = free_port()
+    for _ in range(3):
+        assert net.can_bind("127.0.0.1", port) is None
+    assert net.holder(port) is None, "trying leaves nothing open"
+
+
+def test_connections_in_time_wait_do_not_keep_a_port() -> None:
+    sock = net.bind("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    client = socket.create_connection(("127.0.0.1", port))
+    connection, _ = sock.accept()
+    connection.close()  # who closes first waits
+    sock.close()
+    assert client.recv(1) == b""
+    client.close()
+    net.bind("127.0.0.1", port).close()
+
+
+def test_a_listening_socket() -> None:
+    sock = net.bind("127.0.0.1", 0)
+    assert not sock.get_inheritable()
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    with socket.create_connection(sock.getsockname()):
+        pass
+    sock.close()
+
+
+def test_what_cannot_be_bound_leaves_no_descriptor() -> None:
+    before = os.listdir("/proc/self/fd")
+    for host in ("192.0.2.1", "no-such-host.invalid", "::ffff", "fe80::1%nothing"):
+        error = net.can_bind(host, 12345)
+        assert isinstance(error, OSError)
+        assert error.strerror
+    with listening() as port:
+        assert net.can_bind("127.0.0.1", port)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("length", [40, 107, 108, 250])
+def test_a_unix_socket(tmp_path: Path, length: int) -> None:
+    """A path that is too long for an address is bound all the same, and reached."""
+    folder = tmp_path / ("f" * max(length - len(str(tmp_path)) - 3, 1))
+    folder.mkdir()
+    path = f"{folder}/s"
+    mask = os.umask(0)
+    os.umask(mask)
+    for _ in range(2):  # a stale one is replaced
+        sock = net.bind_unix(path)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(net.reachable(path))
+        client.close()
+        sock.close()
+    assert os.umask(mask) == mask
+
+
+def test_a_unix_socket_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(FileNotFoundError):
+        net.bind_unix(str(tmp_path / "none/s"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        net.bind_unix(str(tmp_path / "folder"))
+    assert os.listdir("/proc/self/fd") == before
