@@ -73,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
         if action == "stop":
             one.add_argument("--orphans", action="store_true", help="end what a dead daemon left running")
     command("shutdown", "stop everything, and the daemon")
+    explain = command("explain", "why a program failed, and what to do")
+    explain.add_argument("name", metavar="NAME")
+    explain.add_argument("--incident", metavar="ID", help="an older failure; default: the last")
+    explain.add_argument("--json", action="store_true")
+    diagnose = command("diagnose", "read a log on standard input, and say what went wrong as JSON")
+    diagnose.add_argument("--component", choices=("vllm", "litellm", "command"), default="vllm")
+    diagnose.add_argument("--exit-code", type=int, metavar="N", help="as a shell shows it: 137 is signal 9")
     return top
 
 
@@ -293,7 +300,7 @@ def _orphans() -> list[str]:
 
 def _status(options: argparse.Namespace) -> int:
     from llm_supervisor.control.client import NoDaemon
-    from llm_supervisor.control.messages import nearest
+    from llm_supervisor.names import nearest
 
     try:
         _, answer = _ask("GET", "/v1/status")
@@ -378,7 +385,7 @@ def _act(options: argparse.Namespace) -> int:
     from urllib.parse import quote
 
     from llm_supervisor.control.client import NoDaemon
-    from llm_supervisor.control.messages import nearest
+    from llm_supervisor.names import nearest
 
     try:
         _, answer = _ask("GET", "/v1/status")
@@ -429,14 +436,80 @@ def _shutdown(options: argparse.Namespace) -> int:
     return OK
 
 
+# Why ----------------------------------------------------------------------------------------------------------------
+
+
+def _explain(options: argparse.Namespace) -> int:
+    """From the incident's folder: so it works when no daemon lives, too."""
+    from llm_supervisor.host import incident, output
+    from llm_supervisor.names import nearest
+
+    folder = paths.incident_dir(os.environ)
+    known = {path.name for path in folder.glob("*")} if folder.is_dir() else set()
+    if options.name not in known:
+        from llm_supervisor.control.client import NoDaemon
+
+        try:
+            _, answer = _ask("GET", "/v1/status", timeout=5)
+            known |= {program["name"] for program in answer["programs"]}
+        except NoDaemon:
+            pass
+        if options.name not in known:
+            return _complain(nearest(options.name, sorted(known)))
+    ids = incident.ids(folder, options.name)
+    if not ids:
+        print(json.dumps(None) if options.json else f"{options.name}: no failure is known")
+        return OK
+    wanted = options.incident or ids[-1]
+    try:
+        facts = incident.read(folder, options.name, wanted)
+    except (OSError, ValueError):
+        return _complain(f"no such incident: {wanted}; there are: {', '.join(ids)}")
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return OK
+    lasting = {True: "permanent: an unchanged restart cannot help", False: "a restart may help", None: ""}
+    print(f"{options.name}: {facts['summary']}")
+    print(f"  {facts['kind']}, {facts['at']}{', ' + words if (words := lasting[facts['permanent']]) else ''}")
+    if facts["left"] not in facts["summary"]:
+        print(f"  it left because: {facts['left']}")
+    if facts["advice"]:
+        print(f"\nWhat to do:\n  {facts['advice']}")
+    if facts["evidence"]:
+        print("\nIts own words:")
+        for line in facts["evidence"]:
+            print(f"  {line}")
+    else:
+        last = output.split_lines(incident.log_of(folder, options.name, wanted))[-8:]
+        if last:
+            print("\nThe last lines of its log:")
+            for raw in last:
+                print(f"  {raw.decode(errors='replace')}")
+    if facts["tree"]:
+        print(f"\nOutlived its leader, and swept: {', '.join(facts['tree'])}")
+    others = f"; {len(ids) - 1} older: --incident {ids[0]} ..." if len(ids) > 1 else ""
+    print(f"\n{folder / options.name / wanted}{others}")
+    return OK
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from llm_supervisor.diagnosis import diagnose, to_message
+
+    code = options.exit_code
+    signal = code - 128 if code is not None and 128 < code < 160 else -code if code is not None and code < 0 else None
+    found = diagnose(sys.stdin.buffer.read(), options.component, exit_code=None if signal else code, exit_signal=signal)
+    print(json.dumps(to_message(found), indent=2))
+    return OK
+
+
 # Logs -------------------------------------------------------------------------------------------------------
 
 
 def _logs(options: argparse.Namespace) -> int:
     """Straight from the files: so the last words can be read when no daemon lives, too."""
     from llm_supervisor.control.client import NoDaemon
-    from llm_supervisor.control.messages import nearest
     from llm_supervisor.host import output
+    from llm_supervisor.names import nearest
 
     folder, known = paths.log_dir(os.environ), []
     try:

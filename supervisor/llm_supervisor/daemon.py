@@ -23,7 +23,7 @@ import yaml
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import Config, ConfigError, Plan, load, plan
 from llm_supervisor.config.plan import Pythons
-from llm_supervisor.control.messages import SOCKET, About, ModelGroup, status_message
+from llm_supervisor.control.messages import About, ModelGroup, status_message
 from llm_supervisor.control.server import ControlServer
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet
@@ -32,9 +32,10 @@ from llm_supervisor.core.health import Answer, Observation
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.engines import install
-from llm_supervisor.host import log, net, output
+from llm_supervisor.host import gpu, log, net, output
 from llm_supervisor.host.notify import Notifier
 from llm_supervisor.host.process import become_subreaper, find
+from llm_supervisor.names import SOCKET
 from llm_supervisor.runner import HEARTBEAT, Runner
 from llm_supervisor.world import RealWorld, write_atomically
 
@@ -152,7 +153,14 @@ class Daemon:
         self.plan: Plan = plan(config, runtime=self._runtime, pythons=pythons, master_key=key)
         limits = self.plan.logs
         self._pump = output.Pump(self._logs, segment_bytes=limits.max_bytes, kept=limits.backups)
-        self._world = RealWorld(self._runtime, self._pump, own_environ=environ, engine_environ=self.plan.environ)
+        self._world = RealWorld(
+            self._runtime,
+            self._pump,
+            own_environ=environ,
+            engine_environ=self.plan.environ,
+            incidents=paths.incident_dir(environ),
+            gpus=gpu.detect() if any(model.gpus for model in config.root.models.values()) else None,
+        )
         self._began = time.monotonic()
         self._state = "starting"
         self._changed = asyncio.Event()
@@ -260,7 +268,7 @@ class Daemon:
             head = "# Made by llm-supervisor from the configuration; changes here are lost.\n"
             write_atomically(self.plan.litellm_file, (head + text).encode())
         for name in sorted(leftovers - set(self.plan.programs)):
-            await self._world.sweep(name, 5.0, 30.0)
+            await self._world.end(name, 5.0, 30.0)
         control = ControlServer(self, net.bind_unix(str(self._runtime / SOCKET)))
         for name, planned in self.plan.programs.items():
             self.runners[name] = Runner(
@@ -386,10 +394,11 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
         pump = output.Pump(paths.log_dir(environ))
         pump.start()
         try:
-            world = RealWorld(runtime, pump, own_environ={}, engine_environ={})
+            world = RealWorld(runtime, pump, own_environ={}, engine_environ={}, incidents=paths.incident_dir(environ))
             for name in sorted(world.find_leftovers()):
-                found[name], left = await world.sweep(name, 5.0, 30.0)
-                stuck += left
+                ended = await world.end(name, 5.0, 30.0)
+                found[name] = ended.found
+                stuck += ended.left
             if not stuck:
                 (runtime / "state.json").unlink(missing_ok=True)
         finally:

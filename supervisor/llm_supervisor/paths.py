@@ -59,6 +59,11 @@ def log_dir(environ: Mapping[str, str]) -> Path:
     return data_dir(environ) / "logs"
 
 
+def incident_dir(environ: Mapping[str, str]) -> Path:
+    """``incidents`` in the data folder."""
+    return data_dir(environ) / "incidents"
+
+
 def find_config(given: str | None) -> Path | None:
     """The configuration file: the given one, else the first of the usual places that exists."""
     if given is not None:

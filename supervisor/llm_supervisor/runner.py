@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llm_supervisor.core import effect as do
@@ -17,6 +18,7 @@ from llm_supervisor.core import health as hl
 from llm_supervisor.core import program
 from llm_supervisor.core.effect import Effect
 from llm_supervisor.core.event import Event
+from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.health import Action, Answer, Counters, Observation, Probe
 from llm_supervisor.core.question import Asking, Canary, Question, Reader, Reading, Step
 from llm_supervisor.core.spec import ProgramSpec
@@ -31,11 +33,20 @@ CANARY_LOOK = 1.0
 
 
 class Refused(Exception):
-    """A start that the world refuses, with the reason for people. ``busy``: it waits for something that is taken."""
+    """A start that the world refuses, with the reason for people."""
 
-    def __init__(self, kind: str, summary: str, advice: str = "", *, permanent: bool = False, busy: bool = False):
-        super().__init__(summary)
-        self.kind, self.summary, self.advice, self.permanent, self.busy = kind, summary, advice, permanent, busy
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.summary)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep found: how many processes, the names of those that cannot be ended, and why the program left."""
+
+    found: int = 0
+    left: tuple[str, ...] = ()
+    failure: Failure | None = None
 
 
 class World(Protocol):
@@ -47,8 +58,8 @@ class World(Protocol):
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
         """Signal the leader, or all of the tree."""
 
-    async def sweep(self, name: str, grace: float, kill_grace: float) -> tuple[int, tuple[str, ...]]:
-        """End what is left of the tree; how many were found, and the names of those that cannot be ended."""
+    async def sweep(self, spec: ProgramSpec, state: State, grace: float, kill_grace: float) -> Swept:
+        """End what is left of the tree, wait for what it held, and find out why it left."""
 
     async def orphans_gone(self, name: str) -> None:
         """Return when nothing of the tree is left."""
@@ -203,13 +214,16 @@ class Runner:
         try:
             pid = await self._world.spawn(self.spec, incarnation, self.post)
         except Refused as no:
-            self.post(ev.SpawnFailed(incarnation, no.kind, no.summary, no.advice, no.permanent, no.busy))
+            self.post(ev.SpawnFailed(incarnation, no.failure))
         else:
             self.post(ev.Spawned(incarnation, pid))
 
     async def _sweep(self, incarnation: int, grace: float, kill_grace: float) -> None:
-        found, left = await self._world.sweep(self.name, grace, kill_grace)
-        self.post(ev.SweepStuck(incarnation, left) if left else ev.SweepFinished(incarnation, found))
+        swept = await self._world.sweep(self.spec, self.state, grace, kill_grace)
+        if swept.left:
+            self.post(ev.SweepStuck(incarnation, swept.left))
+        else:
+            self.post(ev.SweepFinished(incarnation, swept.found, swept.failure))
 
     async def _await_orphans(self, incarnation: int) -> None:
         await self._world.orphans_gone(self.name)

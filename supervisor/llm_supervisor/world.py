@@ -18,10 +18,13 @@ from typing import Any
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
+from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import Answer, Counters, Probe
 from llm_supervisor.core.question import Asking, Canary, Question, Reading
 from llm_supervisor.core.spec import Kind, ProgramSpec
-from llm_supervisor.host import net, output, probe
+from llm_supervisor.core.state import Cause, Departure, State
+from llm_supervisor.diagnosis import Component, Diagnosis, diagnose
+from llm_supervisor.host import gpu, incident, net, output, probe
 from llm_supervisor.host.process import (
     COOKIE,
     Child,
@@ -33,10 +36,11 @@ from llm_supervisor.host.process import (
     identify,
     read_rows,
     reap_strangers,
+    shared_memory,
     signal_process,
     spawn,
 )
-from llm_supervisor.runner import Refused
+from llm_supervisor.runner import Refused, Swept
 
 # What the service manager says to us and nobody else, and what belongs to our own interpreter
 _NOT_INHERITED = frozenset(
@@ -44,6 +48,10 @@ _NOT_INHERITED = frozenset(
     RUNTIME_DIRECTORY LOGS_DIRECTORY STATE_DIRECTORY VIRTUAL_ENV PYTHONHOME __PYVENV_LAUNCHER__""".split()
 )
 STATE_VERSION = 1
+COMPONENTS: Mapping[Kind, Component] = {Kind.VLLM: "vllm", Kind.LITELLM: "litellm", Kind.COMMAND: "command"}
+
+
+BEGINNING = output.Position(0, 0)
 
 
 @dataclass
@@ -57,6 +65,10 @@ class Incarnation:
     pipe: int | None = None
     leader: Child | None = None
     members: list[Child] = field(default_factory=list)
+    log_from: output.Position = BEGINNING
+    baselines: list[tuple[int, int]] = field(default_factory=list)  # (GPU, bytes in use before the start)
+    outlived: list[str] = field(default_factory=list)  # processes that the sweep found
+    shared: set[str] = field(default_factory=set)  # names in /dev/shm that its tree had mapped
     waiting: set[tuple[int, int]] = field(default_factory=set)  # members that were in state D at the last look
 
     @property
@@ -75,8 +87,13 @@ class RealWorld:
         *,
         own_environ: Mapping[str, str],
         engine_environ: Mapping[str, str],
+        incidents: Path,
+        gpus: gpu.Gpus | None = None,
     ) -> None:
-        self._runtime, self._pump = runtime, pump
+        self._runtime, self._pump, self._incidents = runtime, pump, incidents
+        self._gpus = gpus or gpu.NoGpus()
+        self._starting: dict[int, str] = {}  # GPU: the program that starts on it
+        self._held: dict[str, list[tuple[int, int]]] = {}  # baselines to which GPUs have not come back yet
         self._own_environ, self._engine_environ = own_environ, engine_environ
         self.incarnations: dict[str, Incarnation] = {}
         self._listeners: dict[str, socket.socket] = {}
@@ -90,6 +107,9 @@ class RealWorld:
     async def spawn(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> int:
         """See ``runner.World``."""
         launch = spec.launch
+        self._take_turn(spec)
+        await self._memory_is_back(spec)
+        baselines = self._baselines(spec)
         if launch.port is not None and (error := net.can_bind("127.0.0.1", launch.port)):
             raise self._taken(launch.port, error)
         sockets = [self._listen(spec.name, launch.listener)] if launch.listener else []
@@ -99,11 +119,14 @@ class RealWorld:
             pipe = output.make_fifo(fifo, launch.pipe_size)
             self._pump.add(spec.name, pipe)
         except OSError as error:
-            raise Refused("log", f"no log can be opened: {error}", "Free some room in the log folder.") from error
+            failure = Failure("log", f"no log can be opened: {error}", "Free some room in the log folder.")
+            raise Refused(failure) from error
         at = os.stat(fifo)
         tree = Tree(cookie, fifo=(at.st_dev, at.st_ino))
-        self.incarnations[spec.name] = living = Incarnation(incarnation, cookie, tree, fifo, pipe)
-        self._read[spec.name] = (self._pump.position(spec.name), b"")
+        begin = self._pump.position(spec.name)
+        living = Incarnation(incarnation, cookie, tree, fifo, pipe, log_from=begin, baselines=baselines)
+        self.incarnations[spec.name] = living
+        self._read[spec.name] = (begin, b"")
         try:
             pid = spawn(
                 launch.argv,
@@ -113,7 +136,8 @@ class RealWorld:
                 pass_fds=[sock.fileno() for sock in sockets],
             )
         except SpawnError as error:
-            raise Refused("spawn_failed", str(error), "Correct the command, or install it.", permanent=True) from error
+            advice = "Correct the command, or install it."
+            raise Refused(Failure("spawn_failed", str(error), advice, permanent=True)) from error
         leader = Child.open(pid)
         assert leader is not None, "nobody else reaps, so a fresh child is there at least as a zombie"
         living.leader = leader
@@ -123,11 +147,37 @@ class RealWorld:
         self._save()
         return pid
 
+    def _take_turn(self, spec: ProgramSpec) -> None:
+        """One start per GPU at a time: two that measure its free memory at once both get it wrong."""
+        for index in spec.gpus:
+            other = self._starting.get(index, spec.name)
+            if other != spec.name:
+                summary = f"waits for GPU {index}: {other} starts on it"
+                raise Refused(Failure("gpu_busy_starting", summary, permanent=False, busy=True))
+        self._starting |= dict.fromkeys(spec.gpus, spec.name)
+
+    async def _memory_is_back(self, spec: ProgramSpec) -> None:
+        held = await gpu.wait_for_memory(self._gpus, self._held.get(spec.name, ()), patience=0)
+        if held:
+            advice = "It waits until the memory is free, without counting it as a failure. End those processes if they "
+            advice += "are not wanted; if NVML names none, reset the GPU (nvidia-smi --gpu-reset) or reboot."
+            summary = "; ".join(str(one) for one in held)
+            raise Refused(Failure("gpu_memory_held", summary, advice, permanent=False, busy=True))
+        self._held.pop(spec.name, None)
+
+    def _end_turn(self, name: str) -> None:
+        self._starting = {index: who for index, who in self._starting.items() if who != name}
+
+    def _baselines(self, spec: ProgramSpec) -> list[tuple[int, int]]:
+        """What is used on its GPUs by others, to know when they are as before."""
+        seen = ((index, self._gpus.memory(index)) for index in spec.gpus)
+        return [(index, memory.used) for index, memory in seen if memory is not None]
+
     def _taken(self, port: int, error: OSError) -> Refused:
         holder = net.holder(port)
         who = f": {holder}" if holder else f" ({error.strerror})"
         advice = f"End {holder}, or give this model another port." if holder else "Choose another port."
-        return Refused("port_taken", f"port {port} is taken{who}", advice, busy=True)
+        return Refused(Failure("port_taken", f"port {port} is taken{who}", advice, permanent=False, busy=True))
 
     def _listen(self, name: str, address: tuple[str, int]) -> socket.socket:
         """The listening socket, bound anew only if it was closed: it outlives incarnations, so clients queue in it."""
@@ -174,22 +224,71 @@ class RealWorld:
             if signum != signal.SIGKILL:
                 living.leader.signal(signal.SIGCONT)  # a stopped process would not see it
 
-    async def sweep(self, name: str, grace: float, kill_grace: float) -> tuple[int, tuple[str, ...]]:
-        """See ``runner.World``. Looks again after every signal: what is killed may have forked in between."""
+    async def sweep(self, spec: ProgramSpec, state: State, grace: float, kill_grace: float) -> Swept:
+        """See ``runner.World``."""
+        living = self.incarnations.get(spec.name)
+        swept = await self.end(spec.name, grace, kill_grace)
+        self._end_turn(spec.name)
+        if swept.left or living is None:
+            return swept
+        failure = self._post_mortem(spec, state, living)
+        if await gpu.wait_for_memory(self._gpus, living.baselines):
+            self._held[spec.name] = living.baselines  # the next start looks again, and waits
+        return replace(swept, failure=failure)
+
+    def _post_mortem(self, spec: ProgramSpec, state: State, living: Incarnation) -> Failure | None:
+        """What its last words say about why it left, kept as an incident."""
+        leaving = state.leaving
+        if leaving is None or not leaving.failed:
+            return None
+        log = output.excerpt(self._pump.folder(spec.name), living.log_from, self._pump.position(spec.name))
+        exited = state.exited if leaving.cause is Cause.EXITED else None
+        found = diagnose(
+            log,
+            COMPONENTS[spec.kind],
+            exit_code=exited.code if exited else None,
+            exit_signal=exited.signal if exited else None,
+            was_ready=leaving.was_ready,
+        )
+        failure = leaving.failure or _named(leaving, found)
+        facts = {
+            "kind": failure.kind,
+            "permanent": failure.permanent,
+            "summary": failure.summary,
+            "advice": failure.advice,
+            "evidence": list(found.evidence),
+            "cause": leaving.cause.value,
+            "left": leaving.summary,
+            "was_ready": leaving.was_ready,
+            "exit": str(exited) if exited else None,
+            "incarnation": living.uuid,
+            "verdict": {"rule": state.health.verdict.rule, "reason": state.health.verdict.reason},
+            "probes": {name: [one.answer.value, one.detail] for name, one in state.health.probes.items()},
+            "tree": living.outlived,
+        }
+        try:
+            return replace(failure, incident=incident.write(self._incidents, spec.name, facts, log))
+        except OSError:
+            return failure  # no room for it: what is known is in the status and in the log all the same
+
+    async def end(self, name: str, grace: float, kill_grace: float) -> Swept:
+        """End every process of the present incarnation. Looks again after every signal: what is killed may have forked
+        in between."""
         living = self.incarnations.get(name)
         if living is None:
-            return 0, ()
+            return Swept()
         for member in living.members:
             member.reap()
         living.members.clear()
         loop = asyncio.get_running_loop()
         left = find(living.tree)
+        living.outlived = [f"{row.comm} (pid {row.pid}, state {row.state})" for row in left]
         found, began, pause = len(left), loop.time(), 0.001
         asked: set[tuple[int, int]] = set()
         while left:
             waited = loop.time() - began
             if waited >= grace + kill_grace:
-                return found, tuple(f"{row.comm} (pid {row.pid}, state {row.state})" for row in left)
+                return Swept(found, tuple(f"{row.comm} (pid {row.pid}, state {row.state})" for row in left))
             for row in left:
                 if waited >= grace:
                     _signal(row, signal.SIGKILL)
@@ -201,7 +300,7 @@ class RealWorld:
             pause = min(pause * 1.5, 0.1)
             left = find(living.tree)
         self._bury(name, living)
-        return found, ()
+        return Swept(found)
 
     async def orphans_gone(self, name: str) -> None:
         """See ``runner.World``."""
@@ -218,6 +317,7 @@ class RealWorld:
         living.fifo.unlink(missing_ok=True)
         if living.leader is not None:
             living.leader.reap()
+        _remove_shared(living.shared)
         self.incarnations.pop(name, None)
         self.reap()
         self._save()
@@ -231,10 +331,14 @@ class RealWorld:
 
     def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> None:
         """See ``runner.World``."""
+        self._end_turn(spec.name)
         living = self.incarnations.get(spec.name)
         if living is None or living.number != incarnation:
             return
-        for row in living.tree.look(read_rows()):
+        rows = living.tree.look(read_rows())
+        if spec.vital:  # an engine: programs do their own housekeeping
+            living.shared = set().union(*(shared_memory(row.pid) for row in rows))
+        for row in rows:
             if row.key == living.tree.leader or not row.comm.startswith(spec.vital or ("\0",)):
                 continue
             member = Child.open(row.pid)
@@ -368,7 +472,26 @@ class RealWorld:
         return set(entries)
 
 
-def _poster(post: Callable[[Event], None], event: Event) -> Callable[[ev.ExitStatus], None]:
+def _named(leaving: Departure, found: Diagnosis) -> Failure:
+    """What to call a failure: what the log says where it says something, else how the program left."""
+    if found.kind == "none" or (found.kind == "unknown" and leaving.cause is not Cause.EXITED):
+        return Failure(leaving.cause.value, leaving.summary)
+    summary = f"{leaving.summary}: {found.summary}" if found.kind == "unknown" else found.summary
+    return Failure(found.kind, summary, found.advice, found.permanent, busy=found.busy)
+
+
+def _remove_shared(names: set[str]) -> None:
+    """Remove what a dead tree left in /dev/shm (killed ranks do not, and it fills up), unless somebody else has it."""
+    left = {name for name in names if os.path.exists(f"/dev/shm/{name}")}
+    if not left:
+        return
+    for pid in read_rows():
+        left -= shared_memory(pid)
+    for name in left:
+        Path(f"/dev/shm/{name}").unlink(missing_ok=True)
+
+
+def _poster(post: Callable[[Event], None], event: Event) -> Callable[[ExitStatus], None]:
     return lambda _: post(event)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import get_args
 
 from llm_supervisor.core import event as ev
-from llm_supervisor.core.event import Event, ExitStatus
+from llm_supervisor.core.event import Event
+from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import Answer, Counters, Observation, Probe
 from llm_supervisor.core.program import leftover, step
 from llm_supervisor.core.spec import HealthSpec, Kind, Launch, ProgramSpec, RestartPolicy, RestartSpec
@@ -25,7 +26,7 @@ from llm_supervisor.core.state import Phase, State
 BEGIN, END = "<!-- diagram:begin -->", "<!-- diagram:end -->"
 
 # Small thresholds: what takes three failures takes one here, and the walk stays small
-_HEALTH = HealthSpec(failure_threshold=1, readiness_threshold=1)
+_HEALTH = HealthSpec(failure_threshold=1, readiness_threshold=1, canary=False)
 _RESTART = RestartSpec(intensity=2)
 ENGINE = ProgramSpec("engine", Kind.VLLM, Launch(("engine",)), _HEALTH, _RESTART)
 _EAGER = replace(ENGINE, restart=replace(_RESTART, backoff=0.0))
@@ -35,6 +36,8 @@ _MANUAL = replace(ENGINE, autostart=False)
 SPECS = (ENGINE, _EAGER, _ONE_SHOT, COMMAND, _MANUAL)
 
 _OK, _SILENT, _DEAD = Probe(Answer.OK), Probe(Answer.SILENT), Probe(Answer.DEAD)
+_SOME, _PERMANENT = Failure("some", "it failed"), Failure("permanent", "it cannot work", permanent=True)
+_BUSY = Failure("busy", "what it needs is taken", busy=True)
 _AT_WORK = Counters((1.0,), running=1)
 
 
@@ -44,25 +47,25 @@ def _events(incarnation: int) -> Iterator[Event]:
     yield ev.StopRequested()
     yield ev.RestartRequested()
     yield ev.Spawned(incarnation, 100)
-    yield ev.SpawnFailed(incarnation, "spawn_failed", "refused", "")
-    yield ev.SpawnFailed(incarnation, "spawn_failed", "refused", "", permanent=True)
-    yield ev.SpawnFailed(incarnation, "port_taken", "refused", "", busy=True)
+    for failure in (_SOME, _PERMANENT, _BUSY):
+        yield ev.SpawnFailed(incarnation, failure)
     yield ev.Exited(incarnation, ExitStatus(0))
     yield ev.Exited(incarnation, ExitStatus(1))
     yield ev.MemberLost(incarnation, 101, "member")
     yield ev.Observed(incarnation, Observation(liveness=_OK, catalogue=_OK))
     yield ev.Observed(incarnation, Observation(liveness=_SILENT))
     yield ev.Observed(incarnation, Observation(liveness=_DEAD))
-    yield ev.Observed(incarnation, Observation(liveness=_OK, counters=_AT_WORK, canary=_SILENT))
+    yield ev.Observed(incarnation, Observation(liveness=_OK, counters=_AT_WORK))
     yield ev.Advanced(incarnation, loading=True, doing="loading weights")
-    yield ev.SweepFinished(incarnation)
+    for diagnosis in (None, _PERMANENT, _BUSY):
+        yield ev.SweepFinished(incarnation, 0, diagnosis)
     yield ev.SweepStuck(incarnation, ("member (pid 101, state D)",))
     yield ev.OrphansGone(incarnation)
     yield ev.DeadlinePassed()
 
 
 def _can_happen(state: State, event: Event) -> bool:
-    """Whether the world can say this: it speaks of a leader only where one is, and ends only a sweep it was asked for."""
+    """Whether the world can say this: of a leader only where there is one, of a sweep only when it was asked for it."""
     unborn = state.pid is None and state.phase in (Phase.STARTING, Phase.TERMINATING, Phase.KILLING)
     match event:
         case ev.Spawned() | ev.SpawnFailed():
@@ -90,11 +93,12 @@ def _key(state: State, now: float) -> tuple[object, ...]:
         state.ready_since is None,
         state.orphaned,
         state.exited is not None and state.exited.ok,
-        None if leaving is None else (leaving.cause, leaving.was_ready, leaving.busy, leaving.failed),
+        None if leaving is None else (leaving.cause, leaving.was_ready, leaving.failed, leaving.failure),
         None if failure is None else failure.permanent,
         len(state.history.failures),
         state.history.free,
         health.verdict.rule,
+        health.counters is None,
     )
 
 
@@ -161,7 +165,7 @@ def block() -> str:
 
 def read(text: str) -> str:
     """What stands between the markers of this text. Raises ValueError when it lacks them."""
-    before, begin, rest = text.partition(BEGIN)
+    _, begin, rest = text.partition(BEGIN)
     found, end, _ = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"no {BEGIN} followed by {END}")

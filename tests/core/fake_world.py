@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from llm_supervisor.core import event as ev
-from llm_supervisor.core.event import Event, ExitStatus
-from llm_supervisor.core.health import Answer, Probe
-from llm_supervisor.core.question import Asking, Question, Reader
+from llm_supervisor.core.event import Event
+from llm_supervisor.core.failure import ExitStatus, Failure
+from llm_supervisor.core.health import Answer, Counters, Probe
+from llm_supervisor.core.question import Asking, Canary, Question, Reader, Reading
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
-from llm_supervisor.runner import Refused, Runner
+from llm_supervisor.runner import Refused, Runner, Swept
 
 from .makers import CHECKED, PID
 from .virtual_time import play
@@ -25,8 +26,16 @@ def _judge(status: int, body: bytes) -> Probe:
     raise AssertionError("the fake world answers by itself")
 
 
+def _read(body: bytes) -> Counters:
+    raise AssertionError("the fake world reads by itself")
+
+
+# As a gateway is asked, and as an engine is
 ASKING = Asking(
     ("127.0.0.1", 8000), (Question("liveness", "/health", _judge), Question("catalogue", "/v1/models", _judge))
+)
+ENGINE_ASKING = replace(
+    ASKING, reading=Reading("/metrics", _read), canary=Canary("/v1/completions", lambda nonce: {}, _judge)
 )
 
 
@@ -36,13 +45,15 @@ class FakeWorld:
     def __init__(self) -> None:
         self.diary: list[tuple[float, str]] = []
         self.asks: list[tuple[float, str, float]] = []  # time, signal, time-out
-        self.asking_now = 0
+        self.asking_now: list[str] = []  # signals whose answers are on their way
+        self.cancelled: list[tuple[float, str]] = []  # time, signal
         self.spawn_takes = 0.0
-        self.refusals: list[Refused] = []  # one for each of the next spawns
+        self.refusals: list[Failure] = []  # one for each of the next spawns
         self.leaves_after: float | None = 1.0  # seconds between SIGTERM and the leader's exit; None: it does not
         self.dies_of_sigkill = True
         self.sweep_takes = 0.0
         self.stuck: tuple[str, ...] = ()
+        self.diagnosis: Failure | None = None
         self.orphans_end = asyncio.Event()
         self.answers: dict[str, Answer] = {}  # by signal; OK where nothing is said
         self.answers_from = 0.0  # refuses before (seconds after the spawn)
@@ -50,6 +61,8 @@ class FakeWorld:
         self.busy = False  # it burns CPU time
         self.lines: list[tuple[float, bytes]] = []  # when it writes what
         self.stopped: tuple[str, ...] = ()
+        self.work, self.running, self.waiting = 0.0, 0, 0  # what it counts
+        self.works = False  # every reading shows more work done
         self._cpu = 0
         self._spawned_at = 0.0
         self._incarnation = 0
@@ -77,7 +90,7 @@ class FakeWorld:
         self.did(f"spawn {incarnation}")
         await asyncio.sleep(self.spawn_takes)
         if self.refusals:
-            raise self.refusals.pop(0)
+            raise Refused(self.refusals.pop(0))
         self._post, self._incarnation, self._spawned_at = post, incarnation, self.now
         return PID + incarnation
 
@@ -90,11 +103,11 @@ class FakeWorld:
         elif self.leaves_after is not None:
             asyncio.get_running_loop().call_later(self.leaves_after, self.exit, ExitStatus(0))
 
-    async def sweep(self, name: str, grace: float, kill_grace: float) -> tuple[int, tuple[str, ...]]:
+    async def sweep(self, spec: ProgramSpec, state: State, grace: float, kill_grace: float) -> Swept:
         """See ``runner.World``."""
         self.did("sweep")
         await asyncio.sleep(self.sweep_takes)
-        return 1, self.stuck
+        return Swept(1, self.stuck, self.diagnosis)
 
     async def orphans_gone(self, name: str) -> None:
         """See ``runner.World``."""
@@ -118,17 +131,29 @@ class FakeWorld:
 
     async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
         """See ``runner.World``."""
-        signal = question.signal if question is not None else "connect"
+        return await self._answer(question.signal if question is not None else "connect", timeout)
+
+    async def read(self, name: str, asking: Asking, reading: Reading, timeout: float) -> tuple[Probe, Counters | None]:
+        """See ``runner.World``."""
+        probe = await self._answer("metrics", timeout)
+        self.work += 1 if self.works else 0
+        return probe, Counters((self.work,), self.running, self.waiting) if probe.answer is Answer.OK else None
+
+    async def send(self, name: str, asking: Asking, canary: Canary, timeout: float) -> Probe:
+        """See ``runner.World``."""
+        return await self._answer("canary", timeout)
+
+    async def _answer(self, signal: str, timeout: float) -> Probe:
         self.asks.append((self.now, signal, timeout))
-        self.asking_now += 1
+        self.asking_now.append(signal)
+        takes = self.ask_takes.get(signal, 0.0)
         try:
-            takes = self.ask_takes.get(signal, 0.0)
             await asyncio.sleep(min(takes, timeout))
         except asyncio.CancelledError:
-            self.did(f"ask {signal} cancelled")
+            self.cancelled.append((self.now, signal))
             raise
         finally:
-            self.asking_now -= 1
+            self.asking_now.remove(signal)
         if takes >= timeout:
             return Probe(Answer.SILENT, "no answer", timeout)
         if self.now - self._spawned_at < self.answers_from:
@@ -144,6 +169,7 @@ class Stage:
     """A runner in its fake world, and everything it published: (time, before, state, event)."""
 
     def __init__(self, spec: ProgramSpec, asking: Asking | None, reader: Reader | None) -> None:
+        self.loop = asyncio.get_running_loop()
         self.world = FakeWorld()
         self.published: list[tuple[float, State, State, Event]] = []
         self._changed = asyncio.Event()
@@ -158,8 +184,8 @@ class Stage:
 
     @property
     def now(self) -> float:
-        """Virtual seconds."""
-        return asyncio.get_running_loop().time()
+        """Virtual seconds; after the scene, when it ended."""
+        return self.loop.time()
 
     @property
     def state(self) -> State:

@@ -11,7 +11,8 @@ from typing import get_args
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.effect import Effect
-from llm_supervisor.core.event import Event, ExitStatus
+from llm_supervisor.core.event import Event
+from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import Answer, Counters, Observation, Probe
 from llm_supervisor.core.program import step
 from llm_supervisor.core.spec import HealthSpec, Kind, Launch, ProgramSpec, RestartSpec, StopSpec
@@ -20,14 +21,20 @@ from llm_supervisor.core.state import Phase, State
 EVENT_CLASSES: tuple[type, ...] = get_args(Event)
 EFFECT_CLASSES: tuple[type, ...] = get_args(Effect)
 
-HEALTH = HealthSpec()
+HEALTH = HealthSpec(canary=False)
 RESTART = RestartSpec()
 STOP = StopSpec()
-# With a readiness check, and without one (supervisord's startsecs)
+# With a readiness check but no canary, as a gateway; without a check (supervisord's startsecs); an engine with all
 CHECKED = ProgramSpec("checked", Kind.VLLM, Launch(("checked",)), HEALTH, RESTART, STOP, vital=("Core",))
 UNCHECKED = replace(CHECKED, name="unchecked", kind=Kind.COMMAND, ready_after=1.0, vital=())
+ENGINE = replace(CHECKED, name="engine", health=HealthSpec(canary=True))
 
 PID = 100
+
+# Why something did not work: who knows, for good, because of somebody else
+SOME = Failure("log", "no log can be opened", "Free some room in the log folder.")
+PERMANENT = Failure("spawn_failed", "no such file: vllm", "Install it.", permanent=True)
+BUSY = Failure("port_taken", "port 8000 is taken", "End its holder.", busy=True)
 
 
 def probe(answer: Answer | None) -> Probe | None:
@@ -43,15 +50,28 @@ def seen(
     running: int = 0,
     waiting: int = 0,
     stopped: tuple[str, ...] | None = None,
+    metrics: Answer | None = None,
+    routes: dict[str, Answer] | None = None,
+    took: float = 0.0,
 ) -> Observation:
-    """One round of looking. ``work`` None: the counters were not read."""
+    """One round of looking. ``work`` None: the counters were not read. ``took`` is the canary's."""
     counters = None
     if work is not None:
         counters = Counters(work if isinstance(work, tuple) else (work,), running, waiting)
-    return Observation(probe(liveness), probe(catalogue), counters, probe(canary), stopped)
+        metrics = metrics or Answer.OK
+    return Observation(
+        liveness=probe(liveness),
+        catalogue=probe(catalogue),
+        metrics=probe(metrics),
+        counters=counters,
+        canary=None if canary is None else replace(Probe(canary, f"answered {canary.value}"), took=took),
+        stopped=stopped,
+        routes={group: Probe(answer, f"answered {answer.value}") for group, answer in (routes or {}).items()},
+    )
 
 
-ALL_OK = seen(Answer.OK, Answer.OK)
+# Every question that a start needs an answer to, the canary included
+ALL_OK = seen(Answer.OK, Answer.OK, Answer.OK)
 
 
 def events(incarnation: int) -> Iterator[Event]:
@@ -60,9 +80,9 @@ def events(incarnation: int) -> Iterator[Event]:
     yield ev.StopRequested()
     yield ev.RestartRequested()
     yield ev.Spawned(incarnation, PID)
-    yield ev.SpawnFailed(incarnation, "spawn_failed", "no such file", "Install it.")
-    yield ev.SpawnFailed(incarnation, "spawn_failed", "no such file", "Install it.", permanent=True)
-    yield ev.SpawnFailed(incarnation, "port_taken", "port 8000 is taken", "End it.", busy=True)
+    yield ev.SpawnFailed(incarnation, SOME)
+    yield ev.SpawnFailed(incarnation, PERMANENT)
+    yield ev.SpawnFailed(incarnation, BUSY)
     yield ev.Exited(incarnation, ExitStatus(0))
     yield ev.Exited(incarnation, ExitStatus(1))
     yield ev.Exited(incarnation, ExitStatus(signal=9))
@@ -76,6 +96,8 @@ def events(incarnation: int) -> Iterator[Event]:
     yield ev.Advanced(incarnation, loading=False)
     yield ev.Advanced(incarnation, True, "loading weights", 3, 5)
     yield ev.SweepFinished(incarnation, 2)
+    yield ev.SweepFinished(incarnation, 0, PERMANENT)
+    yield ev.SweepFinished(incarnation, 0, BUSY)
     yield ev.SweepStuck(incarnation, ("Core (pid 101, state D)",))
     yield ev.OrphansGone(incarnation)
     yield ev.DeadlinePassed()

@@ -15,13 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from llm_supervisor.core import effect as do
 from llm_supervisor.core import event as ev
-from llm_supervisor.core.event import Event, ExitStatus
+from llm_supervisor.core.event import Event
+from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import Answer, HealthSpec
 from llm_supervisor.core.program import leftover, step
 from llm_supervisor.core.spec import ProgramSpec, RestartPolicy, RestartSpec, StopSpec
 from llm_supervisor.core.state import WORDS, Phase, State, Wanted
 
-from .makers import ALL_OK, CHECKED, events, seen
+from .makers import ALL_OK, BUSY, CHECKED, PERMANENT, SOME, events, seen
 
 NO_PROCESS = (Phase.STOPPED, Phase.SWEEPING, Phase.BACKOFF, Phase.FATAL)
 RESTING = (Phase.STOPPED, Phase.RUNNING, Phase.FATAL)
@@ -32,7 +33,13 @@ SPECS = st.builds(
     st.just(CHECKED),
     ready_after=st.sampled_from([None, None, 1.0]),
     autostart=st.booleans(),
-    health=st.builds(HealthSpec, startup_budget=st.just(60.0), startup_stall=st.just(20.0), stall_grace=st.just(30.0)),
+    health=st.builds(
+        HealthSpec,
+        startup_budget=st.just(60.0),
+        startup_stall=st.just(20.0),
+        stall_grace=st.just(30.0),
+        canary=st.booleans(),
+    ),
     restart=st.builds(
         RestartSpec,
         policy=st.sampled_from(RestartPolicy),
@@ -42,6 +49,7 @@ SPECS = st.builds(
     ),
     stop=st.builds(StopSpec, grace=st.sampled_from([0.0, 10.0]), sweep_grace=st.just(5.0), kill_grace=st.just(5.0)),
 )
+FAILURES = st.sampled_from([SOME, PERMANENT, BUSY])
 STATUSES = st.sampled_from([ExitStatus(0), ExitStatus(1), ExitStatus(signal=9), ExitStatus()])
 LOOKS = st.sampled_from(
     [
@@ -54,7 +62,11 @@ LOOKS = st.sampled_from(
         seen(Answer.OK, work=1.0, running=1),
         seen(Answer.OK, work=2.0, running=1),
         seen(Answer.OK, work=2.0),
-        seen(Answer.OK, canary=Answer.SILENT),
+        seen(canary=Answer.OK),
+        seen(canary=Answer.SILENT),
+        seen(canary=Answer.INVALID),
+        seen(metrics=Answer.SILENT),
+        seen(routes={"alias": Answer.REFUSED}),
         seen(stopped=("Core",)),
     ]
 )
@@ -179,13 +191,13 @@ class ToyWorld(RuleBasedStateMachine):
         self.happen(ev.Spawned(asked, 100 + asked))
 
     @precondition(lambda self: self.asked is not None)
-    @rule(half=st.booleans(), permanent=st.booleans(), busy=st.booleans())
-    def the_spawn_fails(self, half: bool, permanent: bool, busy: bool) -> None:
+    @rule(half=st.booleans(), failure=FAILURES)
+    def the_spawn_fails(self, half: bool, failure: Failure) -> None:
         """Perhaps half-way, so that something of it lives."""
         assert self.asked is not None
         self.trees[self.asked] = Tree(leader=False, others=int(half))
         asked, self.asked = self.asked, None
-        self.happen(ev.SpawnFailed(asked, "refused", "it was refused", "", permanent, busy))
+        self.happen(ev.SpawnFailed(asked, failure))
 
     @precondition(lambda self: self.probing is not None)
     @rule(look=LOOKS)
@@ -230,15 +242,15 @@ class ToyWorld(RuleBasedStateMachine):
         self.tree.others -= 1
         self.happen(ev.MemberLost(self.state.incarnation, 999, "Core"))
 
-    # A sweep answers only when the spawn of its incarnation has answered; see test_policy for the one that does not wait
+    # A sweep answers only when the spawn of its incarnation has answered; test_policy has the one that does not wait
     @precondition(lambda self: self.sweeping is not None and self.asked is None)
-    @rule()
-    def the_sweep_finishes(self) -> None:
+    @rule(diagnosis=st.none() | FAILURES)
+    def the_sweep_finishes(self, diagnosis: Failure | None) -> None:
         assert self.sweeping is not None
         swept, self.sweeping = self.sweeping, None
         tree = self.trees.pop(swept, Tree(leader=False))
         self.clean.add(swept)
-        self.happen(ev.SweepFinished(swept, tree.others))
+        self.happen(ev.SweepFinished(swept, tree.others, diagnosis))
 
     @precondition(lambda self: self.sweeping is not None and self.asked is None)
     @rule()
@@ -304,12 +316,12 @@ class ToyWorld(RuleBasedStateMachine):
                 if spawns:
                     self.the_spawn_succeeds(others=1, obeys=obeys)
                 else:
-                    self.the_spawn_fails(half=True, permanent=False, busy=False)
+                    self.the_spawn_fails(half=True, failure=SOME)
             elif self.sweeping is not None:
                 if sticks:
                     self.the_sweep_gets_stuck()
                 else:
-                    self.the_sweep_finishes()
+                    self.the_sweep_finishes(diagnosis=None)
             elif self.tree is not None and self.tree.leader and self.tree.dying:
                 self.the_leader_obeys()
             elif self.state.deadline is not None:

@@ -1,6 +1,7 @@
 """An asyncio loop on virtual time: whenever nothing is left to do, its clock jumps to the next timer.
 
-Half an hour passes in no time, and always in the same order. What would wait for ever is an error at once.
+Half an hour passes in no time, and always in the same order. What would wait for ever is an error at once, and so is
+what goes on beyond the end of time.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# A scene that lasts longer than this (virtual seconds) waits for what does not come
+END_OF_TIME = 100_000.0
+
 
 class Stranded(Exception):
-    """Nothing is ready, no timer runs: whoever still waits would wait for ever."""
+    """Whoever still waits would wait for ever: no timer runs any more, or only those of somebody who never ends."""
 
 
 class _Jumper(selectors.SelectSelector):
@@ -41,6 +45,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         jumper = _Jumper()
         super().__init__(jumper)
         jumper.loop = self
+        # a timer is due when it is less than this ahead: a nanosecond is nothing beside a year, in floats
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         """Seconds since the loop was made."""
@@ -49,6 +55,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def jump(self) -> None:
         """To the very time of the next timer: a sum of differences would miss it by a rounding."""
         self._virtual = max(self._virtual, self._scheduled[0].when())  # type: ignore[attr-defined]
+        if self._virtual > END_OF_TIME:
+            raise Stranded
 
 
 def play(scene: Coroutine[Any, Any, T]) -> T:

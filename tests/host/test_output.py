@@ -18,7 +18,7 @@ from llm_supervisor.host import output
 from llm_supervisor.host.output import Position, Pump, make_fifo, pending, read_from, segments, split_lines, tail
 from llm_supervisor.host.process import Child, spawn
 from tests.host.conftest import Stage
-from tests.programs import Lines, command, gone, open_gate, until
+from tests.programs import Lines, gone, open_gate, until
 from tests.programs.children import LINE, numbered
 
 MIB = 1024 * 1024
@@ -94,7 +94,8 @@ def test_a_hundred_mib_at_once(stage: Stage, tmp_path: Path) -> None:
         most = before
         while pump.position("flood") != Position(7, lines * LINE - 6 * 16 * MIB):
             most = max(most, rss())
-            until(lambda seen=pump.moved("flood"): pump.moved("flood") > seen or not pending(stage.pipe))
+            seen = pump.moved("flood")
+            until(lambda seen=seen: pump.moved("flood") > seen or not pending(stage.pipe))
         gone(writer.pid)
         assert max(most, rss()) - before < 8 * MIB
     assert_numbered(tmp_path / "logs/flood", lines)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import os
 import stat
 import types
 import typing
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,10 +51,23 @@ class Config:
         return _ports(self.root, source.read(self.file))
 
 
+def split_url(url: str) -> tuple[tuple[str, int], str] | None:
+    """((host, port), path) of an ``http://`` URL; None when it is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = 80 if parts.port is None else parts.port
+    except ValueError:
+        return None
+    if parts.scheme != "http" or not parts.hostname or port == 0:
+        return None
+    return (parts.hostname, port), (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
 def is_folder(model: schema.Model, base: Path) -> bool:
     """Whether ``model:`` names a folder: it says so, it looks like a path, or there is one."""
     name = os.path.expanduser(model.model)
-    return model.source == "path" or name.startswith(("/", "./", "../")) or (base / name).is_dir()
+    # os.path rather than pathlib here and below: it takes a name that no file can have for one that is not there
+    return model.source == "path" or name.startswith(("/", "./", "../")) or os.path.isdir(base / name)
 
 
 @dataclass
@@ -79,7 +94,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     for name, value in _env_file(root, path, document, reading).items():
         merged.setdefault(name, value)
     native = _native(root, path, document, merged, reading)
-    _check_models(root, path, document, reading)
+    _check_models(root, path, document, merged, reading)
     _check_programs(root, path, document, reading)
     _check_names(root, native, document, reading)
     _check_ports(root, document, reading)
@@ -102,35 +117,42 @@ def _validate(document: Document, reading: _Reading) -> schema.Root | None:
     """The validated root. Where it is not valid, every problem is noted, and what is left without them is returned, to
     be checked further."""
     data = copy.deepcopy(document.data)
+    reading.made_up |= document.unread
     for _ in range(20):
         try:
             return schema.Root.model_validate(data)
         except pydantic.ValidationError as error:
-            for item in error.errors(include_url=False):
-                where = _place(data, item["loc"])
-                if where not in reading.made_up:
-                    reading.add(_problem(document, where, item))
-                _repair(data, where, reading)
+            # of the ways in which a value fits none of several types, the last says most
+            items = {_place(data, item["loc"]): item for item in error.errors(include_url=False)}
+        for where, item in items.items():
+            if where not in reading.made_up:
+                reading.add(_problem(document, where, item))
+        for where in items:
+            _repair(data, where, reading)
     return None
 
 
 def _repair(data: Any, where: Where, reading: _Reading) -> None:
+    """Put something valid there, or nothing. A list goes as a whole: without some items it means another thing."""
+    reading.made_up.add(where)
+    for index, part in enumerate(where):
+        if isinstance(part, int):
+            where = where[:index]
+            reading.made_up.add(where)
+            break
     for part in where[:-1]:
+        if not isinstance(data, dict) or part not in data:
+            return  # gone with what was around it
         data = data[part]
     name = where[-1] if where else None
-    if isinstance(data, list) and isinstance(name, int):
-        data[name] = None  # found again next time, then the whole list goes
-        if where in reading.made_up:
-            del data[name]
-    elif isinstance(data, dict):
-        required = (
-            _STAND_INS.get(str(name)) if len(where) > 2 and where[0] in ("models", "programs", "engines") else None
-        )
-        if required is not None and where not in reading.made_up:
-            data[name] = copy.deepcopy(required)
+    if isinstance(data, dict):
+        stand_in = None
+        if len(where) > 2 and where[0] in ("models", "programs", "engines"):
+            stand_in = _STAND_INS.get(str(name))
+        if stand_in is not None and data.get(name) != stand_in:
+            data[name] = copy.deepcopy(stand_in)
         else:
             data.pop(name, None)
-    reading.made_up.add(where)
 
 
 def _problem(document: Document, where: Where, item: Mapping[str, Any]) -> Problem:
@@ -143,8 +165,10 @@ def _problem(document: Document, where: Where, item: Mapping[str, Any]) -> Probl
     if kind in ("value_error", "assertion_error"):
         return document.problem(where, item["msg"].removeprefix("Value error, "))
     shown = "nothing" if given is None else "a mapping" if isinstance(given, dict) else repr(given)
-    message = item["msg"].removeprefix("Input should be ").replace("a valid dictionary", "a mapping")
-    message = message.replace("or instance of Model", "").replace("a valid ", "a ")
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    if kind in ("model_type", "dict_type"):
+        return document.problem(where, f"must be a mapping, not {shown}")
+    message = item["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
     return document.problem(where, f"must be {message}, not {shown}")
 
 
@@ -205,14 +229,15 @@ def _env_file(root: schema.Root, path: Path, document: Document, reading: _Readi
     try:
         mode = file.stat().st_mode
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = "it is not text" if isinstance(error, UnicodeDecodeError) else reason
         reading.add(document.problem(("env_file",), f"{file}: {reason}"))
         return {}
     if mode & (stat.S_IRGRP | stat.S_IROTH):
         reading.add(document.problem(("env_file",), f"others can read {file}", f"chmod 600 {file}"))
     values: dict[str, str] = {}
-    for number, raw in enumerate(text.splitlines(), 1):
+    for number, raw in enumerate(text.split("\n"), 1):
         line = raw.strip().removeprefix("export ").strip()
         if not line or line.startswith("#"):
             continue
@@ -220,6 +245,9 @@ def _env_file(root: schema.Root, path: Path, document: Document, reading: _Readi
         name, value = name.strip(), value.strip()
         if not equals or not name.isidentifier():
             reading.add(Problem(str(file), number, "", "is no NAME=value"))
+            continue
+        if "\0" in value:
+            reading.add(Problem(str(file), number, "", f"the value of {name} holds a NUL"))
             continue
         if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
             value = value[1:-1]
@@ -234,8 +262,9 @@ def _native(
         return Document("")
     where = (GATEWAY, "litellm_config")
     native = source.read(path.parent / os.path.expanduser(root.gateway.litellm_config))
-    if any(problem.message == "no such file" for problem in native.problems):
-        reading.add(document.problem(where, f"no such file: {native.file}"))
+    unread = [problem.message for problem in native.problems if problem.message.startswith(source.UNREADABLE)]
+    if unread:
+        reading.add(document.problem(where, f"{unread[0]}: {native.file}"))
         return native
     reading.add(*native.problems)
     models = (native.data or {}).get("model_list")
@@ -258,21 +287,40 @@ def _native(
         if not isinstance((native.data or {}).get(place) or {}, dict):
             reading.add(native.problem((place,), "must be a mapping"))
             native.data[place] = {}
-    for where_used, name in litellm.references(native.data or {}):
-        if name != litellm.MASTER_KEY and not environ.get(name):
-            advice = f"put {name}=... into {root.env_file}" if root.env_file else f"export {name}, or use env_file:"
-            reading.add(native.problem(where_used, f"os.environ/{name} is not set", advice))
+    _check_references(root, native, native.data or {}, (), environ, reading)
     return native
 
 
-def _check_models(root: schema.Root, path: Path, document: Document, reading: _Reading) -> None:
+def _check_references(
+    root: schema.Root, document: Document, value: object, where: Where, environ: Mapping[str, str], reading: _Reading
+) -> None:
+    for where_used, name in litellm.references(value, where):
+        if name != litellm.MASTER_KEY and not environ.get(name):
+            advice = f"put {name}=... into {root.env_file}" if root.env_file else f"export {name}, or use env_file:"
+            reading.add(document.problem(where_used, f"os.environ/{name} is not set", advice))
+
+
+_NO_KEY = "must be printable ASCII: no HTTP header can carry anything else"
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_models(
+    root: schema.Root, path: Path, document: Document, environ: Mapping[str, str], reading: _Reading
+) -> None:
     for alias, model in root.models.items():
         here: Where = ("models", alias)
-        if is_folder(model, path.parent):
-            folder = (path.parent / os.path.expanduser(model.model)).resolve()
-            if not folder.is_dir():
+        if (*here, "model") not in reading.made_up and is_folder(model, path.parent):
+            folder = os.path.normpath(path.parent / os.path.expanduser(model.model))
+            if not os.path.isdir(folder):
                 reading.add(document.problem((*here, "model"), f"no such folder: {folder}"))
-            elif not (folder / "config.json").is_file():
+            elif not os.path.isfile(os.path.join(folder, "config.json")):
                 reading.add(document.problem((*here, "model"), f"{folder} has no config.json: it is no model folder"))
         for option in model.vllm:
             name = vllm.normal(option)
@@ -283,11 +331,22 @@ def _check_models(root: schema.Root, path: Path, document: Document, reading: _R
             other = seen.setdefault(vllm.normal(option), option)
             if other != option:
                 reading.add(document.problem((*here, "vllm", option), f"is the same option as {other}"))
+        for option, value in model.vllm.items():
+            if vllm.normal(option) == "api-key":
+                if not isinstance(value, (str, int)) or isinstance(value, bool) or not litellm.carries(str(value)):
+                    reading.add(document.problem((*here, "vllm", option), _NO_KEY))
+            elif isinstance(value, (dict, list)) and not _is_json(value):
+                reading.add(document.problem((*here, "vllm", option), "cannot be written as JSON, as vLLM wants it"))
+        if not litellm.carries(model.env.get("VLLM_API_KEY", "")):
+            reading.add(document.problem((*here, "env", "VLLM_API_KEY"), _NO_KEY))
         if len(set(model.gpus)) != len(model.gpus):
             reading.add(document.problem((*here, "gpus"), "names one GPU twice"))
         for key in ("model", "api_base", "api_key"):
             if key in model.litellm:
                 reading.add(document.problem((*here, "litellm", key), "is made by llm-supervisor for a local model"))
+        if not isinstance(model.litellm.get("model_info") or {}, dict):
+            reading.add(document.problem((*here, "litellm", "model_info"), "must be a mapping"))
+        _check_references(root, document, model.litellm, (*here, "litellm"), environ, reading)
     if root.models and root.gateway is None:
         reading.add(document.problem(("models",), "there is no gateway: to serve them", "add `gateway: {}`"))
 
@@ -295,16 +354,16 @@ def _check_models(root: schema.Root, path: Path, document: Document, reading: _R
 def _check_programs(root: schema.Root, path: Path, document: Document, reading: _Reading) -> None:
     for name, program in root.programs.items():
         here: Where = ("programs", name)
-        if program.cwd is not None and not (path.parent / os.path.expanduser(program.cwd)).is_dir():
+        if program.cwd is not None and not os.path.isdir(path.parent / os.path.expanduser(program.cwd)):
             reading.add(document.problem((*here, "cwd"), f"no such folder: {program.cwd}"))
         ways = [way for way in ("tcp", "http", "after") if getattr(program.ready, way) is not None]
-        if len(ways) != 1:
+        if len(ways) != 1 and not any(place[:3] == (*here, "ready") for place in reading.made_up):
             reading.add(document.problem((*here, "ready"), "must say exactly one of tcp, http, after"))
         if program.ready.tcp is not None:
             host, _, port = program.ready.tcp.rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
                 reading.add(document.problem((*here, "ready", "tcp"), f"{program.ready.tcp!r} is no host:port"))
-        if program.ready.http is not None and not program.ready.http.startswith("http://"):
+        if program.ready.http is not None and split_url(program.ready.http) is None:
             reading.add(document.problem((*here, "ready", "http"), "must be an http:// URL of this machine"))
 
 
@@ -323,7 +382,7 @@ def _check_names(root: schema.Root, native: Document, document: Document, readin
         if name in root.models:
             reading.add(document.problem(("programs", name), "there is a model of that name"))
     for index, entry in enumerate((native.data or {}).get("model_list") or []):
-        if isinstance(entry, dict) and entry.get("model_name") in root.models:
+        if isinstance(entry, dict) and isinstance(entry.get("model_name"), str) and entry["model_name"] in root.models:
             where: Where = ("model_list", index, "model_name")
             place = f"{document.file}:{document.line(('models', entry['model_name']))}"
             reading.add(native.problem(where, f"{entry['model_name']} is also the alias of a local model, in {place}"))
@@ -356,7 +415,10 @@ def _check_engines(root: schema.Root, path: Path, document: Document, reading: _
         if ("engines", name, "python") in reading.made_up:
             continue
         engine: schema.Engine | None = getattr(root.engines, name)
-        if engine is not None and not os.access(path.parent / os.path.expanduser(engine.python), os.X_OK):
+        if engine is None:
+            continue
+        python = path.parent / os.path.expanduser(engine.python)
+        if not os.path.isfile(python) or not os.access(python, os.X_OK):
             where: Where = ("engines", name, "python")
             reading.add(document.problem(where, f"no such program: {engine.python}"))
     if root.gateway is not None and root.gateway.replicas > 1:
@@ -376,10 +438,14 @@ def _master_key(
     if root.gateway is None:
         return None
     where: Where = ("general_settings", "master_key")
+    if where in native.unread:
+        return None
     given = ((native.data or {}).get("general_settings") or {}).get("master_key")
     if isinstance(given, str) and not given.startswith("os.environ/"):
         if given.strip() in litellm.WEAK_KEYS:
             reading.add(native.problem(where, "is blank or a known default; LiteLLM refuses to start with it"))
+        elif not litellm.carries(given):
+            reading.add(native.problem(where, _NO_KEY))
         mode = Path(native.file).stat().st_mode
         if mode & (stat.S_IRGRP | stat.S_IROTH):
             advice = "write os.environ/LITELLM_MASTER_KEY and put the key into env_file, or chmod 600"
@@ -387,10 +453,18 @@ def _master_key(
                 native.problem(where, f"others can read {native.file}, and the key in it", advice, warning=True)
             )
         return given
+    if given is not None and not isinstance(given, str):
+        reading.add(native.problem(where, "must be text: write it in quotes"))
+        return None
     name = given.removeprefix("os.environ/") if isinstance(given, str) else litellm.MASTER_KEY
     value = environ.get(name)
+    what = None
     if value is not None and value.strip() in litellm.WEAK_KEYS:
         what = f"{name} is blank or a known default; LiteLLM refuses to start with it"
-        place = native.problem(where, what) if given else document.problem((GATEWAY,), what)
-        reading.add(place)
+        if given and name != litellm.MASTER_KEY and not value:
+            what = None  # said already: it is not set
+    elif value is not None and not litellm.carries(value):
+        what = f"{name} {_NO_KEY}"
+    if what is not None:
+        reading.add(native.problem(where, what) if given else document.problem((GATEWAY,), what))
     return value

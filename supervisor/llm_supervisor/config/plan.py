@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_supervisor.config import schema
-from llm_supervisor.config.load import GATEWAY, Config
+from llm_supervisor.config.load import GATEWAY, Config, split_url
 from llm_supervisor.core.fleet import ReadyWhen
 from llm_supervisor.core.health import Answer, Probe
 from llm_supervisor.core.question import Asking, Canary, Question, Reader, Reading
@@ -100,7 +100,9 @@ def _program(config: Config, name: str, program: schema.Program) -> Planned:
         host, _, port = program.ready.tcp.rpartition(":")
         asking = Asking((host.strip("[]"), int(port)))
     elif program.ready.http is not None:
-        address, path = _split_url(program.ready.http)
+        split = split_url(program.ready.http)
+        assert split is not None, "load() has checked it"
+        address, path = split
         asking = Asking(address, (Question("liveness", path, _judge_ok),))
     spec = ProgramSpec(
         name=name,
@@ -121,15 +123,6 @@ def _program(config: Config, name: str, program: schema.Program) -> Planned:
 
 def _judge_ok(status: int, body: bytes) -> Probe:
     return Probe(Answer.OK if status == 200 else Answer.INVALID, f"answers {status}")
-
-
-def _split_url(url: str) -> tuple[tuple[str, int], str]:
-    rest = url.removeprefix("http://")
-    address, slash, path = rest.partition("/")
-    host, colon, port = address.rpartition(":")
-    if not colon:
-        host, port = address, "80"
-    return (host.strip("[]"), int(port)), slash + path or "/"
 
 
 def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) -> Planned:
@@ -188,8 +181,8 @@ _OURS = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "SPT_NOENV", "VL
 
 
 def key_variable(alias: str) -> str:
-    """The environment variable by which LiteLLM gets the key of that model's engine."""
-    return "LLM_SUPERVISOR_KEY_" + re.sub(r"[^A-Z0-9]", "_", alias.upper())
+    """The environment variable by which LiteLLM gets the key of that model's engine; no two aliases share one."""
+    return "LLM_SUPERVISOR_KEY_" + re.sub(r"[^A-Za-z0-9]", lambda found: f"_{ord(found[0]):02x}", alias)
 
 
 def _engine_key(model: schema.Model) -> str | None:

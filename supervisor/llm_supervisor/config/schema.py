@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
@@ -15,21 +16,31 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])i?)?b?\s*", re.IGNORECASE)
 
 def duration(value: object) -> float:
     """Seconds from a number or ``500ms``, ``30s``, ``5m``, ``1h``, ``1d``."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return float(value)
-    if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
-        return float(found[1]) * _UNITS[found[2]]
-    raise ValueError(f"{value!r} is no duration; write seconds, or 30s, 5m, 1h")
+    seconds = -1.0
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value) if abs(value) < 1e18 else math.inf
+    elif isinstance(value, str) and (found := _DURATION.fullmatch(value)):
+        seconds = float(found[1]) * _UNITS[found[2]]
+    if 0 <= seconds < math.inf:
+        return seconds
+    raise ValueError(f"{_short(value)} is no duration; write seconds, or 30s, 5m, 1h")
 
 
 def size(value: object) -> int:
     """Bytes from a number or ``512K``, ``50MB``, ``1GiB`` (powers of 1024)."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    if isinstance(value, str) and (found := _SIZE.fullmatch(value)):
-        factor = 1024 ** ("kmgt".index(found[2].lower()) + 1) if found[2] else 1
-        return int(float(found[1]) * factor)
-    raise ValueError(f"{value!r} is no size; write bytes, or 512K, 50MB, 1GB")
+    found_bytes = 0.0
+    if isinstance(value, int) and not isinstance(value, bool):
+        found_bytes = value
+    elif isinstance(value, str) and (found := _SIZE.fullmatch(value)):
+        found_bytes = float(found[1]) * (1024 ** ("kmgt".index(found[2].lower()) + 1) if found[2] else 1)
+    if 1 <= found_bytes < 1 << 62:
+        return int(found_bytes)
+    raise ValueError(f"{_short(value)} is no size; write bytes, or 512K, 50MB, 1GB")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def signal_number(value: object) -> int:
@@ -41,7 +52,7 @@ def signal_number(value: object) -> int:
             return signal.Signals(value).value
     except (KeyError, ValueError):
         pass
-    raise ValueError(f"{value!r} is no signal; write TERM, INT, QUIT, HUP, USR1 or USR2")
+    raise ValueError(f"{_short(value)} is no signal; write TERM, INT, QUIT, HUP, USR1 or USR2")
 
 
 Duration = Annotated[float, BeforeValidator(duration)]
@@ -56,10 +67,18 @@ def _text(value: object) -> object:
     """Environment values: YAML's 1 and true are meant as text there."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("holds a NUL, which no program can be given")
     return str(value) if isinstance(value, (int, float)) else value
 
 
-Environment = dict[str, Annotated[str, BeforeValidator(_text)]]
+def _variable(name: str) -> str:
+    if not name or "=" in name or "\0" in name:
+        raise ValueError("is no name of a variable")
+    return name
+
+
+Environment = dict[Annotated[str, AfterValidator(_variable)], Annotated[str, BeforeValidator(_text)]]
 
 
 class Block(BaseModel):

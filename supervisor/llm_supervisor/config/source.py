@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 Where = tuple[str | int, ...]
+# How messages begin that are about the file as such
+UNREADABLE = ("no such file", "cannot be read")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,6 +56,7 @@ class Document:
     data: Any = None
     lines: dict[Where, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    unread: set[Where] = field(default_factory=set)  # places whose value could not be made; they have their problem
 
     def line(self, where: Where) -> int:
         """The line of that place, or of the nearest place around it that exists."""
@@ -74,14 +77,14 @@ def read(path: Path) -> Document:
     except FileNotFoundError:
         document.problems.append(Problem(str(path), 0, "", "no such file"))
         return document
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         document.problems.append(Problem(str(path), 0, "", f"cannot be read: {reason}"))
         return document
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None:
-            document.data = _construct(node, (), document, depth=0)
+            document.data = _construct(node, (), document, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part)
@@ -89,7 +92,8 @@ def read(path: Path) -> Document:
             Problem(str(path), mark.line + 1 if mark else 0, "", f"is not valid YAML: {what}", _yaml_advice(what))
         )
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        document.problems.append(Problem(str(path), 0, "", f"is not valid YAML: {str(error).splitlines()[0]}"))
+        what = (str(error) or type(error).__name__).splitlines()[0]
+        document.problems.append(Problem(str(path), 0, "", f"is not valid YAML: {what}"))
     if not document.problems and document.data is None:
         document.problems.append(Problem(str(path), 0, "", "is empty"))
     elif document.data is not None and not isinstance(document.data, dict):
@@ -102,23 +106,39 @@ def _yaml_advice(what: str) -> str:
     return "indent with spaces" if "\\t" in what else ""
 
 
-def _construct(node: yaml.Node, where: Where, document: Document, depth: int) -> Any:
-    document.lines.setdefault(where, node.start_mark.line + 1)
-    if depth > 50:
-        raise ValueError(f"nested too deeply at line {node.start_mark.line + 1}")
+# More places than any configuration has: aliases of aliases of aliases would fill the memory
+_MOST = 50_000
+
+
+def _construct(node: yaml.Node, where: Where, document: Document, above: tuple[yaml.Node, ...]) -> Any:
+    line = node.start_mark.line + 1
+    document.lines.setdefault(where, line)
+    if len(above) > 50 or len(document.lines) > _MOST:
+        raise ValueError(f"too deep or too large at line {line}")
+    if any(node is one for one in above):
+        return _unread(document, where, line, "contains itself")
     if isinstance(node, yaml.MappingNode):
-        return _mapping(node, where, document, depth)
+        return _mapping(node, where, document, (*above, node))
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(item, (*where, n), document, depth + 1) for n, item in enumerate(node.value)]
-    constructor = yaml.SafeLoader("")
+        return [_construct(item, (*where, n), document, (*above, node)) for n, item in enumerate(node.value)]
     try:
-        return constructor.construct_object(node)
-    finally:
-        constructor.dispose()
+        return yaml.constructor.SafeConstructor().construct_object(node)
+    except yaml.MarkedYAMLError as error:
+        return _unread(document, where, line, f"is not valid YAML: {error.problem}")
+    except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
+        # PyYAML checks no more than the looks of a value
+        kind = node.tag.rpartition(":")[2]
+        return _unread(document, where, line, f"is not valid YAML: {str(node.value)[:60]!r} is no {kind}")
 
 
-def _mapping(node: yaml.MappingNode, where: Where, document: Document, depth: int) -> dict[str, Any]:
+def _unread(document: Document, where: Where, line: int, message: str) -> None:
+    document.problems.append(Problem(document.file, line, path_words(where), message))
+    document.unread.add(where)
+
+
+def _mapping(node: yaml.MappingNode, where: Where, document: Document, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
     result: dict[str, Any] = {}
+    own: dict[str, int] = {}  # what is merged in (<<) may be written again here: that is what it is for
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
@@ -126,17 +146,19 @@ def _mapping(node: yaml.MappingNode, where: Where, document: Document, depth: in
             continue
         key = str(key_node.value)
         if key_node.tag == "tag:yaml.org,2002:merge":
-            merged = _construct(value_node, where, document, depth + 1)
+            before = dict(document.lines)
+            merged = _construct(value_node, where, document, above)
+            document.lines.update(before)
             for part in merged if isinstance(merged, list) else [merged]:
                 if isinstance(part, dict):
                     result = {**part, **result}
             continue
         here = (*where, key)
-        if key in result and here in document.lines:
-            first = document.lines[here]
+        if key in own:
             document.problems.append(
-                Problem(document.file, line, path_words(here), f"is written twice; the first is in line {first}")
+                Problem(document.file, line, path_words(here), f"is written twice; the first is in line {own[key]}")
             )
+        own.setdefault(key, line)
         document.lines[here] = line
-        result[key] = _construct(value_node, here, document, depth + 1)
+        result[key] = _construct(value_node, here, document, above)
     return result

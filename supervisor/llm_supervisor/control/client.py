@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from llm_supervisor.control.messages import SOCKET
+from llm_supervisor.names import SOCKET
 
 
 class NoDaemon(Exception):

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.fleet import all_ready
 from llm_supervisor.core.health import ROUTE, Answer, Health
 from llm_supervisor.core.spec import Kind, ProgramSpec
-from llm_supervisor.core.state import Failure, Phase, State, Wanted
-
-SOCKET = "control.sock"
+from llm_supervisor.core.state import Phase, State, Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +166,3 @@ def outcome(action: str, state: State) -> tuple[bool, str]:
         return True, "started" if action == "start" else "restarted"
     why = state.failure.summary if state.failure else state.reason
     return False, f"{state.word}: {why}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """An error text for a name that is none."""
-    import difflib
-
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names) or 'none'}"
-    return f"no such program: {name} ({hint})"

@@ -19,11 +19,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from llm_supervisor.control.messages import nearest, outcome, program_message, settled
+from llm_supervisor.control.messages import outcome, program_message, settled
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import State
+from llm_supervisor.names import nearest
 
 REQUESTS: Mapping[str, type] = {
     "start": ev.StartRequested,

@@ -24,7 +24,7 @@ class SendSignal:
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """Find and end what is left of the tree: SIGTERM, ``grace`` seconds, SIGKILL, ``kill_grace`` seconds; wait for
-    what it held; answer with SweepFinished or SweepStuck."""
+    what it held; find out why it left; answer with SweepFinished or SweepStuck."""
 
     incarnation: int
     grace: float

@@ -8,28 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import Observation
-
-
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
-    """How a leader ended. Both are None when nobody could reap it (an adopted process): ``unknown``."""
-
-    code: int | None = None
-    signal: int | None = None
-
-    def __str__(self) -> str:
-        if self.signal is not None:
-            return f"was killed by signal {self.signal}"
-        if self.code is not None:
-            return f"exited with status {self.code}"
-        return "ended (status unknown)"
-
-    @property
-    def ok(self) -> bool:
-        """True for a clean exit: status 0."""
-        return self.code == 0
-
 
 # Requests ---------------------------------------------------------------------------------------------------
 
@@ -62,14 +42,10 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class SpawnFailed:
-    """The start was refused. ``busy``: something it needs is taken, which is nobody's failure and no strike."""
+    """The start was refused, for that reason."""
 
     incarnation: int
-    kind: str
-    summary: str
-    advice: str
-    permanent: bool = False
-    busy: bool = False
+    failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +87,12 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class SweepFinished:
-    """Nothing of the incarnation's tree is left, and what it held is free again."""
+    """Nothing of the incarnation's tree is left. ``found`` processes had outlived their leader. ``failure`` is what its
+    last words and what it still holds say about why it left; None when they say nothing."""
 
     incarnation: int
     found: int = 0
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from llm_supervisor.core import health as hl
 from llm_supervisor.core import restart
 from llm_supervisor.core.effect import Effect
 from llm_supervisor.core.event import Event
+from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.spec import ProgramSpec
-from llm_supervisor.core.state import Cause, Departure, Failure, Loading, Phase, State, Wanted
+from llm_supervisor.core.state import Cause, Departure, Loading, Phase, State, Wanted
 
 SIGKILL = 9
 
@@ -125,8 +126,9 @@ def _kill(spec: ProgramSpec, state: State, now: float, leaving: Departure) -> Ou
 
 
 def _sweep(spec: ProgramSpec, state: State, now: float, leaving: Departure) -> Outcome:
-    # the sweep answers by itself after its two graces; the deadline is for a sweeper that does not
-    patience = spec.stop.sweep_grace + spec.stop.kill_grace + 30.0
+    # the sweep answers by itself after its two graces and the wait for what the tree held (at most a minute); the
+    # deadline is for a sweeper that does not
+    patience = spec.stop.sweep_grace + spec.stop.kill_grace + 120.0
     new = replace(
         state,
         phase=Phase.SWEEPING,
@@ -241,8 +243,8 @@ def signal_late(spec: ProgramSpec, state: State, event: Event, now: float) -> Ou
 def spawn_refused(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The start did not happen. A start can fail half-way, so what it may have left is swept all the same."""
     assert isinstance(event, ev.SpawnFailed)
-    failure = Failure(event.kind, event.summary, event.advice, permanent=event.permanent)
-    leaving = state.leaving or Departure(Cause.SPAWN, event.summary, False, busy=event.busy, failure=failure)
+    failure = event.failure
+    leaving = state.leaving or Departure(Cause.SPAWN, failure.summary, was_ready=False, failure=failure)
     return _sweep(spec, state, now, leaving)
 
 
@@ -334,35 +336,39 @@ def unkillable(spec: ProgramSpec, state: State, event: Event, now: float) -> Out
 
 def swept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The tree is gone: down, back at once, back later, or never."""
+    assert isinstance(event, ev.SweepFinished)
     leaving = state.leaving
     assert leaving is not None
     state = replace(state, orphaned=False)
+    failure = None
     if leaving.failed:
-        failure = leaving.failure or Failure(leaving.cause.value, leaving.summary)
+        failure = leaving.failure or event.failure or Failure(leaving.cause.value, leaving.summary)
         state = replace(state, failure=failure)
     if state.wanted is Wanted.DOWN:
         return _stop(state, now, "asked to stop" if leaving.cause is Cause.ASKED else leaving.summary)
     if leaving.cause in (Cause.ASKED, Cause.LEFTOVER):
         return _start(spec, state, now, leaving.summary)
-    if leaving.busy:  # what it needs is taken: wait, without a strike
-        return _back_off(state, now, max(spec.restart.backoff, 1.0), leaving.summary)
+    if failure is not None and failure.busy:  # what it needs is taken: wait, without a strike
+        return _back_off(state, now, max(spec.restart.backoff, 1.0), failure.summary)
     if not restart.wanted_back(spec.restart.policy, failed=leaving.failed):
         return _stop(state, now, leaving.summary)
-    if leaving.failed and state.failure is not None and state.failure.permanent:
-        return _fatal(state, now, state.failure)
+    # what was ready once was not wrong for good: if it is by now, the next start says so
+    if failure is not None and failure.permanent and not leaving.was_ready:
+        return _fatal(state, now, failure)
     history = restart.record(spec.restart, state.history, now, was_ready=leaving.was_ready)
     state = replace(state, history=history)
     if restart.exhausted(spec.restart, history):
         count = len(history.failures)
-        last = state.failure or Failure(leaving.cause.value, leaving.summary)
+        last = failure or Failure(leaving.cause.value, leaving.summary)
         summary = (
             f"{count} failures within {spec.restart.window:.0f} s since it was last ready; the last: {last.summary}"
         )
         return _fatal(state, now, replace(last, summary=summary))
     seconds = restart.delay(spec.restart, history)
+    why = failure.summary if failure is not None else leaving.summary
     if seconds <= 0:
-        return _start(spec, state, now, leaving.summary)
-    return _back_off(state, now, seconds, leaving.summary)
+        return _start(spec, state, now, why)
+    return _back_off(state, now, seconds, why)
 
 
 def stuck(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:

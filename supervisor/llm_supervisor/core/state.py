@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from llm_supervisor.core.event import ExitStatus
+from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import NEW, Health, Word
 from llm_supervisor.core.restart import FRESH, History
 
@@ -48,17 +48,6 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """What went wrong last, for people. ``permanent`` is None when nobody knows."""
-
-    kind: str
-    summary: str
-    advice: str = ""
-    permanent: bool | None = None
-    incident: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Departure:
     """How the present incarnation came to leave; set once, by the first reason."""
 
@@ -66,7 +55,6 @@ class Departure:
     summary: str
     was_ready: bool
     status: ExitStatus | None = None
-    busy: bool = False
     failure: Failure | None = None
 
     @property

@@ -1,4 +1,5 @@
-"""What a diagnosis is, and what a row of the tables is. Values only; the tables and the matcher are beside this file."""
+"""What a diagnosis is, and what a row of the tables is. Values only; the tables and the matcher are beside this "
+"file."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ class Diagnosis:
     """Why a program failed.
 
     ``kind`` is one word for programs to act on; ``none`` for a log without a failure, ``unknown`` for a failure that no
-    row knows. ``permanent``: True when an unchanged restart cannot help, None when that is not known. ``busy``: it waits
+    row knows. ``permanent``: True when an unchanged restart cannot help,
+    None when that is not known. ``busy``: it waits
     for something that others hold (GPU memory, a port, a database), so waiting costs no strike. ``evidence`` are the
     lines of the log that say so, the root first, each bounded and without secrets.
     """
@@ -48,13 +50,13 @@ def to_message(diagnosis: Diagnosis) -> dict[str, Any]:
 class Rank(IntEnum):
     """How near to the root a match is: the lowest rank wins, and among equals what the log says first."""
 
-    CAUSE = 0  # names the cause itself
-    COARSE = 1  # right, but says less than another row might
-    UNKNOWN = 2  # an exception that no row knows, where a process died of it
-    SYMPTOM = 3  # a process noticed that another one died
-    ECHO = 4  # what the others say when one died: broken pipes, cancelled waits
-    COMPLAINT = 5  # does not end the process, but leaves it unable to do a part of its work
-    STATUS = 6  # the exit status alone
+    PROOF = 0  # the kernel says so
+    CAUSE = 1  # names the cause itself
+    COARSE = 2  # right, but says less than another row might
+    UNKNOWN = 3  # an exception that no row knows, where a process died of it
+    SYMPTOM = 4  # a process noticed that another one died
+    ECHO = 5  # what the others say when one died: broken pipes, cancelled waits
+    COMPLAINT = 6  # does not end the process, but leaves it unable to do a part of its work
 
 
 Values = Mapping[str, str]
@@ -64,7 +66,8 @@ Values = Mapping[str, str]
 class Pattern:
     """One row. ``regex`` is searched in an exception ("Type: message", with its further lines) or in a line.
 
-    ``summary`` and ``advice`` are templates over the named groups, the facts of the log (``{model}``, ``{port}`` ...) and
+    ``summary`` and ``advice`` are templates over the named groups, the facts of the log (``{model}``,
+    ``{port}`` ...) and
     what ``derive`` adds: the first summary, and every sentence of the advice, whose values are all known is used.
     ``needle`` is a literal that the log must contain before the regex is tried at all: it keeps a hundred rows cheap.
     ``frames``: a word that the exception's stack must contain. ``when``: a condition on the values.
@@ -78,7 +81,7 @@ class Pattern:
     advice: tuple[str, ...]
     busy: bool = False
     rank: Rank = Rank.CAUSE
-    where: Literal["exception", "line"] = "exception"
+    where: Literal["exception", "line", "notice"] = "exception"
     phase: Phase = "any"
     frames: re.Pattern[str] | None = None
     when: Callable[[Values], bool] | None = None
@@ -95,7 +98,7 @@ def row(
     advice: str | Sequence[str],
     busy: bool = False,
     rank: Rank = Rank.CAUSE,
-    where: Literal["exception", "line"] = "exception",
+    where: Literal["exception", "line", "notice"] = "exception",
     phase: Phase = "any",
     frames: str | None = None,
     when: Callable[[Values], bool] | None = None,

@@ -1,8 +1,10 @@
-"""A log to lines, and its tracebacks to faults. Pure, linear in the size of the log, and bounded: only its first and last
+"""A log to lines, and its tracebacks to faults. Pure, linear in the size of the log,
+and bounded: only its first and last
 few hundred KiB are looked at, and only the first 2,000 characters of a line.
 
 vLLM writes ``(EngineCore pid=12) ERROR 11-20 09:02:54 [core.py:1510] text`` and repeats that prefix on each line of a
-message; what is not logged (an uncaught traceback, argparse, C++) has none. uvicorn, LiteLLM and glog have theirs on the
+message; what is not logged (an uncaught traceback, argparse, C++) has none. uvicorn,
+LiteLLM and glog have theirs on the
 first line only. Several processes write into one log, so tracebacks are put together per prefix.
 """
 
@@ -18,6 +20,7 @@ FIRST, LAST = 192 * 1024, 320 * 1024  # what is looked at, in characters
 WIDTH = 2000  # of a line
 MESSAGE_LINES, MESSAGE_CHARACTERS = 40, 6000  # of an exception
 FOREIGN = 30  # lines of others inside an unprefixed traceback
+NEAR = 6  # lines from a logger's line to the traceback that belongs to it
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]{0,16}[A-Za-z]")
 _BLANKS = re.compile(r"\n{4,}")
@@ -101,7 +104,8 @@ def _decoded(part: bytes | str) -> str:
 
 
 def lines_of(text: str) -> list[Line]:
-    """Every line, its prefix taken apart. A line of JSON (vLLM's and LiteLLM's other format) becomes those it stands for."""
+    """Every line, its prefix taken apart. A line of JSON (vLLM's and LiteLLM's other format) becomes those it "
+    "stands for."""
     lines: list[Line] = []
     for raw in text.split("\n"):
         if raw.startswith("{") and '"message"' in raw:
@@ -169,7 +173,7 @@ class _Stream:
         elif self.mode == "frames":
             self._frame(line)
         elif self.mode == "idle":
-            if text.strip():
+            if text.strip() and not self._belongs(line):
                 self.context = line
         elif text.strip() in _CHAINED:
             self.mode = "between"
@@ -177,6 +181,18 @@ class _Stream:
             self._message(line)
         elif self.mode == "closed" and text.strip():
             self.context = line
+
+    def _belongs(self, line: Line) -> bool:
+        """Is this one of the further lines of a message whose first has a logger's prefix?"""
+        context = self.context
+        return (
+            context is not None
+            and bool(context.level)
+            and not context.stamp
+            and context.level != "INFO"
+            and line.number - context.number < NEAR
+            and not _NEW_TOPIC.match(line.text)
+        )
 
     def interrupt(self) -> None:
         """Another process wrote in between: what follows belongs to the exception no more."""
@@ -186,10 +202,15 @@ class _Stream:
     def _begin(self, line: Line) -> None:
         carried = self.fault is not None and self.mode == "message" and _CARRIED in self.fault.chain[-1].text
         if not (carried or (self.mode == "between" and self.fault is not None)):
-            # only what stands right before it says what it is about
-            near = self.context is not None and line.number - self.context.number <= (FOREIGN if line.stamp else 3)
-            self.fault = Fault(line.process, line.level, self.context if near else None, line.number)
+            self.fault = Fault(line.process, line.level, self._context(line), line.number)
         self.mode, self.frames, self.foreign = "frames", [], 0
+
+    def _context(self, line: Line) -> Line | None:
+        """What stands right before a traceback says what it is about. uvicorn logs some tracebacks without a message:
+        then the prefix is on the traceback itself."""
+        if self.context is None or (line.level and not line.stamp):
+            return None
+        return self.context if line.number - self.context.number <= (FOREIGN if line.stamp else NEAR) else None
 
     def _frame(self, line: Line) -> None:
         text = line.text

@@ -66,9 +66,16 @@ def expected_groups(config: Mapping[str, Any]) -> dict[str, bool | None]:
         if not isinstance(name, str) or "*" in name:
             continue
         vision = (entry.get("model_info") or {}).get("supports_vision")
-        # a group of several deployments supports vision as soon as one of them does
-        expected[name] = expected.get(name) or vision
+        # a group of several deployments supports vision as soon as one of them does; one that LiteLLM judges leaves
+        # the group to it, unless another one does
+        seen = (expected[name], vision) if name in expected else (vision,)
+        expected[name] = True if True in seen else None if None in seen else vision
     return expected
+
+
+def carries(key: str) -> bool:
+    """Whether an HTTP header can carry that key."""
+    return key.isascii() and (key.isprintable() or not key)
 
 
 def references(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -120,7 +127,9 @@ def judge_groups(status: int, body: bytes, expected: Mapping[str, bool | None]) 
         return Probe(Answer.INVALID, f"/model_group/info answers {status}")
     try:
         shown = {entry["model_group"]: bool(entry.get("supports_vision")) for entry in json.loads(body)["data"]}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        if not all(isinstance(name, str) for name in shown):
+            raise TypeError("a name that is none")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Probe(Answer.INVALID, "/model_group/info answers something that is no list of groups")
     problems = [f"{name} is missing" for name in expected if name not in shown]
     problems += [f"{name} is not configured" for name in shown if name not in expected and "*" not in name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -109,8 +110,8 @@ def judge_models(status: int, body: bytes, served_name: str) -> Probe:
     if status != 200:
         return Probe(Answer.INVALID, f"/v1/models answers {status}")
     try:
-        names = [entry["id"] for entry in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError):
+        names = [str(entry["id"]) for entry in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Probe(Answer.INVALID, "/v1/models answers something that is no list of models")
     if served_name not in names:
         return Probe(Answer.WRONG, f"/v1/models lists {', '.join(names) or 'nothing'}, not {served_name}")
@@ -129,9 +130,12 @@ def read_metrics(page: bytes) -> Counters | None:
     """Five series of ``/metrics``, summed over engines; None when the page shows none of them. A pattern over the
     bytes: a parser of the whole page (50 KB) would block the loop thirty times as long."""
     sums: dict[bytes, float] = {}
-    for name, value in _SERIES.findall(page):
-        sums[name] = sums.get(name, 0.0) + float(value)
-    if not sums:
+    try:
+        for name, value in _SERIES.findall(page):
+            sums[name] = sums.get(name, 0.0) + float(value)
+    except ValueError:
+        return None
+    if not sums or not all(map(math.isfinite, sums.values())):
         return None
     return Counters(
         work=tuple(sums.get(name, 0.0) for name in _WORK),
@@ -144,7 +148,8 @@ def read_metrics(page: bytes) -> Counters | None:
 
 
 _SHARDS = re.compile(rb"Loading safetensors checkpoint shards:\s+\d+% Completed \| (\d+)/(\d+)")
-_CAPTURE = re.compile(rb"Capturing CUDA graphs?[^|]*\|[^|]*\| (\d+)/(\d+)")
+# bounded: a log may hold lines of megabytes, and this runs on the daemon's loop
+_CAPTURE = re.compile(rb"Capturing CUDA graphs?[^|]{0,80}\|[^|]{0,80}\| (\d+)/(\d+)")
 _STEPS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"vLLM API server version|Initializing a V1 LLM engine"), "starting the engine"),
     (re.compile(rb"Starting to load model"), "loading weights"),
@@ -152,7 +157,7 @@ _STEPS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"Downloading|Fetching \d+ files"), "downloading"),
     (re.compile(rb"torch\.compile takes|Compiling a graph|Dynamo bytecode transform"), "compiling"),
     (re.compile(rb"[Pp]rofiling|Available KV cache memory|GPU KV cache size|CPU KV cache size"), "sizing the KV cache"),
-    (re.compile(rb"init engine .*took"), "engine initialised"),
+    (re.compile(rb"init engine .{0,120}took"), "engine initialised"),
     (
         re.compile(rb"Starting vLLM API server|Started server process|Waiting for application startup"),
         "opening the API",

@@ -47,9 +47,9 @@ class Notifier:
             return False  # the manager is restarting: it asks again by its watchdog, and STATUS comes again
         return True
 
-    def ready(self, status: str) -> None:
-        """READY=1: what ``ready_when`` names is ready."""
-        self.send("READY=1", f"STATUS={status}")
+    def ready(self, status: str) -> bool:
+        """READY=1: what ``ready_when`` names is ready. False when it was not taken: say it again."""
+        return self.send("READY=1", f"STATUS={status}")
 
     def status(self, status: str) -> None:
         """One line for ``systemctl status``."""

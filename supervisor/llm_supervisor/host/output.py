@@ -160,6 +160,7 @@ class _Sink:
         os.close(self.fd)
 
 
+_CUT = b"\n[...]\n"
 _NONBLOCK = 2  # SPLICE_F_NONBLOCK
 
 
@@ -288,6 +289,29 @@ def read_from(folder: Path, at: Position, limit: int = 256 * 1024) -> tuple[byte
         if len(data) >= limit:
             break
     return data, at
+
+
+def excerpt(folder: Path, begin: Position, end: Position, limit: int = 512 * 1024) -> bytes:
+    """What was written between two places; of more than ``limit`` bytes the first and the last halves, with a mark."""
+    parts = []
+    for path in segments(folder):
+        number = int(path.stem)
+        if not begin.segment <= number <= end.segment:
+            continue
+        start = begin.offset if number == begin.segment else 0
+        try:
+            with open(path, "rb") as file:
+                stop = end.offset if number == end.segment else os.fstat(file.fileno()).st_size
+                if stop - start <= limit:
+                    parts.append(os.pread(file.fileno(), max(stop - start, 0), start))
+                else:
+                    half = limit // 2
+                    parts.append(os.pread(file.fileno(), half, start) + _CUT)
+                    parts.append(os.pread(file.fileno(), half, stop - half))
+        except FileNotFoundError:
+            continue
+    data = b"".join(parts)
+    return data if len(data) <= limit + len(_CUT) else data[: limit // 2] + _CUT + data[-limit // 2 :]
 
 
 def tail(folder: Path, lines: int, limit: int = 16 * 1024 * 1024) -> tuple[list[bytes], Position]:

@@ -18,8 +18,8 @@ from llm_supervisor.core.health import Answer, Probe
 
 # More than any answer that is wanted; what floods must not fill our memory
 BODY_LIMIT = 16 * 1024 * 1024
-# Nobody is there. Anything else that keeps us from connecting (no descriptors, no memory, no name server) may be our own
-# trouble, and says nothing of the program
+# Nobody is there. Anything else that keeps us from connecting (no descriptors, no memory, no name server) may be our
+# own trouble, and says nothing of the program
 _NOBODY = (errno.ECONNREFUSED, errno.ENOENT)
 
 
@@ -38,7 +38,9 @@ class Target:
     def __init__(self, address: tuple[str, int] | str, headers: Mapping[str, str] | None = None) -> None:
         self.address = address
         uds = address if isinstance(address, str) else None
-        host = "localhost" if isinstance(address, str) else f"{address[0]}:{address[1]}"
+        host = "localhost"
+        if not isinstance(address, str):
+            host = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
         self._client = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=uds, retries=0, limits=httpx.Limits(keepalive_expiry=60)),
             base_url=f"http://{host}",
@@ -56,7 +58,7 @@ class Target:
         try:
             async with (
                 asyncio.timeout(timeout),
-                self._client.stream("GET" if json is None else "POST", path, json=json) as response,
+                self._client.stream("GET" if json is None else "POST", path, json=json, headers=headers) as response,
             ):
                 body = bytearray()
                 async for part in response.aiter_bytes():

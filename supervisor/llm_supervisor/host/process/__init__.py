@@ -13,7 +13,16 @@ from llm_supervisor.host.process.child import (
     spawn,
 )
 from llm_supervisor.host.process.sweep import ALL_SOURCES, Source, Tree, find
-from llm_supervisor.host.process.table import COOKIE, Identity, Row, boot_id, identify, read_row, read_rows
+from llm_supervisor.host.process.table import (
+    COOKIE,
+    Identity,
+    Row,
+    boot_id,
+    identify,
+    read_row,
+    read_rows,
+    shared_memory,
+)
 
 __all__ = [
     "ALL_SOURCES",
@@ -32,6 +41,7 @@ __all__ = [
     "read_row",
     "read_rows",
     "reap_strangers",
+    "shared_memory",
     "signal_process",
     "spawn",
 ]

@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from llm_supervisor.core.event import ExitStatus
+from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.host.process.table import Identity, identify, read_row
 
 _PR_SET_CHILD_SUBREAPER = 36

@@ -1,0 +1,277 @@
+"""From a log and an exit status to a diagnosis. Pure.
+
+What is looked for is the root: the first exception of an EngineCore or Worker process, not the wrapper in which the API
+server reports it, not the exceptions that it was turned into on its way, not what the others say when they lose it, not
+the noise of leaving, and no error of a single request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from llm_supervisor.diagnosis import gpu, litellm, memory, models, process, vllm
+from llm_supervisor.diagnosis.model import NONE, Component, Diagnosis, Pattern, Rank, filled
+from llm_supervisor.diagnosis.read import Fault, Line, Raised, faults_of, lines_of, text_of
+
+EVIDENCE, EVIDENCE_WIDTH = 6, 400
+UNKNOWN_ADVICE = (
+    "No known cause: the evidence is the first exception. It is tried again within the limits of `restart:`."
+)
+
+Standing = Literal["fatal", "uncaught", "logged", "none"]
+
+_NOISE = re.compile(r"(?:\w+\.)*(?:KeyboardInterrupt|SystemExit|CancelledError|GeneratorExit)$")
+_NOISE_HEADS = (
+    "Exception ignored in",
+    "Task exception was never retrieved",
+    "--- Logging error ---",
+    "Task was destroyed",
+)
+_SECRETS = (
+    (re.compile(r"\b(sk-[\w\-]{8,200}|hf_[A-Za-z0-9]{20,200}|Bearer [\w\-.]{8,400})"), "***"),
+    (re.compile(r"://[^/\s:@]{1,100}:[^/\s@]{1,200}@"), "://***@"),
+    (re.compile(r"((?:api[_-]?key|token|password|secret)['\"]?\s?[:=]\s?\[?['\"]?)[^\s'\",\]]{4,200}", re.I), r"\1***"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What is known about one kind of program."""
+
+    rows: tuple[Pattern, ...]
+    facts: Callable[[str], Mapping[str, str]]
+    ready: str = ""
+    leaving: tuple[str, ...] = ()
+    request_heads: tuple[str, ...] = ()
+    fatal_heads: Mapping[str, tuple[str, bool | None, str]] = field(default_factory=dict)
+    wrappers: re.Pattern[str] = re.compile(r"(?!)")
+
+
+def _no_facts(text: str) -> Mapping[str, str]:
+    return {}
+
+
+BOOKS: Mapping[Component, Book] = {
+    "vllm": Book(
+        rows=models.ROWS + vllm.ROWS + memory.ROWS + gpu.ROWS + process.ROWS,
+        facts=vllm.facts,
+        ready=vllm.READY,
+        leaving=vllm.LEAVING,
+        request_heads=vllm.REQUEST_HEADS,
+        fatal_heads=vllm.FATAL_HEADS,
+        wrappers=vllm.WRAPPERS,
+    ),
+    "litellm": Book(
+        rows=litellm.ROWS + process.ROWS,
+        facts=litellm.facts,
+        ready=litellm.READY,
+        leaving=litellm.LEAVING,
+        request_heads=litellm.REQUEST_HEADS,
+    ),
+    "command": Book(rows=process.ROWS, facts=_no_facts),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row (or None: no row knows it) that fits at a place of the log."""
+
+    rank: Rank
+    line: int
+    finish: Callable[[], Diagnosis]
+
+
+def diagnose(
+    log: bytes | str,
+    component: Component,
+    *,
+    exit_code: int | None = None,
+    exit_signal: int | None = None,
+    was_ready: bool = False,
+    oom_killed: bool = False,
+) -> Diagnosis:
+    """Why the program that wrote ``log`` failed. ``exit_code`` and ``exit_signal``: how it ended, both None where that
+    is not known or it still runs. ``was_ready``: it had been ready. ``oom_killed``: the kernel killed some of it.
+
+    Ended by SIGTERM, SIGINT or SIGHUP, or with status 0 after being ready, and nothing in the log against it: ``none``.
+    """
+    if exit_code is not None and (exit_code < 0 or 128 < exit_code <= 192):  # as subprocess and a shell say a signal
+        exit_signal = exit_signal or (-exit_code if exit_code < 0 else exit_code - 128)
+        exit_code = None
+    look = _Look(log, BOOKS[component], was_ready)
+    crashed = exit_signal is not None and exit_signal not in process.ASKED_TO_LEAVE
+    failed = exit_code not in (None, 0) or (exit_code == 0 and not look.ready and not look.left)
+    ended = exit_code is not None or exit_signal is not None
+
+    found = list(look.causes(failed=failed, crashed=crashed, ended=ended))
+    best = min(found, key=lambda one: (one.rank, one.line), default=None)
+    if oom_killed and (best is None or best.rank > Rank.PROOF):
+        kind, permanent, summary, advice = process.OUT_OF_MEMORY
+        return Diagnosis(kind, permanent, False, summary, advice, look.end())
+    if best is not None:
+        return best.finish()
+    if crashed or (failed and not look.left):
+        if exit_code == 0:
+            summary = "it ended with status 0 before it was ready"
+            return Diagnosis("exited_before_ready", None, False, summary, "Read the end of its log.", look.end())
+        return process.from_status(exit_code, exit_signal, look.end())
+    if not ended and not look.left:
+        complaint = min(look.complaints(), key=lambda one: one.line, default=None)
+        if complaint is not None:
+            return complaint.finish()
+    return NONE
+
+
+class _Look:
+    """One log, read once."""
+
+    def __init__(self, log: bytes | str, book: Book, was_ready: bool) -> None:
+        text = text_of(log)
+        self.book = book
+        self.lines = lines_of(text)
+        self.rows = [pattern for pattern in book.rows if pattern.needle in text]
+        self.facts = {**process.facts(text), **book.facts(text)}
+        self.faults = faults_of(self.lines)
+        self.ready_at = self._ready_at(text, was_ready)
+        self.ready = self.ready_at < len(self.lines)
+        self.left_at = min(self._leaving(text), default=len(self.lines))
+        self.left = self.left_at < len(self.lines)
+
+    def _ready_at(self, text: str, was_ready: bool) -> int:
+        """The line that says so; before the first when it was ready and that line is gone; after the last when not."""
+        if self.book.ready and self.book.ready in text:
+            said = (line.number for line in self.lines if line.text.startswith(self.book.ready))
+            return next(said, -1 if was_ready else len(self.lines))
+        return -1 if was_ready else len(self.lines)
+
+    def _leaving(self, text: str) -> Iterator[int]:
+        for marker in self.book.leaving:
+            if marker in text:
+                yield from (line.number for line in self.lines if line.text.startswith(marker))
+        # SIGTERM before the server has its own handler
+        yield from (fault.first for fault in self.faults if fault.chain[-1].type == "KeyboardInterrupt")
+
+    def causes(self, *, failed: bool, crashed: bool, ended: bool) -> Iterator[Found]:
+        """What the log says against the program, as far as it counts after this end of it."""
+        for fault in self.faults:
+            standing = self._standing(fault)
+            counts = {
+                "fatal": True,
+                "uncaught": not crashed and (failed or not ended),
+                "logged": failed,
+                "none": False,
+            }
+            if counts[standing]:
+                yield from self._of_fault(fault)
+        # a process that runs on, or was told to leave, did not die of what its log complains about
+        lively = self.ready and not failed and not crashed
+        for pattern, line, match in self._of_lines(complaints=False):
+            if not (lively and pattern in process.ROWS and pattern.rank >= Rank.COARSE):
+                yield self._found(pattern, match, line.number, [line])
+
+    def complaints(self) -> Iterator[Found]:
+        for pattern, line, match in self._of_lines(complaints=True):
+            yield self._found(pattern, match, line.number, [line])
+
+    def _standing(self, fault: Fault) -> Standing:
+        """``fatal``: a process says that it dies of it. ``uncaught``: the interpreter printed it. ``logged``: somebody
+        logged it and may have gone on. Else ``none``: of a request, of leaving, or survived."""
+        head, book = fault.head, self.book
+        if fault.first >= self.left_at or _NOISE.match(fault.chain[-1].type) or head.startswith(_NOISE_HEADS):
+            return "none"
+        if any(head.startswith(words) for words in book.fatal_heads):
+            return "fatal" if not (fault.first < self.ready_at < len(self.lines)) else "none"
+        if any(words in head for words in book.request_heads):
+            return "none"
+        if 0 <= fault.first < self.ready_at < len(self.lines):
+            return "none"  # it became ready after that
+        of_logger = fault.context is not None and bool(fault.context.level)
+        bare = not fault.level or (fault.level == "ERROR" and not of_logger)
+        if bare and not of_logger and not head.startswith("Exception in thread"):
+            return "uncaught" if fault.first < self.ready_at else "logged"
+        return "logged" if fault.level == "ERROR" and fault.first < self.ready_at else "none"
+
+    def _of_fault(self, fault: Fault) -> Iterator[Found]:
+        known = False
+        context = [fault.context] if fault.context is not None and fault.context.level != "INFO" else []
+        for raised in fault.chain:
+            text = raised.text
+            for pattern in self.rows:
+                if pattern.where == "exception" and self._fits(pattern, fault.first, raised):
+                    match = pattern.regex.search(text)
+                    if match is not None and self._holds(pattern, match):
+                        known = True
+                        root = raised.lines[min(text.count("\n", 0, match.start()), len(raised.lines) - 1)]
+                        yield self._found(pattern, match, raised.lines[0].number, [root, raised.lines[0], *context])
+        last = fault.chain[-1]
+        if not known and not self.book.wrappers.search(last.text):
+            yield Found(Rank.UNKNOWN, fault.first, partial(self._unknown, fault, last, context))
+
+    def _unknown(self, fault: Fault, last: Raised, context: list[Line]) -> Diagnosis:
+        kind, permanent, advice = next(
+            (what for words, what in self.book.fatal_heads.items() if fault.head.startswith(words)),
+            ("unknown", None, ""),
+        )
+        if kind == "engine_died" and fault.first < self.ready_at:
+            kind, permanent, advice = "unknown", None, ""
+        words = last.lines[0].text.strip()
+        if "validation error" in words and len(last.lines) > 1:
+            words = f"{words}: {last.lines[1].text.strip()}"
+        evidence = self._shown([last.lines[0], *context, *(raised.lines[0] for raised in fault.chain[:-1])])
+        return Diagnosis(kind, permanent, False, _clean(words), advice or UNKNOWN_ADVICE, evidence)
+
+    def _of_lines(self, *, complaints: bool) -> Iterator[tuple[Pattern, Line, re.Match[str]]]:
+        for pattern in self.rows:
+            if pattern.where == "exception" or (pattern.rank is Rank.COMPLAINT) is not complaints:
+                continue
+            for line in self.lines[: self.left_at]:
+                if pattern.needle not in line.text or (line.level in ("INFO", "DEBUG") and pattern.where != "notice"):
+                    continue
+                if not complaints and any(words in line.text for words in self.book.request_heads):
+                    continue
+                match = pattern.regex.search(line.text)
+                if match is not None and self._fits(pattern, line.number, None) and self._holds(pattern, match):
+                    yield pattern, line, match
+                    break
+
+    def _fits(self, pattern: Pattern, line: int, raised: Raised | None) -> bool:
+        if pattern.phase != "any" and (pattern.phase == "run") is not (line > self.ready_at):
+            return False
+        return pattern.frames is None or (raised is not None and pattern.frames.search(raised.frames) is not None)
+
+    def _holds(self, pattern: Pattern, match: re.Match[str]) -> bool:
+        return pattern.when is None or pattern.when(self._values(match))
+
+    def _values(self, match: re.Match[str]) -> dict[str, str]:
+        return {**self.facts, **{name: value for name, value in match.groupdict().items() if value is not None}}
+
+    def _found(self, pattern: Pattern, match: re.Match[str], line: int, evidence: list[Line]) -> Found:
+        def finish() -> Diagnosis:
+            values = self._values(match)
+            if pattern.derive is not None:
+                values.update(pattern.derive(values))
+            summary = next(iter(filled(pattern.summary, values)), pattern.kind.replace("_", " "))
+            advice = " ".join(filled(pattern.advice, values))
+            return Diagnosis(
+                pattern.kind, pattern.permanent, pattern.busy, _clean(summary), _clean(advice), self._shown(evidence)
+            )
+
+        return Found(pattern.rank, line, finish)
+
+    def end(self) -> tuple[str, ...]:
+        """The last lines that say anything."""
+        said = [line for line in self.lines[-60:] if line.text.strip()]
+        return self._shown(said[-EVIDENCE:])
+
+    def _shown(self, lines: list[Line]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_clean(line.raw.rstrip())[:EVIDENCE_WIDTH] for line in lines))[:EVIDENCE]
+
+
+def _clean(words: str) -> str:
+    for pattern, instead in _SECRETS:
+        words = pattern.sub(instead, words)
+    return words

@@ -1,0 +1,120 @@
+"""GPUs by NVML: how much of their memory is used, and by whom. Where there is no NVML there are no GPUs to wait for.
+
+Indices are NVML's, which are CUDA's under CUDA_DEVICE_ORDER=PCI_BUS_ID. Memory is in bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A GPU's memory: ``used`` of ``total`` bytes, and what each compute process has of it, by pid."""
+
+    used: int
+    total: int
+    holders: tuple[tuple[int, int], ...] = ()
+
+
+class Gpus(Protocol):
+    """What is asked of the GPUs; None where one cannot be asked (no such GPU, or the driver fails)."""
+
+    def memory(self, index: int) -> Memory | None:
+        """How things stand now."""
+
+
+class NoGpus:
+    """A machine without NVML."""
+
+    def memory(self, index: int) -> Memory | None:
+        """Nothing to tell."""
+        return None
+
+
+class Nvml:
+    """The real ones, through nvidia-ml-py."""
+
+    def __init__(self) -> None:
+        import pynvml
+
+        self._nvml = pynvml
+        pynvml.nvmlInit()
+
+    def memory(self, index: int) -> Memory | None:
+        """How things stand now."""
+        nvml = self._nvml
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            holders = tuple(
+                (one.pid, int(one.usedGpuMemory or 0)) for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            )
+        except nvml.NVMLError:
+            return None
+        return Memory(int(memory.used), int(memory.total), holders)
+
+
+def detect() -> Gpus:
+    """NVML where it works, else nothing."""
+    try:
+        return Nvml()
+    except Exception:  # no library, no driver, no permission: NVML's errors are not ours, and it is optional
+        return NoGpus()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A GPU whose memory did not come back: how much more is used than before, and by which processes."""
+
+    index: int
+    used: int
+    baseline: int
+    holders: tuple[tuple[int, int], ...]
+
+    def __str__(self) -> str:
+        who = ", ".join(f"pid {pid} ({used // MIB} MiB)" for pid, used in self.holders) or "no process that NVML names"
+        return f"GPU {self.index} has {(self.used - self.baseline) // MIB} MiB more in use than before: {who}"
+
+
+async def wait_for_memory(
+    gpus: Gpus,
+    baselines: Sequence[tuple[int, int]],
+    *,
+    patience: float = 60.0,
+    period: float = 0.5,
+    flat: int = 4,
+    slack: int = 256 * MIB,
+) -> list[Held]:
+    """Wait until the memory in use on every (index, baseline) is back there, give or take ``slack``, and has been the
+    same for ``flat`` readings: a driver lets go late and in steps, and vLLM measures free memory while it starts.
+
+    Returns those that did not come back within ``patience`` seconds.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience
+    history: dict[int, list[int]] = {index: [] for index, _ in baselines}
+    while True:
+        late: list[Held] = []
+        settled = True
+        for index, baseline in baselines:
+            memory = gpus.memory(index)
+            if memory is None:
+                continue
+            seen = history[index]
+            seen.append(memory.used)
+            if memory.used > baseline + slack:
+                late.append(Held(index, memory.used, baseline, memory.holders))
+            settled = settled and len(seen) >= flat and max(seen[-flat:]) - min(seen[-flat:]) <= 16 * MIB
+        if settled and not late:
+            return []
+        if not any(history.values()):
+            return []  # nothing can be asked
+        if loop.time() >= end:
+            return late
+        await asyncio.sleep(period)

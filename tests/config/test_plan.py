@@ -1,0 +1,328 @@
+"""What the daemon runs for a configuration: argv, environment, LiteLLM's file, and what is expected of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm_supervisor.config import Plan, plan
+from llm_supervisor.config.plan import Pythons, key_variable
+from llm_supervisor.core.question import Asking
+from llm_supervisor.core.spec import Kind
+from llm_supervisor.engines import litellm, vllm
+from tests.config.conftest import GOOD, Place
+
+PYTHONS = Pythons("/envs/vllm/bin/python", "/envs/litellm/bin/python", vllm_cpu=False)
+RUN = Path("/run/llm-supervisor")
+KEY = "sk-the-master-key"
+
+
+def made(place: Place, text: str, environ: dict[str, str] | None = None, **pythons: bool) -> Plan:
+    config = place.load(text, {"PATH": "/bin", **(environ or {})})
+    used = Pythons(PYTHONS.vllm, PYTHONS.litellm, pythons.get("vllm_cpu", False))
+    return plan(config, runtime=RUN, pythons=used, master_key=KEY)
+
+
+def one_model(place: Place, more: str, environ: dict[str, str] | None = None, **pythons: bool) -> Plan:
+    return made(place, f"gateway: {{}}\nmodels:\n  a: {{model: org/name, port: 8000, {more}}}\n", environ, **pythons)
+
+
+def argv(made: Plan, name: str = "a") -> tuple[str, ...]:
+    return made.programs[name].spec.launch.argv
+
+
+def env(made: Plan, name: str = "a") -> dict[str, str]:
+    return dict(made.programs[name].spec.launch.env)
+
+
+def asking(made: Plan, name: str = "a") -> Asking:
+    found = made.programs[name].asking
+    assert found is not None
+    return found
+
+
+# vLLM -------------------------------------------------------------------------------------------------------
+
+
+def test_vllms_command_line(place: Place) -> None:
+    text = "served_model_name: Name, stop: {grace: 60s}, vllm: {max-model-len: 25000, dtype: bfloat16}"
+    assert argv(one_model(place, text)) == (
+        "/envs/vllm/bin/python", "-m", vllm.MODULE,
+        "--model", "org/name", "--served-model-name", "Name", "--host", "127.0.0.1", "--port", "8000",
+        "--max-model-len", "25000", "--dtype", "bfloat16", "--shutdown-timeout", "55",
+    )  # fmt: skip
+
+
+OPTIONS = [
+    ("{enforce-eager: true}", ["--enforce-eager"]),
+    ("{enable-prefix-caching: false}", ["--no-enable-prefix-caching"]),
+    ("{quantization: null}", []),
+    ("{max_model_len: 1}", ["--max-model-len", "1"]),
+    ("{--max-model-len: 1}", ["--max-model-len", "1"]),
+    ("{gpu-memory-utilization: 0.9}", ["--gpu-memory-utilization", "0.9"]),
+    ("{limit-mm-per-prompt: {image: 32, video: 1}}", ["--limit-mm-per-prompt", '{"image":32,"video":1}']),
+    ("{limit_mm_per_prompt: {}}", ["--limit-mm-per-prompt", "{}"]),
+    ("{lora-modules: [a=/x, b=/y]}", ["--lora-modules", "a=/x", "b=/y"]),
+    ("{cuda-graph-sizes: [1, 2, 4]}", ["--cuda-graph-sizes", "1", "2", "4"]),
+    ("{lora-modules: [{name: a, path: /x}]}", ["--lora-modules", '{"name": "a", "path": "/x"}']),
+    ("{middleware: []}", ["--middleware"]),
+    ("{chat-template: 'two words'}", ["--chat-template", "two words"]),
+    ("{seed: 0}", ["--seed", "0"]),
+    ("{revision: ''}", ["--revision", ""]),
+]
+
+
+@pytest.mark.parametrize(("written", "words"), OPTIONS, ids=[row[0] for row in OPTIONS])
+def test_an_option_of_vllm(place: Place, written: str, words: list[str]) -> None:
+    said = argv(one_model(place, f"vllm: {written}"))
+    assert list(said[said.index("8000") + 1 : -2]) == words
+    assert said[-2:] == ("--shutdown-timeout", "25")
+
+
+@pytest.mark.parametrize("grace", ["0", "3", "5", "30"])
+def test_vllm_is_told_to_end_before_it_is_killed(place: Place, grace: str) -> None:
+    said = argv(one_model(place, f"stop: {{grace: {grace}}}"))
+    assert said[-2:] == ("--shutdown-timeout", str(max(int(grace) - 5, 0)))
+
+
+def test_a_shutdown_timeout_of_ones_own(place: Place) -> None:
+    said = argv(one_model(place, "vllm: {shutdown_timeout: 7}"))
+    assert [said[n + 1] for n, word in enumerate(said) if word == "--shutdown-timeout"] == ["7"]
+
+
+@pytest.mark.parametrize(
+    "written", ["vllm: {api-key: sk-secret}", "vllm: {api_key: sk-secret}", "env: {VLLM_API_KEY: sk-secret}"]
+)
+def test_a_key_is_in_the_environment_and_never_in_argv(place: Place, written: str) -> None:
+    made = one_model(place, written)
+    for planned in made.programs.values():
+        assert "sk-secret" not in " ".join(planned.spec.launch.argv)
+        assert "sk-secret" not in repr(planned.spec)
+        assert "sk-secret" not in repr(planned.asking)
+    assert env(made)["VLLM_API_KEY"] == "sk-secret"
+    assert dict(asking(made).headers) == {"Authorization": "Bearer sk-secret"}
+    assert "sk-secret" not in yaml.safe_dump(made.litellm_config)
+    assert env(made, "gateway")[key_variable("a")] == "sk-secret"
+    assert KEY not in repr(made.programs)
+
+
+def test_a_key_of_the_daemons_does_not_become_an_engines(place: Place) -> None:
+    made = one_model(place, "gpus: []", {"VLLM_API_KEY": "sk-stray"})
+    assert made.programs["a"].spec.launch.unset == ("VLLM_API_KEY",)
+    assert asking(made).headers == ()
+
+
+def test_the_environment_of_vllm(place: Place) -> None:
+    base = {"VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
+    assert env(one_model(place, "vision: true")) == base
+    gpus = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1,0"}
+    assert env(one_model(place, "gpus: [1, 0]")) == base | gpus
+    assert env(one_model(place, "vision: true", vllm_cpu=True)) == base | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    local = made(place, "gateway: {}\nmodels: {a: {model: tiny, port: 8000}}\n")
+    assert env(local) == base | {"HF_HUB_OFFLINE": "1"}
+    assert argv(local)[4] == str(place.folder / "tiny")
+
+
+def test_what_a_person_says_wins(place: Place) -> None:
+    """In the model's env, then in the daemon's own; but GPUs are numbered as the configuration means it."""
+    own = {"VLLM_CPU_KVCACHE_SPACE": "8", "CUDA_VISIBLE_DEVICES": "7", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+    seen = env(one_model(place, "gpus: [0]", own, vllm_cpu=True))
+    assert "VLLM_CPU_KVCACHE_SPACE" not in seen, "it is inherited"
+    assert (seen["CUDA_VISIBLE_DEVICES"], seen["CUDA_DEVICE_ORDER"]) == ("0", "PCI_BUS_ID")
+    seen = env(one_model(place, "gpus: [0], env: {CUDA_VISIBLE_DEVICES: '3', VLLM_NO_USAGE_STATS: 0}"))
+    assert (seen["CUDA_VISIBLE_DEVICES"], seen["VLLM_NO_USAGE_STATS"]) == ("3", "0")
+
+
+def test_a_models_specification(place: Place) -> None:
+    more = "gpus: [1], restart: {intensity: 2}, stop: {signal: INT, grace: 9}, autostart: false"
+    spec = one_model(place, more).programs["a"].spec
+    assert (spec.kind, spec.launch.port, spec.gpus, spec.autostart) == (Kind.VLLM, 8000, (1,), False)
+    assert (spec.stop.signal, spec.stop.grace, spec.stop.sweep_grace) == (2, 9, 0)
+    assert (spec.restart.intensity, spec.vital, spec.ready_after) == (2, ("VLLM::",), None)
+
+
+def test_what_health_does_not_say_is_derived(place: Place) -> None:
+    health = one_model(place, "health: {period: 3, timeout: 2, failure_threshold: 5}").programs["a"].spec.health
+    assert (health.readiness_period, health.readiness_timeout, health.readiness_threshold) == (3, 2, 5)
+    assert health.startup_timeout == 2
+    more = "readiness_period: 7, readiness_timeout: 6, readiness_threshold: 1, startup_timeout: 9"
+    health = one_model(place, f"health: {{period: 3, {more}}}").programs["a"].spec.health
+    assert (health.readiness_period, health.readiness_timeout, health.readiness_threshold) == (7, 6, 1)
+    assert health.startup_timeout == 9
+
+
+# The gateway ------------------------------------------------------------------------------------------------
+
+
+def test_litellms_file_is_the_native_one_and_the_local_models(place: Place) -> None:
+    made_ = made(place, GOOD)
+    assert made_.litellm_config == {
+        "model_list": [
+            {
+                "model_name": "glm-4.1v",
+                "litellm_params": {
+                    "model": "hosted_vllm/GLM-4.1V-9B-Thinking", "api_base": "http://127.0.0.1:8000/v1",
+                    "api_key": "none", "rpm": 60, "tpm": 80000,
+                },
+                "model_info": {"supports_vision": True},
+            },
+            {
+                "model_name": "tiny",
+                "litellm_params": {
+                    "model": "hosted_vllm/tiny", "api_base": "http://127.0.0.1:8001/v1", "api_key": "none",
+                },
+                "model_info": {"supports_vision": False},
+            },
+            {
+                "model_name": "claude",
+                "litellm_params": {
+                    "model": "anthropic/claude-sonnet-4-5", "api_key": "os.environ/ANTHROPIC_API_KEY",
+                },
+            },
+            {"model_name": "openai/*", "litellm_params": {"model": "openai/*"}},
+        ],
+        "router_settings": {"num_retries": 2},
+        "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
+    }  # fmt: skip
+    assert made_.litellm_file == RUN / "litellm_config.yaml"
+    assert [(group.name, group.local, group.vision) for group in made_.groups] == [
+        ("glm-4.1v", True, True), ("tiny", True, False), ("claude", False, None),
+    ]  # fmt: skip
+
+
+def test_keys_are_in_litellms_file_by_reference_only(place: Place) -> None:
+    place.write("general_settings: {master_key: sk-written, other: 1}\n", "native.yaml", 0o600)
+    text = "gateway: {litellm_config: native.yaml}\nmodels:\n  a-b: {model: org/x, port: 1, vllm: {api-key: sk-one}}\n"
+    made_ = made(place, text)
+    written = yaml.safe_dump(made_.litellm_config)
+    assert "sk-" not in written
+    assert made_.litellm_config is not None
+    assert made_.litellm_config["general_settings"] == {"master_key": "os.environ/LITELLM_MASTER_KEY", "other": 1}
+    (entry,) = made_.litellm_config["model_list"]
+    name = entry["litellm_params"]["api_key"].removeprefix("os.environ/")
+    assert env(made_, "gateway")[name] == "sk-one"
+    assert env(made_, "gateway")["LITELLM_MASTER_KEY"] == KEY
+
+
+def test_no_two_aliases_share_a_keys_variable() -> None:
+    aliases = ["a.b", "a-b", "a_b", "A.B", "ab", "a..b", "a_2eb"]
+    names = {key_variable(alias) for alias in aliases}
+    assert len(names) == len(aliases)
+    for name in names:
+        assert list(litellm.references(f"os.environ/{name}")) == [((), name)], "LiteLLM's own word for a variable"
+
+
+def test_the_gateways_specification(place: Place) -> None:
+    made_ = made(place, "gateway: {port: 4001, stop: {grace: 40}, env: {LITELLM_LOG: INFO}}\n")
+    spec = made_.programs["gateway"].spec
+    assert spec.kind is Kind.LITELLM
+    assert spec.launch.listener == ("127.0.0.1", 4001)
+    assert spec.launch.uds == f"{RUN}/gateway.sock" == asking(made_, "gateway").address
+    python, replica, *rest = spec.launch.argv
+    assert python == PYTHONS.litellm
+    assert Path(replica).is_file()
+    assert rest == ["--listen-fd", "3", "--uds", f"{RUN}/gateway.sock", "--drain", "35"]
+    assert env(made_, "gateway") == {
+        "CONFIG_FILE_PATH": f"{RUN}/litellm_config.yaml",
+        "LITELLM_MASTER_KEY": KEY,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "PYTHONUNBUFFERED": "1",
+        "LITELLM_LOG": "INFO",
+    }
+    assert dict(asking(made_, "gateway").headers) == {"Authorization": f"Bearer {KEY}"}
+    questions = [question.path for question in asking(made_, "gateway").questions]
+    assert questions == ["/health/liveliness", "/model_group/info"]
+    general = {"master_key": "os.environ/LITELLM_MASTER_KEY"}
+    assert made_.litellm_config == {"model_list": [], "general_settings": general}
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("'::'", "127.0.0.1"), ("'::1'", "[::1]"), ("gpu1", "gpu1")],
+)
+def test_the_endpoint_that_is_shown(place: Place, host: str, shown: str) -> None:
+    assert made(place, f"gateway: {{host: {host}}}\n").endpoint == f"http://{shown}:4000"
+
+
+def test_without_a_gateway_there_is_no_endpoint(place: Place) -> None:
+    made_ = made(place, "programs: {p: {command: [x]}}\n")
+    assert (made_.endpoint, made_.litellm_config, made_.groups) == (None, None, ())
+    assert list(made_.programs) == ["p"]
+
+
+GROUPS = [
+    ([("a", True)], {"a": True}),
+    ([("a", False)], {"a": False}),
+    ([("a", None)], {"a": None}),
+    ([("a", True), ("a", False)], {"a": True}),
+    ([("a", False), ("a", True)], {"a": True}),
+    # what LiteLLM itself thinks of a deployment may be yes, so only a yes of another one settles it
+    ([("a", None), ("a", False)], {"a": None}),
+    ([("a", False), ("a", None)], {"a": None}),
+    ([("a", None), ("a", True)], {"a": True}),
+    ([("a", True), ("a", None), ("b", False)], {"a": True, "b": False}),
+    ([("openai/*", None), ("*", True), ("a", True)], {"a": True}),
+]
+
+
+@pytest.mark.parametrize(("entries", "expected"), GROUPS)
+def test_the_expected_groups(entries: list[tuple[str, bool | None]], expected: dict[str, bool | None]) -> None:
+    model_list: list[dict[str, object]] = [{"model_name": name, "litellm_params": {}} for name, _ in entries]
+    for entry, (_, vision) in zip(model_list, entries, strict=True):
+        if vision is not None:
+            entry["model_info"] = {"supports_vision": vision}
+    assert litellm.expected_groups({"model_list": model_list}) == expected
+
+
+def test_more_model_info(place: Place) -> None:
+    made_ = one_model(place, "vision: true, litellm: {rpm: 1, model_info: {mode: chat, supports_vision: false}}")
+    assert made_.litellm_config is not None
+    (entry,) = made_.litellm_config["model_list"]
+    assert entry["model_info"] == {"supports_vision": False, "mode": "chat"}
+    assert "model_info" not in entry["litellm_params"]
+    assert made_.groups[0].vision is False
+
+
+# Programs ---------------------------------------------------------------------------------------------------
+
+
+def test_programs(place: Place) -> None:
+    made_ = made(place, GOOD)
+    redis, web = made_.programs["redis"], made_.programs["web"]
+    assert redis.spec.launch.argv == ("redis-server", "--port", "6379")
+    assert (redis.asking, redis.spec.ready_after) == (Asking(("127.0.0.1", 6379)), None)
+    assert (redis.spec.launch.cwd, web.spec.launch.cwd) == (None, str(place.folder / "tiny"))
+    assert env(made_, "web") == {"DEBUG": "1"}
+    assert asking(made_, "web").address == ("localhost", 8080)
+    assert [question.path for question in asking(made_, "web").questions] == ["/health"]
+
+
+@pytest.mark.parametrize(
+    ("ready", "address", "path"),
+    [
+        ("tcp: 'localhost:6379'", ("localhost", 6379), None),
+        ("tcp: '[::1]:6379'", ("::1", 6379), None),
+        ("http: 'http://localhost'", ("localhost", 80), "/"),
+        ("http: 'http://127.0.0.1:8080'", ("127.0.0.1", 8080), "/"),
+        ("http: 'http://[::1]:8080/a/b?c=d#e'", ("::1", 8080), "/a/b?c=d"),
+    ],
+)
+def test_ways_of_being_ready(place: Place, ready: str, address: tuple[str, int], path: str | None) -> None:
+    found = asking(made(place, f"programs:\n  p:\n    command: [x]\n    ready: {{{ready}}}\n"), "p")
+    assert found.address == address
+    assert [question.path for question in found.questions] == ([] if path is None else [path])
+
+
+def test_ready_by_age(place: Place) -> None:
+    made_ = made(place, "programs:\n  p: {command: [x]}\n  q: {command: [x], ready: {after: 0}, stop: {grace: 2}}\n")
+    assert [made_.programs[name].spec.ready_after for name in "pq"] == [1.0, 0.0]
+    assert [made_.programs[name].spec.stop.sweep_grace for name in "pq"] == [5.0, 2.0]
+
+
+def test_the_plan_can_be_shown_without_its_secrets(place: Place) -> None:
+    made_ = made(place, GOOD, {"ANTHROPIC_API_KEY": "sk-ant-secret"})
+    assert "secret" not in repr(made_)
+    assert json.dumps(made_.litellm_config)

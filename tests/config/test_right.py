@@ -1,0 +1,247 @@
+"""Right configurations: what is read, and what is the default."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from llm_supervisor.config import ConfigError, load
+from llm_supervisor.config.schema import duration, signal_number, size
+from llm_supervisor.config.source import path_words, read
+from tests.config.conftest import GOOD, NATIVE, Place
+
+ENV = {"ANTHROPIC_API_KEY": "x"}
+
+
+def test_the_documented_example(place: Place) -> None:
+    config = place.load(GOOD)
+    root = config.root
+    assert root.gateway is not None
+    assert (root.gateway.port, root.gateway.hold) == (4000, "auto")
+    model = root.models["glm-4.1v"]
+    assert (model.model, model.gpus, model.port, model.vision) == ("THUDM/GLM-4.1V-9B-Thinking", [0], 8000, True)
+    assert model.vllm == {"max-model-len": 25000, "limit-mm-per-prompt": {"image": 32, "video": 1}}
+    assert (model.health.startup_budget, model.health.stall_grace, model.restart.window) == (1800, 120, 3600)
+    assert (model.stop.signal, model.stop.grace) == (15, 30)
+    assert root.programs["redis"].command == ["redis-server", "--port", "6379"]
+    assert root.programs["web"].command == ["serve", "1", "true"], "YAML's numbers are meant as words there"
+    assert root.programs["web"].env == {"DEBUG": "1"}
+    assert (root.logs.max_bytes, root.logs.backups) == (10 * 1024**2, 3)
+    assert config.environ == {"ANTHROPIC_API_KEY": "sk-ant-1"}, "from the env file"
+    assert config.native["router_settings"] == {"num_retries": 2}
+    assert config.master_key is None
+    assert config.warnings == ()
+    assert config.model_path(model) is None, "a hub id"
+    assert config.model_path(root.models["tiny"]) == place.folder / "tiny"
+    assert [row[:3] for row in config.port_places()] == [
+        ("127.0.0.1", 4000, "gateway"),
+        ("127.0.0.1", 8000, "glm-4.1v"),
+        ("127.0.0.1", 8001, "tiny"),
+    ]
+
+
+def test_the_defaults_are_the_documented_ones(place: Place) -> None:
+    root = place.load("gateway: {}\nmodels: {a: {model: org/name, port: 8000}}\n").root
+    assert root.gateway is not None
+    for block in (root.gateway, root.models["a"]):
+        assert block.health.model_dump() | {
+            "period": 10, "timeout": 10, "failure_threshold": 3, "startup_budget": 1800, "startup_stall": 600,
+            "stall_grace": 120, "canary": True, "canary_interval": 300, "expect": None,
+        } == block.health.model_dump()  # fmt: skip
+        assert block.restart.model_dump() == {
+            "policy": "always", "backoff": 5, "backoff_factor": 2, "backoff_cap": 300, "intensity": 5, "window": 3600,
+        }  # fmt: skip
+        assert block.stop.model_dump() == {"signal": 15, "grace": 30}
+    assert (root.gateway.host, root.gateway.port, root.gateway.replicas) == ("127.0.0.1", 4000, 1)
+    assert (root.ready_when, root.env_file) == ("gateway", None)
+
+
+def test_an_environment_of_the_process_wins_over_the_env_file(place: Place) -> None:
+    config = place.load("env_file: keys.env\n", {"ANTHROPIC_API_KEY": "mine", "OTHER": "1"})
+    assert config.environ == {"ANTHROPIC_API_KEY": "mine", "OTHER": "1"}
+
+
+def test_the_env_file(place: Place) -> None:
+    text = (
+        "# keys\n\nA=1\n export B = two words \nC='single # quoted'\nD=\"double\"\nE=a=b\nF=\nG='\nH=x\x0cy\u2028z\r\n"
+    )
+    place.write(text, "keys.env", 0o600)
+    assert place.load("env_file: keys.env\n").environ == {
+        "A": "1",
+        "B": "two words",
+        "C": "single # quoted",
+        "D": "double",
+        "E": "a=b",
+        "F": "",
+        "G": "'",
+        "H": "x\x0cy\u2028z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("general", "environ", "key"),
+    [
+        ("", {}, None),
+        ("", {"LITELLM_MASTER_KEY": "sk-env"}, "sk-env"),
+        ("general_settings: {master_key: os.environ/LITELLM_MASTER_KEY}\n", {"LITELLM_MASTER_KEY": "sk-env"}, "sk-env"),
+        ("general_settings: {master_key: os.environ/LITELLM_MASTER_KEY}\n", {}, None),
+        ("general_settings: {master_key: os.environ/MINE}\n", {"MINE": "sk-mine"}, "sk-mine"),
+        ("general_settings: {master_key: sk-file}\n", {"LITELLM_MASTER_KEY": "sk-env"}, "sk-file"),
+        ("general_settings:\n", {"LITELLM_MASTER_KEY": "sk-env"}, "sk-env"),
+    ],
+)
+def test_the_master_key_that_is_given(place: Place, general: str, environ: dict[str, str], key: str | None) -> None:
+    place.write("model_list: []\n" + general, "native.yaml", 0o600)
+    assert place.load("gateway: {litellm_config: native.yaml}\n", environ).master_key == key
+
+
+def test_a_key_that_others_can_read_is_a_warning_only(place: Place) -> None:
+    place.write("model_list: []\ngeneral_settings: {master_key: sk-file}\n", "native.yaml", 0o644)
+    config = place.load("gateway: {litellm_config: native.yaml}\n")
+    assert config.master_key == "sk-file"
+    (warning,) = config.warnings
+    assert warning.warning
+    assert "others can read" in warning.message
+
+
+def test_merge_keys_and_anchors(place: Place) -> None:
+    """YAML's own way to say a thing once; what is merged in may be written again."""
+    config = place.load(
+        """\
+gateway: {}
+models:
+  a: &one
+    model: org/a
+    port: 8000
+    gpus: [0]
+  b:
+    port: 8001
+    <<: *one
+    gpus: [1]
+  c:
+    <<: [{port: 8002}, *one]
+"""
+    )
+    models = config.root.models
+    assert {name: (model.model, model.port, model.gpus) for name, model in models.items()} == {
+        "a": ("org/a", 8000, [0]),
+        "b": ("org/a", 8001, [1]),
+        "c": ("org/a", 8002, [0]),
+    }
+
+
+def test_a_merged_key_has_the_line_where_it_stands(place: Place) -> None:
+    text = "gateway: {}\nmodels:\n  a: &one\n    model: org/a\n    port: 8000\n  b:\n    <<: *one\n"
+    (problem,) = place.problems(text)
+    assert (problem.line, problem.path) == (5, "models.b.port")
+    (problem,) = place.problems(text + "    port: 1\n    port: 2\n")
+    assert (problem.line, problem.message) == (9, "is written twice; the first is in line 8")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("tiny", True), ("./tiny", True), ("../{base}/tiny", True), ("{tmp}/tiny", True), ("org/tiny", False)],
+)
+def test_a_model_is_a_folder_when_there_is_one(place: Place, name: str, folder: bool) -> None:
+    text = f"gateway: {{}}\nmodels: {{a: {{model: {name}, port: 1}}}}\n"
+    config = place.load(text.replace("{tmp}", str(place.folder)).replace("{base}", place.folder.name))
+    assert config.model_path(config.root.models["a"]) == (place.folder / "tiny" if folder else None)
+
+
+def test_paths_begin_at_the_files_folder(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("HOME", str(place.folder))
+    config = place.load(GOOD.replace("litellm_config: native.yaml", "litellm_config: ~/native.yaml"))
+    assert config.resolve("tiny") == place.folder / "tiny"
+
+
+def test_a_key_that_only_some_use(place: Place) -> None:
+    """An unset key matters only where it is referred to, and as a whole value."""
+    place.write(NATIVE + "# os.environ/COMMENT\nlitellm_settings: {note: see os.environ/THERE}\n", "native.yaml")
+    place.load("gateway: {litellm_config: native.yaml}\n", ENV)
+    place.load(
+        "gateway: {}\nmodels: {a: {model: tiny, port: 1, litellm: {organization: os.environ/ORG}}}\n", {"ORG": "x"}
+    )
+
+
+def test_an_unreadable_folder_is_no_traceback(place: Place) -> None:
+    loop = place.folder / "loop"
+    loop.symlink_to(loop)
+    for name in ("loop", "./loop", "loop/x"):
+        problems = place.problems(f"gateway: {{}}\nmodels: {{a: {{model: {name}, source: path, port: 1}}}}\n")
+        assert [problem.path for problem in problems] == ["models.a.model"]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        *((5, 5), (0, 0), (2.5, 2.5), ("30", 30), ("30s", 30), ("500ms", 0.5), ("5m", 300), ("1h", 3600)),
+        *(("1.5h", 5400), ("2d", 172800), (" 5 m ", 300)),
+    ],
+)
+def test_durations(value: object, seconds: float) -> None:
+    assert duration(value) == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        *((1, 1), (4096, 4096), ("512", 512), ("1k", 1024), ("1KiB", 1024)),
+        *(("50MB", 50 << 20), ("1.5g", 3 << 29), ("2 GiB", 2 << 30)),
+    ],
+)
+def test_sizes(value: object, count: int) -> None:
+    assert size(value) == count
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [("TERM", 15), ("term", 15), ("SIGTERM", 15), ("INT", 2), (9, 9), ("USR1", 10)]
+)
+def test_signals(value: object, number: int) -> None:
+    assert signal_number(value) == number
+
+
+def test_places_and_lines(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("a:\n  b: [1,\n      {c: 2}]\n# comment\nd: |\n  text\n  text\ne: 1\n")
+    document = read(file)
+    assert document.data == {"a": {"b": [1, {"c": 2}]}, "d": "text\ntext\n", "e": 1}
+    lines = {path_words(where): line for where, line in document.lines.items()}
+    assert lines == {"": 1, "a": 1, "a.b": 2, "a.b[0]": 2, "a.b[1]": 3, "a.b[1].c": 3, "d": 5, "e": 8}
+    assert document.line(("a", "nothing", "there")) == 1, "the nearest place around it"
+
+
+def test_keys_are_text_whatever_yaml_thinks(place: Place) -> None:
+    """``on``, ``no`` and numbers are names like any other."""
+    config = place.load(
+        'programs:\n  on: {command: [x]}\n  8000: {command: [x]}\n  no: {command: [x], env: {YES: "1"}}\n'
+    )
+    assert list(config.root.programs) == ["on", "8000", "no"]
+
+
+def test_aliases_of_aliases_do_not_fill_the_memory(place: Place) -> None:
+    text = "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+    for above, name in zip("abcdefgh", "bcdefghi", strict=True):
+        text += f"{name}: &{name} [{', '.join([f'*{above}'] * 10)}]\n"
+    (problem,) = place.problems(text)
+    assert "too deep or too large" in problem.message
+    (problem,) = place.problems("a: " + "[" * 5000 + "]" * 5000)
+    assert "is not valid YAML" in problem.message
+
+
+def test_problems_are_values(place: Place) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(place.write("zzz: 1\n"), {})
+    (problem,) = error.value.problems
+    assert asdict(problem) == {
+        "file": str(place.folder / "supervisor.yaml"),
+        "line": 1,
+        "path": "zzz",
+        "message": "unknown key",
+        "advice": problem.advice,
+        "warning": False,
+    }

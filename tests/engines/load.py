@@ -1,0 +1,43 @@
+"""A load of parallel clients on an OpenAI-compatible endpoint, bounded in number and time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+
+@dataclass
+class Load:
+    """What came of a load: answers by status (0: no answer), and how long the slowest took (seconds)."""
+
+    answers: Counter[int] = field(default_factory=Counter)
+    slowest: float = 0.0
+
+
+async def _client(load: Load, http: httpx.AsyncClient, path: str, body: dict[str, Any], end: float) -> None:
+    while time.monotonic() < end:
+        began = time.monotonic()
+        try:
+            answer = await http.post(path, json=body)
+            load.answers[answer.status_code] += 1
+        except httpx.HTTPError:
+            load.answers[0] += 1
+        load.slowest = max(load.slowest, time.monotonic() - began)
+
+
+async def run(base: str, key: str, body: dict[str, Any], *, clients: int, seconds: float) -> Load:
+    """``clients`` parallel clients for ``seconds``, each sending its next request when the last is answered."""
+    load = Load()
+    limits = httpx.Limits(max_connections=clients)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=300, limits=limits, trust_env=False) as http:
+        end = time.monotonic() + seconds
+        async with asyncio.TaskGroup() as group:
+            for _ in range(clients):
+                group.create_task(_client(load, http, "/v1/chat/completions", body, end))
+    return load

@@ -1,0 +1,194 @@
+"""The verdict on the real engines: a hang is found, a busy engine is left alone, a wrong set-up is named."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from llm_supervisor.config.plan import key_variable
+from tests.daemon.harness import Daemon
+from tests.engines import load
+from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
+
+PERIOD, GRACE, CANARY = 1.0, 10.0, 5.0
+# Far below the latency of a saturated engine
+TIMEOUT = 0.05
+SERVED = "GLM-4.1V-9B-Thinking"
+HEALTH = {
+    "period": PERIOD,
+    "timeout": TIMEOUT,
+    "startup_timeout": 10,
+    "failure_threshold": 3,
+    "stall_grace": GRACE,
+    "canary_timeout": CANARY,
+}
+
+
+@pytest.fixture(scope="module")
+def nervous(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon whose probes are as impatient as those that kill saturated engines elsewhere."""
+    settings = config(engines)
+    settings["models"][ALIAS]["health"] = HEALTH  # type: ignore[index]
+    settings["gateway"]["health"] = {"timeout": 10}  # type: ignore[index]
+    with Daemon(tmp_path_factory.mktemp("nervous"), settings) as running:
+        running.wait_ready(timeout=300)
+        yield running
+
+
+def worker(daemon: Daemon) -> int:
+    return next(pid for pid, name in daemon.tree(ALIAS).items() if name == "VLLM::Worker")
+
+
+def engine(daemon: Daemon) -> str:
+    """The engine itself, beside the gateway."""
+    return f"http://127.0.0.1:{yaml.safe_load(daemon.config_file.read_text())['models'][ALIAS]['port']}"
+
+
+def endless(prompt: str, tokens: int = 1900) -> dict[str, object]:
+    """A request that generates as many tokens as it may."""
+    message = {"role": "user", "content": prompt}
+    return {"model": SERVED, "max_tokens": tokens, "ignore_eos": True, "messages": [message]}
+
+
+def verdicts(daemon: Daemon) -> list[dict[str, object]]:
+    lines = (json.loads(line) for line in daemon.stderr().splitlines() if line.startswith("{"))
+    return [line for line in lines if line.get("event") == "state" and line["program"] == ALIAS]
+
+
+def found_within(daemon: Daemon, began: float, limit: float) -> float:
+    """Seconds until the daemon gave the incarnation up."""
+    before = daemon.program(ALIAS)["restarts"]
+    while daemon.program(ALIAS)["restarts"] == before:
+        assert time.monotonic() - began < limit + 5, daemon.status()
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+# Reading status by a command takes a moment; it is no part of what is promised
+SLACK = 1.5
+
+
+def test_a_worker_stopped_while_idle_is_found_and_replaced(nervous: Daemon) -> None:
+    old = nervous.program(ALIAS)
+    began = time.monotonic()
+    os.kill(worker(nervous), signal.SIGSTOP)
+    seen = nervous.wait(ALIAS, timeout=PERIOD + SLACK, health="unhealthy")
+    assert "VLLM::Worker" in seen["reason"] and "stopped" in seen["reason"], "a stopped process is doubt at once"
+    took = found_within(nervous, began, GRACE + CANARY + PERIOD)
+    assert took <= GRACE + CANARY + PERIOD + SLACK
+    nervous.wait_ready(timeout=120)
+    assert not nervous.tree(ALIAS, old["incarnation"])
+    assert json.loads(run_in_shell(pasted_curl(nervous)))["usage"]["completion_tokens"] > 0
+    why = [line["reason"] for line in verdicts(nervous) if line["state"] == "STOPPING"]
+    assert "no progress for" in str(why[0]), why
+
+
+def test_a_worker_stopped_with_requests_in_flight_is_found_and_replaced(nervous: Daemon) -> None:
+    status: list[int] = []
+
+    def ask() -> None:
+        with httpx.Client(trust_env=False, timeout=120) as http:
+            try:
+                status.append(http.post(f"{engine(nervous)}/v1/chat/completions", json=endless("go on")).status_code)
+            except httpx.HTTPError:
+                status.append(0)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for asking in threads:
+        asking.start()
+    nervous.wait(ALIAS, timeout=20, health="busy")
+    began = time.monotonic()
+    os.kill(worker(nervous), signal.SIGSTOP)
+    took = found_within(nervous, began, GRACE + CANARY + PERIOD)
+    assert took <= GRACE + CANARY + PERIOD + SLACK
+    for asking in threads:
+        asking.join(120)
+    assert len(status) == len(threads), "the requests end; they do not hang with the engine"
+    nervous.wait_ready(timeout=120)
+
+
+def saturate(daemon: Daemon, seconds: float) -> tuple[load.Load, set[str], list[str]]:
+    """Load the engine for so long; what came of it, and the health words and reasons seen meanwhile."""
+    words: set[str] = set()
+    reasons: list[str] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            seen = daemon.program(ALIAS)
+            words.add(seen["health"])
+            reasons.append(seen["reason"])
+            time.sleep(0.5)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    body = endless("describe the image " * 150, tokens=400)
+    try:
+        result = asyncio.run(load.run(engine(daemon), "", body, clients=96, seconds=seconds))
+    finally:
+        done.set()
+        watching.join()
+    return result, words, reasons
+
+
+def check_saturation(daemon: Daemon, seconds: float) -> None:
+    before = daemon.wait_ready(timeout=60)["programs"]
+    result, words, reasons = saturate(daemon, seconds)
+    after = daemon.status()["programs"]
+    assert result.slowest > 20 * TIMEOUT, "it was saturated: answers took far longer than the probes' patience"
+    assert [one["incarnation"] for one in after] == [one["incarnation"] for one in before], reasons[-20:]
+    assert "busy" in words
+    assert any("running" in reason for reason in reasons), "and it says how much it has to do"
+    assert set(result.answers) == {200}, result.answers
+    assert daemon.wait_ready(timeout=30)
+
+
+def test_a_saturated_engine_is_busy_and_never_restarted(nervous: Daemon) -> None:
+    check_saturation(nervous, 60)
+
+
+@pytest.mark.soak
+def test_ten_minutes_of_saturation(nervous: Daemon) -> None:
+    check_saturation(nervous, 600)
+
+
+def test_a_missing_chat_template_is_named(engines: Engines, tmp_path: Path) -> None:
+    model = tmp_path / "no-template"
+    shutil.copytree(engines.model, model, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    tokenizer = json.loads((model / "tokenizer_config.json").read_text())
+    tokenizer.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    settings = config(engines)
+    settings["models"][ALIAS] |= {"model": str(model), "vision": False}  # type: ignore[index]
+    with Daemon(tmp_path, settings) as daemon:
+        seen = daemon.wait(ALIAS, timeout=180, state="RUNNING")
+        assert seen["health"] == "degraded"
+        assert "chat template" in seen["reason"].lower()
+        assert seen["restarts"] == 0
+        done = daemon.cli("status")
+        assert done.returncode == 3
+        assert "chat template" in done.stdout.lower()
+
+
+def test_a_wrong_key_at_the_gateway_is_named(engines: Engines, tmp_path: Path) -> None:
+    settings = config(engines)
+    settings["models"][ALIAS]["env"] = {"VLLM_API_KEY": "the-engine's-own-key"}  # type: ignore[index]
+    settings["gateway"]["env"] = {key_variable(ALIAS): "another-key"}  # type: ignore[index]
+    with Daemon(tmp_path, settings) as daemon:
+        seen = daemon.wait("gateway", timeout=180, state="RUNNING", health="degraded")
+        assert ALIAS in seen["reason"] and "401" in seen["reason"]
+        assert daemon.program(ALIAS)["health"] == "ready", "the engine itself took its key from the canary"
+        (model,) = daemon.status()["models"]
+        assert not model["ready"] and "401" in model["reason"]
+        assert daemon.program("gateway")["restarts"] == 0

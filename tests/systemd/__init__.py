@@ -1,0 +1,1 @@
+"""The daemon under a real systemd, by the unit that we ship."""

@@ -1,0 +1,34 @@
+"""One systemd for all tests here, and a clean start for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.systemd.machine import Machine, NoSystemd, a_machine
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.systemd)
+
+
+@pytest.fixture(scope="session")
+def booted() -> Iterator[Machine]:
+    try:
+        with a_machine() as machine:
+            yield machine
+    except NoSystemd as no:
+        pytest.skip(str(no))
+
+
+@pytest.fixture
+def machine(booted: Machine) -> Iterator[Machine]:
+    """A running systemd in which nothing of ours is left from another test."""
+    try:
+        yield booted
+    finally:
+        booted.inside("reset")

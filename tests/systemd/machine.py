@@ -1,0 +1,158 @@
+"""Where a real systemd is had for the tests, and what they ask of it.
+
+A box (``systemd-box``: systemd in namespaces, thrown away afterwards) if there is one, else the systemd that runs this
+machine. Whatever a test wants to know is asked by commands that run where that systemd runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.systemd import inside
+from tests.systemd.inside import CONFIG, DROPIN, NAME, PLACES
+
+ROOT = Path(__file__).parent.parent.parent
+UNIT = ROOT / "systemd" / "llm-supervisor.service"
+BIN = Path(sys.prefix) / "bin"
+# A bound for what should take little time: reaching it is a failure, never a way to wait
+PATIENCE = 30.0
+
+
+class NoSystemd(Exception):
+    """There is none to be had here; the text says why."""
+
+
+def find_box() -> str | None:
+    """The ``systemd-box`` command, if there is one."""
+    beside = ROOT.parent / "shared" / "tools" / "systemd-box"
+    return shutil.which("systemd-box") or (str(beside) if os.access(beside, os.X_OK) else None)
+
+
+@contextmanager
+def a_machine() -> Iterator[Machine]:
+    """A systemd for some tests. Raises NoSystemd."""
+    if box := find_box():
+        with _boxed(box) as machine:
+            yield machine
+        return
+    if not Path("/run/systemd/system").is_dir():
+        raise NoSystemd("neither systemd-box nor a running systemd")
+    if os.geteuid():
+        raise NoSystemd("no systemd-box, and the running systemd is root's")
+    known = subprocess.run(["systemctl", "cat", NAME], capture_output=True, check=False).returncode == 0
+    if known or any(place.exists() for place in PLACES):
+        raise NoSystemd("no systemd-box, and this machine has an llm-supervisor of its own")
+    yield Machine(["bash", "-c"], boxed=False)
+
+
+@contextmanager
+def _boxed(box: str) -> Iterator[Machine]:
+    check = subprocess.run([box, "check"], capture_output=True, text=True, check=False)
+    if check.returncode:
+        raise NoSystemd(check.stderr.strip())
+    name = f"unit-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+    here = Path("/lib/systemd/systemd").exists()
+    # by its own path, wherever it lies: a box hides /tmp, and has none of this machine's other file systems
+    binds = {str(ROOT), sys.prefix, sys.base_prefix} - {"/usr"}
+    options = [word for path in sorted(binds) for word in ("--bind-ro", path)]
+    try:
+        up = subprocess.run(
+            [box, "up", "--name", name, "--root", "host" if here else "bookworm", *options],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+        if up.returncode:
+            raise NoSystemd(f"systemd-box does not come up: {up.stdout.strip()[-500:]}")
+        yield Machine([box, "run", "--name", name], boxed=True)
+    finally:
+        subprocess.run([box, "down", "--kill", "--name", name], stdin=subprocess.DEVNULL, check=True)
+
+
+class Machine:
+    """A running systemd, with our unit in it: only the paths of its commands are this environment's."""
+
+    def __init__(self, prefix: list[str], *, boxed: bool) -> None:
+        self._prefix, self.boxed = prefix, boxed
+        self._cursor = ""
+
+    def run(self, command: str, *, check: bool = True, given: str = "", timeout: float = 90) -> str:
+        """Run a shell command there, with ``given`` as its standard input; its output, both streams together."""
+        done = subprocess.run(
+            [*self._prefix, command], input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=timeout, check=False,
+        )  # fmt: skip
+        assert not (check and done.returncode), f"{command}: exit {done.returncode}\n{done.stdout}\n{self.journal()}"
+        return done.stdout.strip()
+
+    def inside(self, *words: object, given: str = "") -> Any:
+        """One of the commands of ``inside.py``."""
+        argv = [BIN / "python", "-I", "-S", inside.__file__, *words]
+        return json.loads(self.run(shlex.join(map(str, argv)), given=given))
+
+    def install(self, programs: dict[str, Any], *, dropin: str = "") -> None:
+        """The unit, a configuration of these programs, and what a drop-in of the unit says under [Service]."""
+        files = {
+            inside.UNIT: UNIT.read_text().replace("/opt/llm-supervisor/bin", str(BIN)),
+            CONFIG: yaml.safe_dump({"ready_when": "all", "programs": programs}),
+            DROPIN: f"[Service]\n{dropin}",
+        }
+        self._cursor = self.inside("install", given=json.dumps({str(path): text for path, text in files.items()}))
+
+    def start(self, *names: str) -> dict[str, str]:
+        """``systemctl start``, and then as ``whole``."""
+        self.run(f"systemctl start {NAME}")
+        return self.whole(*names)
+
+    def whole(self, *names: str, patience: float = PATIENCE) -> dict[str, str]:
+        """Wait until these programs, and no others, are ready; their incarnations.
+
+        From then on exactly one incarnation of each may live, the one that the daemon knows."""
+        seen = self.inside("whole", patience, *names)
+        assert seen["ready"] == sorted(names), f"{seen}\n{self.journal()}"
+        known = {name: one["incarnation"] for name, one in seen["status"].items()}
+        alive = {name: list(tree) for name, tree in seen["programs"].items()}
+        assert alive == {name: [uuid] for name, uuid in known.items()}, self.journal()
+        assert seen["others"] == [self.main_pid]
+        return known
+
+    def assert_nothing_left(self, *ports: int) -> None:
+        """No process of ours, no state of one, no socket, no port."""
+        seen = self.inside("look")
+        assert (seen["programs"], seen["others"], seen["left"]) == ({}, [], []), f"{seen}\n{self.journal()}"
+        assert not set(ports) & set(seen["listening"])
+
+    def show(self, *names: str) -> list[str]:
+        """Properties of our unit."""
+        said = dict(line.split("=", 1) for line in self.run(f"systemctl show {NAME} -p {','.join(names)}").splitlines())
+        return [said[name] for name in names]
+
+    @property
+    def main_pid(self) -> int:
+        """Of the daemon; 0 when there is none."""
+        return int(self.show("MainPID")[0])
+
+    def journal(self) -> str:
+        """What our unit wrote to the journal since ``install``."""
+        after = f"--after-cursor={shlex.quote(self._cursor)}" if self._cursor else ""
+        return self.run(f"journalctl --sync; journalctl -u {NAME} --no-pager -o cat {after}", check=False)
+
+    def open_to_everybody(self, path: Path) -> None:
+        """Let others than root reach a path (in a box, the folders above it are the box's own)."""
+        self.run(f"chmod o+x {' '.join(map(str, path.parents))} 2>/dev/null", check=False)
+
+    def until(self, look: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+        """Wait until that is true."""
+        ends = time.monotonic() + patience
+        while not look():
+            assert time.monotonic() < ends, f"not within {patience:g} s: {what}\n{self.journal()}"

@@ -1,0 +1,226 @@
+"""The floors: imports go strictly down, wherever in a module they stand; and what the pure part may not touch.
+
+Read from the source, nothing is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "llm_supervisor"
+SOURCE = Path(__file__).parents[1] / "supervisor" / PACKAGE
+
+# Which floor a module is on: the longest name that fits decides. "" is the package itself, which has no code to import.
+FLOORS: Mapping[str, int] = {
+    "": 0,
+    "core": 0,
+    "names": 0,  # a few words that everybody shares
+    "host": 1,
+    "engines": 1,
+    "diagnosis": 1,
+    "control": 1,
+    "paths": 1,
+    "config": 2,
+    "control.server": 2,
+    "runner": 2,
+    "world": 2,
+    "example": 2,  # makes the curl line that the command prints, from an engine's canary
+    "daemon": 3,
+    "cli": 4,
+}
+# Packages whose modules may import each other: one thing in several files
+ONE_THING = ("core", "host.process", "diagnosis", "config")
+# Imports that stay on a floor and are right all the same
+EXCEPTIONS = {
+    ("world", "runner"),  # the world raises what the runner catches, and answers in its words
+}
+# What would make the core depend on when and where it runs
+IMPURE = frozenset(
+    """asyncio concurrent datetime io logging multiprocessing os pathlib random secrets select selectors shutil signal
+    socket ssl subprocess sys tempfile threading time urllib uuid""".split()
+)
+ENGINES = frozenset({"vllm", "litellm"})
+
+
+def modules() -> dict[str, Path]:
+    """Every module's name below the package, and its file."""
+    found = {}
+    for file in sorted(SOURCE.rglob("*.py")):
+        parts = file.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+MODULES = modules()
+ALL = pytest.mark.parametrize("module", [pytest.param(name, id=name or PACKAGE) for name in MODULES])
+
+
+def imports(module: str, tree: ast.AST, package: bool = False) -> Iterator[tuple[int, str]]:
+    """(line, full name) of all that is imported anywhere in the tree: in functions and under TYPE_CHECKING too.
+
+    ``from a import b`` is ``a.b`` where that is a module of ours, else ``a``.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                here = [PACKAGE, *filter(None, module.split("."))]
+                up = node.level - 1 if package else node.level
+                base = ".".join([*here[: len(here) - up], *filter(None, [base])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield node.lineno, full if inside(full) in MODULES else base
+
+
+def inside(full: str) -> str | None:
+    """The name below our package; None for what is not ours."""
+    if full == PACKAGE:
+        return ""
+    return full.removeprefix(f"{PACKAGE}.") if full.startswith(f"{PACKAGE}.") else None
+
+
+def floor(module: str) -> int:
+    """The floor of a module. Raises LookupError for one that has none."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in FLOORS:
+            return FLOORS[name]
+    raise LookupError(f"{module} has no floor: give it one in FLOORS")
+
+
+def together(one: str, other: str) -> bool:
+    """Whether both are parts of one thing."""
+    return any(all(name == package or name.startswith(f"{package}.") for name in (one, other)) for package in ONE_THING)
+
+
+def faults(module: str, tree: ast.AST, package: bool = False) -> list[str]:
+    """All imports of a module that do not go down."""
+    found = []
+    for line, full in imports(module, tree, package):
+        other = inside(full)
+        if other is None or together(module, other) or (module, other) in EXCEPTIONS:
+            continue
+        if floor(other) >= floor(module) and other != "":
+            found.append(f"line {line}: {module} (floor {floor(module)}) imports {other} (floor {floor(other)})")
+    return found
+
+
+def parse(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def is_package(module: str) -> bool:
+    return MODULES[module].name == "__init__.py"
+
+
+@ALL
+def test_imports_go_down(module: str) -> None:
+    assert not faults(module, parse(module), is_package(module))
+
+
+@ALL
+def test_a_module_says_what_it_is(module: str) -> None:
+    assert ast.get_docstring(parse(module)), f"{MODULES[module].relative_to(SOURCE)} has no docstring"
+
+
+@ALL
+def test_only_what_runs_inside_an_engine_imports_one(module: str) -> None:
+    if not module.startswith("engines.inside"):
+        found = {full for _, full in imports(module, parse(module)) if full.partition(".")[0] in ENGINES}
+        assert not found, "the engines live in environments of their own: they are run by path"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("engines.inside")])
+def test_what_runs_inside_an_engine_does_without_us(module: str) -> None:
+    """The daemon is not installed there."""
+    found = [full for _, full in imports(module, parse(module), is_package(module)) if inside(full) is not None]
+    assert not found
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.partition(".")[0] == "core"])
+def test_the_core_is_pure(module: str) -> None:
+    """No clock, no input or output, no randomness, nobody else's code."""
+    for line, full in imports(module, parse(module), is_package(module)):
+        top = full.partition(".")[0]
+        ours = inside(full)
+        if ours is not None:
+            assert ours.partition(".")[0] == "core", f"line {line}: {full}"
+        else:
+            assert top in sys.stdlib_module_names, f"line {line}: {full} is not of the standard library"
+            assert top not in IMPURE, f"line {line}: {full}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.partition(".")[0] == "core"])
+def test_the_core_opens_no_file(module: str) -> None:
+    called = {
+        node.func.id
+        for node in ast.walk(parse(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"open", "print", "input", "exec", "eval", "__import__"}
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    """Whoever imports a part of it imports this first."""
+    assert [full for _, full in imports("", parse(""), package=True) if full != "__future__"] == []
+
+
+def test_no_exception_is_left_over() -> None:
+    for one, other in EXCEPTIONS:
+        assert other in {inside(full) for _, full in imports(one, parse(one))}, (
+            f"{one} does not import {other} any more"
+        )
+        assert floor(one) == floor(other), "an exception is for a floor, never for going up"
+
+
+def test_no_floor_is_left_over() -> None:
+    assert all(name in MODULES for name in FLOORS)
+    assert all(name in MODULES for name in ONE_THING)
+
+
+# Would it notice?
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "fault"),
+    [
+        ("core.program", "import llm_supervisor.runner", "core.program (floor 0) imports runner (floor 2)"),
+        ("core.program", "from llm_supervisor import runner", "core.program (floor 0) imports runner (floor 2)"),
+        ("core.program", "from ..host import net", "core.program (floor 0) imports host.net (floor 1)"),
+        ("core.program", "from llm_supervisor.core import event", None),
+        ("core.program", "from . import event", None),
+        ("core.program", "from llm_supervisor import __version__", None),
+        ("host.net", "from llm_supervisor.host import probe", "host.net (floor 1) imports host.probe (floor 1)"),
+        ("host.probe", "def f():\n    from llm_supervisor.host.net import bind", "line 2: host.probe"),
+        ("host.probe", "if TYPE_CHECKING:\n    from llm_supervisor.runner import World", "line 2: host.probe"),
+        ("host.process.child", "from llm_supervisor.host.process.table import Row", None),
+        ("host.process.child", "from llm_supervisor.host import net", "imports host.net (floor 1)"),
+        ("host.net", "from llm_supervisor.host.process import find", "imports host.process (floor 1)"),
+        ("engines.vllm", "from llm_supervisor.engines import litellm", "imports engines.litellm (floor 1)"),
+        ("engines.vllm", "from llm_supervisor.core.health import Probe", None),
+        ("config.plan", "from llm_supervisor.config.load import Config", None),
+        ("config.plan", "from llm_supervisor.runner import Runner", "imports runner (floor 2)"),
+        ("runner", "from llm_supervisor.world import RealWorld", "imports world (floor 2)"),
+        ("world", "from llm_supervisor.runner import Refused", None),
+        ("daemon", "from llm_supervisor.cli import main", "daemon (floor 3) imports cli (floor 4)"),
+        ("cli", "from llm_supervisor import daemon", None),
+    ],
+)
+def test_an_import_that_goes_up_or_sideways_is_noticed(module: str, source: str, fault: str | None) -> None:
+    found = faults(module, ast.parse(source))
+    assert (fault is None) == (not found)
+    assert fault is None or fault in found[0]
+
+
+def test_a_module_without_a_floor_is_noticed() -> None:
+    with pytest.raises(LookupError, match="attic has no floor"):
+        floor("attic")
