@@ -144,7 +144,11 @@ def main() -> None:
             command = str(Path(sys.executable).parent / "llm-supervisor")
             status = milliseconds([command, "status"], daemon.env)
             bare = milliseconds([sys.executable, "-c", "pass"])
-            print(json.dumps({"status_ms": round(status), "python_ms": round(bare), "rss_mib": round(rss(daemon) / 1024, 1)}))
+            print(
+                json.dumps(
+                    {"status_ms": round(status), "python_ms": round(bare), "rss_mib": round(rss(daemon) / 1024, 1)}
+                )
+            )
     finally:
         shutil.rmtree(folder)
 

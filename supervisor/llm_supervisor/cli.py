@@ -62,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("name", nargs="*", metavar="NAME")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
     logs.add_argument("-n", "--lines", type=_count, default=10, metavar="N", help="the last N lines of each (10)")
+    events = command("events", "what happened, and why: every change of a state or a verdict")
+    events.add_argument("name", nargs="*", metavar="NAME")
+    events.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
+    events.add_argument("-n", "--lines", type=_count, default=20, metavar="N", help="the last N (20)")
+    events.add_argument("--json", action="store_true", help="a line of JSON each")
     for action, text in (
         ("start", "start programs"),
         ("stop", "stop programs"),
@@ -255,6 +260,20 @@ def _check(options: argparse.Namespace) -> int:
 # Requests ---------------------------------------------------------------------------------------------------
 
 
+def _find() -> tuple[Path, Any]:
+    """The runtime folder of the daemon that answers, and its status. Raises NoDaemon."""
+    from llm_supervisor.control.client import NoDaemon, request
+
+    last: NoDaemon | None = None
+    for runtime in paths.runtime_dirs(os.environ):
+        try:
+            return runtime, request(runtime, "GET", "/v1/status")[1]
+        except NoDaemon as error:
+            last = last or error
+    assert last is not None
+    raise last
+
+
 def _ask(method: str, path: str, timeout: float | None = 30.0) -> tuple[int, Any]:
     from llm_supervisor.control.client import NoDaemon, request
 
@@ -434,6 +453,38 @@ def _shutdown(options: argparse.Namespace) -> int:
         select.select([daemon], [], [], 60)
     print("everything is stopped")
     return OK
+
+
+def _events(options: argparse.Namespace) -> int:
+    from llm_supervisor.control.client import NoDaemon, lines
+    from llm_supervisor.names import nearest
+
+    try:
+        runtime, status = _find()
+        known = [program["name"] for program in status["programs"]]
+        for name in options.name:
+            if name not in known:
+                return _complain(nearest(name, known))
+        last = [event for event in lines(runtime, "/v1/events") if not options.name or event["program"] in options.name]
+        for event in last[-options.lines :] if options.lines else []:
+            _print_event(event, as_json=options.json)
+        after = last[-1]["id"] if last else 0
+        for event in lines(runtime, f"/v1/events?after={after}&follow=1") if options.follow else ():
+            if not options.name or event["program"] in options.name:
+                _print_event(event, as_json=options.json)
+    except NoDaemon as error:
+        return _no_daemon(error)
+    return OK
+
+
+def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(event), flush=True)
+        return
+    from datetime import datetime
+
+    at = datetime.fromisoformat(event["at"]).astimezone().strftime("%H:%M:%S")
+    print(f"{at}  {event['program']}  {event['state']}  {event['health']}  {event['reason']}", flush=True)
 
 
 # Why ----------------------------------------------------------------------------------------------------------------

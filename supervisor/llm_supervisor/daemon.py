@@ -13,8 +13,10 @@ import os
 import secrets
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import yaml
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import Config, ConfigError, Plan, load, plan
 from llm_supervisor.config.plan import Pythons
-from llm_supervisor.control.messages import About, ModelGroup, status_message
+from llm_supervisor.control.messages import About, ModelGroup, event_message, status_message
 from llm_supervisor.control.server import ControlServer
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet
@@ -47,6 +49,8 @@ EXTENSION = 60.0
 # How often a route that fails is asked again, and how often it is looked whether there is a new one (seconds)
 ROUTE_RETRY = 30.0
 ROUTE_LOOK = 5.0
+# Events that can be asked for later
+EVENTS_KEPT = 1000
 Show = Callable[[str, State, State], None]
 
 
@@ -164,6 +168,7 @@ class Daemon:
         self._began = time.monotonic()
         self._state = "starting"
         self._changed = asyncio.Event()
+        self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
         self._stop = asyncio.Event()
         self._down = asyncio.Event()
         self.runners: dict[str, Runner] = {}
@@ -200,6 +205,10 @@ class Daemon:
         names = {name: uuid for name in self.runners if (uuid := self.incarnation(name))}
         return status_message(about, self.specs, self.states, groups, asyncio.get_running_loop().time(), names)
 
+    def events(self, after: int) -> list[dict[str, Any]]:
+        """What happened since the event of that number, oldest first, as far as it is kept."""
+        return [event for event in self._events if event["id"] > after]
+
     async def post(self, name: str, event: Event) -> None:
         """Ask a program for something, and return when it has decided what that means."""
         runner = self.runners[name]
@@ -235,18 +244,12 @@ class Daemon:
     def _publish(self, name: str, before: State, state: State, event: Event) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-        if (before.phase, before.health_word) != (state.phase, state.health_word):
-            self._log.info(
-                "state",
-                program=name,
-                state=state.word,
-                health=state.health_word.value,
-                was=before.word,
-                reason=state.reason,
-                pid=state.pid,
-                incarnation=self.incarnation(name),
-                failure=state.failure.summary if state.failure and state.phase is Phase.FATAL else None,
-            )
+        if fleet.face(before) != fleet.face(state):
+            number = self._events[-1]["id"] + 1 if self._events else 1
+            message = event_message(name, before, state, self.incarnation(name))
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self._events.append({"id": number, "at": now, **message})
+            self._log.info("state", **message)
         if self.show is not None:
             self.show(name, before, state)
 

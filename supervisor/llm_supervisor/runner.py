@@ -114,6 +114,7 @@ class Runner:
         self._finished = False
         self._tasks: asyncio.TaskGroup | None = None
         self._probing: asyncio.Task[None] | None = None
+        self._waiting: list[asyncio.Task[None]] = []  # for orphans, perhaps for ever
         self._ready = asyncio.Event()
         self._doubt = asyncio.Event()
 
@@ -165,6 +166,8 @@ class Runner:
                 except TimeoutError:
                     pass
             self._end_probing()
+            for task in self._waiting:
+                task.cancel()
 
     def _handle(self, event: Event, now: float) -> None:
         before = self.state
@@ -197,7 +200,7 @@ class Runner:
                 case do.CloseListener():
                     self._world.close_listener(self.name)
                 case do.AwaitOrphans(incarnation):
-                    self._task(self._await_orphans(incarnation))
+                    self._waiting.append(self._task(self._await_orphans(incarnation)))
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None, "effects are performed inside run()"
@@ -278,15 +281,15 @@ class Runner:
             await asyncio.sleep(max(min(due.values()) - loop.time(), 0))
             now = loop.time()
             stopped, _ = self._world.look(self.spec)
-            liveness = catalogue = None
+            liveness = None
             if now >= due["liveness"]:
                 due["liveness"] = now + health.period
                 liveness = await self._ask(asking, "liveness", health.timeout)
-            if now >= due["catalogue"]:
+            self.post(ev.Observed(incarnation, Observation(liveness=liveness, stopped=stopped)))
+            if now >= due["catalogue"]:  # asked after what was said is posted: a death must not wait for a list
                 due["catalogue"] = now + health.readiness_period
                 catalogue = await self._ask(asking, "catalogue", health.readiness_timeout)
-            seen = Observation(liveness=liveness, catalogue=catalogue, stopped=stopped)
-            self.post(ev.Observed(incarnation, seen))
+                self.post(ev.Observed(incarnation, Observation(catalogue=catalogue)))
 
     async def _read_for_ever(self, incarnation: int, asking: Asking, reading: Reading) -> None:
         """The counters. A saturated engine answers late: that it works is worth waiting for, up to the stall grace."""

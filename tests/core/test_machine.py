@@ -112,10 +112,12 @@ class ToyWorld(RuleBasedStateMachine):
         before = self.state
         after, effects = step(self.spec, before, event, self.now)
         incarnation = getattr(event, "incarnation", before.incarnation)
-        living = before.phase not in NO_PROCESS
-        if isinstance(event, ev.Exited) and incarnation == before.incarnation and living:
-            assert after.phase is Phase.SWEEPING, "the leader's death is not the end"
-            assert any(isinstance(effect, do.Sweep) for effect in effects)
+        if incarnation == before.incarnation and before.phase not in NO_PROCESS:
+            if isinstance(event, ev.Exited | ev.SpawnFailed):
+                assert after.phase is Phase.SWEEPING, "the leader's death is not the end"
+                assert any(isinstance(effect, do.Sweep) for effect in effects)
+            if isinstance(event, ev.Spawned) and before.phase in (Phase.TERMINATING, Phase.KILLING):
+                assert any(isinstance(effect, do.SendSignal) for effect in effects), "who comes late is to leave too"
         self.settle(after, effects)
         return effects
 

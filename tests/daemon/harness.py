@@ -4,43 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
+from llm_supervisor.control.client import NoDaemon, request
+from tests.programs import MARK, alive, free_port, gone, until
+from tests.programs import marked as marked_anyhow
+
+__all__ = ["MARK", "Daemon", "free_port", "marked", "name_of"]
+
 COOKIE = b"LLM_SUPERVISOR_INCARNATION="
-# Marks everything that a test's daemon starts, whatever becomes of the cookie
-MARK = "LLM_SUPERVISOR_TEST"
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def marked(mark: str) -> list[int]:
-    """Living processes whose environment holds this test's mark."""
-    found = []
-    needle = f"{MARK}={mark}".encode()
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                environ = Path(f"/proc/{name}/environ").read_bytes()
-                state = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if needle in environ.split(b"\0") and state not in "ZX":
-                found.append(int(name))
-    return found
+    """Living processes that hold this test's mark, in their environment or on their command line."""
+    return list(marked_anyhow(mark))
 
 
 def name_of(pid: int) -> str:
@@ -48,11 +35,37 @@ def name_of(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
+def cookie_of(pid: int) -> str:
+    """``PROGRAM/INCARNATION`` of a process; empty without one."""
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return next((item.removeprefix(COOKIE).decode() for item in environ if item.startswith(COOKIE)), "")
+
+
+def ports_of(config: dict[str, Any]) -> list[int]:
+    """The ports that a configuration names for the gateway and the models."""
+    blocks = [config.get("gateway") or {}, *(config.get("models") or {}).values()]
+    return [block["port"] for block in blocks if isinstance(block, dict) and isinstance(block.get("port"), int)]
+
+
 class Daemon:
     """``llm-supervisor run`` in folders of its own. A context manager: leaving it stops the daemon by SIGTERM and
-    asserts that nothing is left."""
+    asserts that nothing is left: no process, no socket, no FIFO, no held port.
 
-    def __init__(self, folder: Path, config: dict[str, Any], *, env: dict[str, str] | None = None) -> None:
+    ``prefix`` is put before the command (``setpriv``, ``unshare``, ...); ``stdout`` and ``stderr`` go to files of those
+    names in ``folder`` unless something else is given to ``start``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        *,
+        env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.runtime, self.home = folder / "run", folder / "home"
         self.config_file = folder / "supervisor.yaml"
@@ -66,24 +79,59 @@ class Daemon:
             **(env or {}),
         }
         self.env.pop("LOGS_DIRECTORY", None)
+        self._prefix = list(prefix)
         self.write(config)
         self.process: subprocess.Popen[bytes] | None = None
 
     def write(self, config: dict[str, Any]) -> None:
         """Write the configuration."""
+        self.ports = ports_of(config)
         self.config_file.write_text(yaml.safe_dump(config, sort_keys=False))
 
-    def start(self) -> None:
-        """Start it; does not wait."""
+    # Life -------------------------------------------------------------------------------------------------
+
+    @property
+    def command(self) -> list[str]:
+        """How it is started."""
+        return [*self._prefix, sys.executable, "-m", "llm_supervisor.cli", "run", "-c", str(self.config_file)]
+
+    def start(self, stdout: IO[bytes] | int | None = None, stderr: IO[bytes] | int | None = None, **more: Any) -> None:
+        """Start it; does not wait. ``more`` goes to Popen."""
         with open(self.folder / "stdout", "ab") as out, open(self.folder / "stderr", "ab") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "llm_supervisor.cli", "run", "-c", str(self.config_file)],
-                env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
-            )  # fmt: skip
+                self.command,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=out if stdout is None else stdout,
+                stderr=err if stderr is None else stderr,
+                start_new_session=True,
+                **more,
+            )
+
+    def end(self, signum: int = signal.SIGTERM, timeout: float = 90) -> int:
+        """Send a signal and wait for its end; the exit status. Raises AssertionError when it does not end."""
+        assert self.process is not None
+        self.process.send_signal(signum)
+        return self.wait_ended(timeout)
+
+    def wait_ended(self, timeout: float = 90) -> int:
+        """Wait until it has ended by itself; the exit status."""
+        assert self.process is not None
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the daemon does not end\n{self.stderr()[-3000:]}") from None
 
     def __enter__(self) -> Daemon:
         self.start()
         return self
+
+    @contextmanager
+    def started(self) -> Iterator[Daemon]:
+        """The same as a context, for one that was started already."""
+        with ExitStack() as stack:
+            stack.push(self)
+            yield self
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -96,12 +144,20 @@ class Daemon:
         left = [(pid, name_of(pid)) for pid in marked(self.mark) if pid != os.getpid()]
         for pid, _ in left:
             os.kill(pid, signal.SIGKILL)
+        for pid, _ in left:
+            gone(pid)
         if kind is None:
             assert not left, f"left running: {left}\n{self.stderr()[-2000:]}"
-            assert not (self.runtime / "control.sock").exists()
-            assert not list((self.runtime / "fifo").glob("*")) if self.runtime.exists() else True
-        elif kind is not None:
+            self.assert_nothing_held()
+        else:
             print(f"--- stdout\n{self.stdout()[-3000:]}\n--- stderr\n{self.stderr()[-3000:]}")
+
+    def assert_nothing_held(self) -> None:
+        """After its end: no socket, no FIFO, no port."""
+        left = [str(path) for path in self.runtime.rglob("*") if path.is_fifo() or path.is_socket()]
+        assert not left, f"left behind: {left}"
+        held = [port for port in self.ports if listened(port)]
+        assert not held, f"still held: {held}"
 
     def stdout(self) -> str:
         """What it printed so far."""
@@ -111,6 +167,12 @@ class Daemon:
         """What it logged so far."""
         return (self.folder / "stderr").read_text(errors="replace")
 
+    def events(self) -> list[dict[str, Any]]:
+        """Its log, line by line."""
+        return [json.loads(line) for line in self.stderr().splitlines() if line.startswith("{")]
+
+    # Asking -----------------------------------------------------------------------------------------------
+
     def cli(self, *argv: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """One command against it."""
         return subprocess.run(
@@ -118,46 +180,114 @@ class Daemon:
             env=self.env, capture_output=True, text=True, timeout=timeout, check=False, cwd=self.folder,
         )  # fmt: skip
 
+    def background(self, *argv: str) -> subprocess.Popen[bytes]:
+        """A command that goes on; the caller ends it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "llm_supervisor.cli", *argv],
+            env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.folder,
+        )  # fmt: skip
+
+    def ask(self, method: str, path: str) -> tuple[int, Any]:
+        """One request to its control socket. Raises NoDaemon."""
+        return request(self.runtime, method, path)
+
     def status(self) -> dict[str, Any]:
-        """``status --json``; an empty supervisor while it does not answer."""
-        message: dict[str, Any] = json.loads(self.cli("status", "--json").stdout)
+        """What ``status --json`` prints; an empty supervisor while it does not answer."""
+        try:
+            message: dict[str, Any] = self.ask("GET", "/v1/status")[1]
+        except NoDaemon:
+            return {"supervisor": None, "endpoint": None, "programs": [], "models": []}
         return message
 
     def program(self, name: str) -> dict[str, Any]:
         """One program of the status."""
         return next((one for one in self.status()["programs"] if one["name"] == name), {"state": "NONE", "pid": None})
 
+    def wait_for(self, look: Callable[[], Any], what: str, timeout: float = 30) -> Any:
+        """What ``look`` returns as soon as it is true. Raises AssertionError when the daemon ends before."""
+
+        def seen() -> Any:
+            ended = self.process is not None and self.process.poll() is not None
+            found = look()
+            assert found or not ended, f"the daemon ended before {what}\n{self.stderr()[-3000:]}"
+            return found
+
+        try:
+            return until(seen, what, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.status()}\n{self.stderr()[-3000:]}") from None
+
     def wait(self, name: str, timeout: float = 30, **wanted: Any) -> dict[str, Any]:
         """Wait until the program's status shows these values. Raises AssertionError when it does not."""
-        end = time.monotonic() + timeout
-        while True:
+
+        def look() -> dict[str, Any] | None:
             seen = self.program(name)
-            if all(seen.get(key) == value for key, value in wanted.items()):
-                return seen
-            assert time.monotonic() < end, f"{name} is {seen}, not {wanted}\n{self.stderr()[-3000:]}"
-            assert self.process is None or self.process.poll() is None, f"the daemon ended\n{self.stderr()[-3000:]}"
-            time.sleep(0.05)
+            return seen if all(key in seen and seen[key] == value for key, value in wanted.items()) else None
+
+        found: dict[str, Any] = self.wait_for(look, f"{name} {wanted}", timeout)
+        return found
+
+    def wait_up(self, timeout: float = 30) -> dict[str, Any]:
+        """Wait until it answers at all; its status."""
+
+        def look() -> dict[str, Any] | None:
+            seen = self.status()
+            return seen if seen["supervisor"] else None
+
+        found: dict[str, Any] = self.wait_for(look, "it answered", timeout)
+        return found
 
     def wait_ready(self, timeout: float = 30) -> dict[str, Any]:
         """Wait until ``status`` exits 0; its message."""
-        end = time.monotonic() + timeout
-        while True:
+
+        def look() -> dict[str, Any] | None:
+            if not (self.status()["supervisor"] or {}).get("ready"):
+                return None
             done = self.cli("status", "--json")
-            if done.returncode == 0:
-                message: dict[str, Any] = json.loads(done.stdout)
-                return message
-            assert time.monotonic() < end, f"not ready: {done.stdout}\n{self.stderr()[-3000:]}"
-            assert self.process is None or self.process.poll() is None, f"the daemon ended\n{self.stderr()[-3000:]}"
-            time.sleep(0.1)
+            return json.loads(done.stdout) if done.returncode == 0 else None
+
+        found: dict[str, Any] = self.wait_for(look, "all was ready", timeout)
+        return found
+
+    # Looking ----------------------------------------------------------------------------------------------
 
     def tree(self, name: str, incarnation: str | None = None) -> dict[int, str]:
         """Living processes of an incarnation (default: the present one) by cookie: pid to name."""
         uuid = incarnation or self.program(name)["incarnation"]
         found = {}
         for pid in marked(self.mark):
-            try:
-                if COOKIE + f"{name}/{uuid}".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+            if cookie_of(pid) == f"{name}/{uuid}":
+                try:
                     found[pid] = name_of(pid)
-            except OSError:
-                continue
+                except OSError:
+                    continue
         return found
+
+    def children(self) -> dict[int, str]:
+        """Every living process of the daemon's, itself left out: pid to cookie."""
+        own = self.process.pid if self.process is not None else 0
+        return {pid: cookie_of(pid) for pid in marked(self.mark) if pid not in (own, os.getpid()) and alive(pid)}
+
+    def log(self, name: str) -> bytes:
+        """What a program wrote: all of its segments."""
+        return b"".join(path.read_bytes() for path in sorted((self.home / "logs" / name).glob("*.log")))
+
+
+def listened(port: int) -> bool:
+    """Whether somebody listens on that loopback port, by the kernel's table: asking by connecting would be a visit."""
+    wanted = f":{port:04X}"
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/net/{table}", encoding="ascii") as file:
+            for line in file.read().splitlines()[1:]:
+                fields = line.split()
+                if fields[1].endswith(wanted) and fields[3] == "0A":
+                    return True
+    return False
+
+
+def died(pidfd: int, timeout: float = 30) -> None:
+    """Wait for the death behind a pidfd, and close it."""
+    try:
+        assert select.select([pidfd], [], [], timeout)[0], "it lives on"
+    finally:
+        os.close(pidfd)

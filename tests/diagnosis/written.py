@@ -1,4 +1,5 @@
-"""Logs in the form in which vLLM 0.32 and LiteLLM 1.106 write them, around a message: prefixes, tracebacks, wrappers, noise.
+"""Logs in the form in which vLLM 0.32 and LiteLLM 1.106 write them, around a message: prefixes, tracebacks,
+wrappers, noise.
 
 The forms are those of the recorded logs in ``data``; pids, times, ports and paths vary with the seed.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 SITE = "/opt/vllm/lib/python3.11/site-packages"
 LITELLM_SITE = "/opt/litellm/lib/python3.11/site-packages"
@@ -19,7 +21,10 @@ def frames(*places: str, site: str = SITE) -> list[str]:
     for number, place in enumerate(places):
         file, _, function = place.rpartition(":")
         path = file if file.startswith(("/", "<")) else f"{site}/{file}"
-        lines += [f'  File "{path}", line {100 + 37 * number}, in {function}', f"    return {function}(*args, **kwargs)"]
+        lines += [
+            f'  File "{path}", line {100 + 37 * number}, in {function}',
+            f"    return {function}(*args, **kwargs)",
+        ]
         lines += ["           ^" + "^" * len(function)] if number % 2 else []
     return lines
 
@@ -48,10 +53,15 @@ LOAD = (
     *WORKER_INIT, "vllm/v1/worker/gpu_worker.py:load_model", "vllm/v1/worker/gpu_model_runner.py:load_model",
     "vllm/model_executor/model_loader/base_loader.py:load_model",
 )  # fmt: skip
-CREATE_WEIGHTS = (*LOAD, "vllm/model_executor/layers/linear.py:create_weights", "torch/utils/_device.py:__torch_function__")
+CREATE_WEIGHTS = (
+    *LOAD,
+    "vllm/model_executor/layers/linear.py:create_weights",
+    "torch/utils/_device.py:__torch_function__",
+)
 READ_WEIGHTS = (*LOAD, "vllm/model_executor/model_loader/weight_utils.py:safetensors_weights_iterator")
 WARM_UP = (
-    "vllm/v1/executor/multiproc_executor.py:_execute_worker_rpc", "vllm/v1/worker/gpu_worker.py:compile_or_warm_up_model",
+    "vllm/v1/executor/multiproc_executor.py:_execute_worker_rpc",
+    "vllm/v1/worker/gpu_worker.py:compile_or_warm_up_model",
     "vllm/v1/worker/gpu_model_runner.py:capture_model",
 )  # fmt: skip
 ENGINE_INIT = ("vllm/v1/engine/core.py:run_engine_core", "vllm/v1/engine/core.py:__init__")
@@ -72,9 +82,14 @@ SERVE = (
     "vllm/entrypoints/launchers/api_server/entry.py:main", f"{PYTHON}/asyncio/runners.py:run",
     "vllm/entrypoints/launchers/api_server/entry.py:run_server",
 )  # fmt: skip
-CREATE_CONFIG = (*SERVE, "vllm/engine/arg_utils.py:create_engine_config", "vllm/engine/arg_utils.py:create_model_config")
+CREATE_CONFIG = (
+    *SERVE,
+    "vllm/engine/arg_utils.py:create_engine_config",
+    "vllm/engine/arg_utils.py:create_model_config",
+)
 SETUP_SERVER = (
-    *SERVE, "vllm/entrypoints/launchers/launcher.py:setup_server", "vllm/entrypoints/launchers/launcher.py:create_server_socket",
+    *SERVE, "vllm/entrypoints/launchers/launcher.py:setup_server",
+    "vllm/entrypoints/launchers/launcher.py:create_server_socket",
 )  # fmt: skip
 
 
@@ -92,10 +107,15 @@ class VllmLog:
             self.pids[name] = self.pids["EngineCore"] + 30 + rank
         self.port = self.random.randrange(1024, 65535)
         owner, size = self.random.choice(["acme", "Qwen", "zai-org"]), self.random.choice([1, 7, 9, 32, 72])
-        self.model = self.random.choice([f"{owner}/Thing-{size}B", f"/srv/models/thing-{size}b", f"{owner}/thing.v2-{size}b"])
+        self.model = self.random.choice(
+            [f"{owner}/Thing-{size}B", f"/srv/models/thing-{size}b", f"{owner}/thing.v2-{size}b"]
+        )
 
     def prefix(self, process: str, level: str, place: str) -> str:
-        moment = f"11-{self.clock // 86_400 + 10} {self.clock // 3600 % 24:02}:{self.clock // 60 % 60:02}:{self.clock % 60:02}"
+        moment = (
+            f"11-{self.clock // 86_400 + 10} "
+            f"{self.clock // 3600 % 24:02}:{self.clock // 60 % 60:02}:{self.clock % 60:02}"
+        )
         return f"({process} pid={self.pids[process]}) {level} {moment} [{place}] "
 
     def log(self, process: str, level: str, place: str, *message: str) -> VllmLog:
@@ -114,16 +134,25 @@ class VllmLog:
 
     # The parts, in the order in which they come
 
-    def begin(self, **arguments: object) -> VllmLog:
+    def begin(self, **arguments: Any) -> VllmLog:
         """The API server up to the engine's start, with lines that look worse than they are."""
-        given = {"host": "127.0.0.1", "port": self.port, "model": self.model, **arguments, "served_model_name": ["thing"]}
-        self.raw("/opt/vllm/lib/python3.11/site-packages/vllm/entrypoints/openai/api_server.py:24: DeprecationWarning: old")
+        given = {
+            "host": "127.0.0.1",
+            "port": self.port,
+            "model": self.model,
+            **arguments,
+            "served_model_name": ["thing"],
+        }
+        self.raw(
+            "/opt/vllm/lib/python3.11/site-packages/vllm/entrypoints/openai/api_server.py:24: DeprecationWarning: old"
+        )
         self.log("APIServer", "INFO", "api_utils.py:347", "", "   █▄█▀ █     █     █     █  model   " + self.model, "")
         self.log("APIServer", "INFO", "api_utils.py:286", f"non-default args: {given}")
         self.log(
             "APIServer", "WARNING", "system_utils.py:255",
-            "Found ulimit of 1024 and failed to automatically increase with error current limit exceeds maximum limit. This "
-            "can cause fd limit errors like `OSError: [Errno 24] Too many open files`. Consider increasing with ulimit -n",
+            "Found ulimit of 1024 and failed to automatically increase with error current limit exceeds maximum "
+            "limit. This can cause fd limit errors like `OSError: [Errno 24] Too many open files`. Consider "
+            "increasing with ulimit -n",
         )  # fmt: skip
         self.log("APIServer", "WARNING", "parallel.py:745", "Address already in use. Retrying with a new port.")
         return self.log("APIServer", "INFO", "model.py:733", "Resolved architecture: Glm4vForConditionalGeneration")
@@ -132,24 +161,42 @@ class VllmLog:
         """EngineCore and its workers begin."""
         self.log(
             "EngineCore", "INFO", "core.py:133",
-            f"Initializing a V1 LLM engine (v0.32.0) with config: model='{self.model}', speculative_config=None, tokenizer=None",
+            f"Initializing a V1 LLM engine (v0.32.0) with config: model='{self.model}', speculative_config=None, "
+            f"tokenizer=None",
         )  # fmt: skip
         for worker in self.workers:
             self.log(worker, "INFO", "gpu_model_runner.py:5080", f"Starting to load model {self.model}...")
         self.raw("Loading safetensors checkpoint shards:   0% Completed | 0/5 [00:00<?, ?it/s]")
         self.raw("Loading safetensors checkpoint shards:  40% Completed | 2/5 [00:07<00:11,  3.86s/it]", "")
-        waits = "No available shared memory broadcast block found in 60 seconds. This typically happens when some processes are "
-        return self.log("EngineCore", "INFO", "shm_broadcast.py:640", waits + "hanging or doing some time-consuming work.")
+        waits = (
+            "No available shared memory broadcast block found in 60 seconds. This typically happens when some "
+            "processes are "
+        )
+        return self.log(
+            "EngineCore", "INFO", "shm_broadcast.py:640", waits + "hanging or doing some time-consuming work."
+        )
 
     def serving(self) -> VllmLog:
         """Ready, and some requests, one of which fails by itself."""
-        self.log("EngineCore", "INFO", "core.py:402", "init engine (profile, create kv cache, warmup model) took 41.87 s")
+        self.log(
+            "EngineCore", "INFO", "core.py:402", "init engine (profile, create kv cache, warmup model) took 41.87 s"
+        )
         self.log("APIServer", "INFO", "entry.py:140", f"Starting vLLM server on http://127.0.0.1:{self.port}")
-        self.raw(f"INFO:     Started server process [{self.pids['APIServer']}]", "INFO:     Waiting for application startup.")
+        self.raw(
+            f"INFO:     Started server process [{self.pids['APIServer']}]", "INFO:     Waiting for application startup."
+        )
         self.raw("INFO:     Application startup complete.", 'INFO:     127.0.0.1:4242 - "GET /health HTTP/1.1" 200 OK')
-        self.log("APIServer", "INFO", "logger.py:48", "Received request chatcmpl-1: prompt: 'CUDA out of memory. RuntimeError: x'")
+        self.log(
+            "APIServer",
+            "INFO",
+            "logger.py:48",
+            "Received request chatcmpl-1: prompt: 'CUDA out of memory. RuntimeError: x'",
+        )
         self.raw('INFO:     127.0.0.1:4242 - "POST /v1/chat/completions HTTP/1.1" 500 Internal Server Error')
-        self.raw("ERROR:    Exception in ASGI application", *traceback("ValueError: no such picture", "uvicorn/x.py:run_asgi"))
+        self.raw(
+            "ERROR:    Exception in ASGI application",
+            *traceback("ValueError: no such picture", "uvicorn/x.py:run_asgi"),
+        )
         return self.raw('INFO:     127.0.0.1:4242 - "POST /v1/chat/completions HTTP/1.1" 200 OK')
 
     def failed_core(self, codes: str = "{'EngineCore': 1}") -> VllmLog:
@@ -166,7 +213,8 @@ class VllmLog:
     def core_stops(self, *, of: str | None = None) -> VllmLog:
         """EngineCore's word that it could not start, because of its workers (or of ``of``, a worker's exception)."""
         wrapper = (
-            "Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace for root cause."
+            "Exception: WorkerProc initialization failed due to an exception in a background process. See stack "
+            "trace for root cause."
             if of is None
             else f"RuntimeError: Worker failed with error '{of}', please check the stack trace above for the root cause"
         )
@@ -178,12 +226,19 @@ class VllmLog:
     def engine_dies(self) -> VllmLog:
         """What the API server does when its engine has died, which reads like a clean shutdown."""
         dead = (
-            "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause."
+            "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for "
+            "the root cause."
         )
-        lines = traceback(dead, "vllm/v1/engine/async_llm.py:output_handler", "vllm/v1/engine/core_client.py:get_output_async")
+        lines = traceback(
+            dead, "vllm/v1/engine/async_llm.py:output_handler", "vllm/v1/engine/core_client.py:get_output_async"
+        )
         self.log("APIServer", "ERROR", "async_llm.py:906", "AsyncLLM output_handler failed.", *lines)
         self.raw('INFO:     127.0.0.1:4250 - "POST /v1/chat/completions HTTP/1.1" 500 Internal Server Error')
-        self.raw("INFO:     Shutting down", "INFO:     Waiting for application shutdown.", "INFO:     Application shutdown complete.")
+        self.raw(
+            "INFO:     Shutting down",
+            "INFO:     Waiting for application shutdown.",
+            "INFO:     Application shutdown complete.",
+        )
         self.raw(f"INFO:     Finished server process [{self.pids['APIServer']}]")
         self.log("APIServer", "INFO", "core_client.py:772", "[shutdown] MPClient: stopping engine manager")
         return self.leftovers()
@@ -192,7 +247,7 @@ class VllmLog:
 # Whole logs around one error. ``error`` is "Type: message".
 
 
-def worker_cannot_start(log: VllmLog, error: str, places: Sequence[str] = INIT_DEVICE, **arguments: object) -> str:
+def worker_cannot_start(log: VllmLog, error: str, places: Sequence[str] = INIT_DEVICE, **arguments: Any) -> str:
     """The first worker's __init__ raises; others lose it."""
     log.begin(**arguments).engine()
     log.log(
@@ -206,7 +261,7 @@ def worker_cannot_start(log: VllmLog, error: str, places: Sequence[str] = INIT_D
     return log.core_stops().text()
 
 
-def worker_call_fails(log: VllmLog, error: str, places: Sequence[str] = WARM_UP, **arguments: object) -> str:
+def worker_call_fails(log: VllmLog, error: str, places: Sequence[str] = WARM_UP, **arguments: Any) -> str:
     """A call into a worker raises while the engine starts: logged with a note that repeats it, then wrapped."""
     log.begin(**arguments).engine()
     lines = traceback(error, *places)
@@ -215,7 +270,7 @@ def worker_call_fails(log: VllmLog, error: str, places: Sequence[str] = WARM_UP,
     return log.core_stops(of=error.partition(": ")[2].replace("\n", "\\n")).text()
 
 
-def core_cannot_start(log: VllmLog, error: str, places: Sequence[str] = KV_CACHES, **arguments: object) -> str:
+def core_cannot_start(log: VllmLog, error: str, places: Sequence[str] = KV_CACHES, **arguments: Any) -> str:
     """EngineCore itself raises."""
     log.begin(**arguments).engine()
     lines = traceback(error, *places)
@@ -225,20 +280,23 @@ def core_cannot_start(log: VllmLog, error: str, places: Sequence[str] = KV_CACHE
     return log.failed_core().text()
 
 
-def server_cannot_start(log: VllmLog, error: str, places: Sequence[str] = CREATE_CONFIG, **arguments: object) -> str:
+def server_cannot_start(log: VllmLog, error: str, places: Sequence[str] = CREATE_CONFIG, **arguments: Any) -> str:
     """The API server raises before there is an engine."""
     return log.begin(**arguments).raw(*traceback(error, *places)).text()
 
 
-def config_is_refused(log: VllmLog, message: str, model: str = "ModelConfig", **arguments: object) -> str:
+def config_is_refused(log: VllmLog, message: str, model: str = "ModelConfig", **arguments: Any) -> str:
     """A ValueError inside a validated configuration."""
     kept = "[type=value_error, input_value=ArgsKwargs((), {'model': ...nderer_num_workers': 1}), input_type=ArgsKwargs]"
     link = "    For further information visit https://errors.pydantic.dev/2.13/v/value_error"
-    error = f"pydantic_core._pydantic_core.ValidationError: 1 validation error for {model}\n  Value error, {message} {kept}\n{link}"
+    error = (
+        f"pydantic_core._pydantic_core.ValidationError: 1 validation error for {model}\n  Value error, {message} "
+        f"{kept}\n{link}"
+    )
     return server_cannot_start(log, error, **arguments)
 
 
-def worker_dies_serving(log: VllmLog, error: str, places: Sequence[str] = EXECUTE, **arguments: object) -> str:
+def worker_dies_serving(log: VllmLog, error: str, places: Sequence[str] = EXECUTE, **arguments: Any) -> str:
     """A worker's exception kills the engine while it serves."""
     log.begin(**arguments).engine().serving()
     lines, worker = traceback(error, *places), log.workers[0]
@@ -246,15 +304,18 @@ def worker_dies_serving(log: VllmLog, error: str, places: Sequence[str] = EXECUT
     request = f"chatcmpl-{log.random.randrange(16**16):016x}"
     log.log(
         "EngineCore", "ERROR", "dump_input.py:79",
-        f"Dumping scheduler output for model execution: SchedulerOutput(scheduled_new_reqs=[NewRequestData(req_id={request},",
+        "Dumping scheduler output for model execution: "
+        f"SchedulerOutput(scheduled_new_reqs=[NewRequestData(req_id={request},",
     )  # fmt: skip
     failed = error.partition(": ")[2].replace("\n", "\\n")
-    wrapper = f"RuntimeError: Worker failed with error '{failed}', please check the stack trace above for the root cause"
+    wrapper = (
+        f"RuntimeError: Worker failed with error '{failed}', please check the stack trace above for the root cause"
+    )
     log.log("EngineCore", "ERROR", "core.py:1512", "EngineCore encountered a fatal error.", *traceback(wrapper, *STEP))
     return log.engine_dies().text()
 
 
-def core_dies_serving(log: VllmLog, error: str, places: Sequence[str] = STEP, **arguments: object) -> str:
+def core_dies_serving(log: VllmLog, error: str, places: Sequence[str] = STEP, **arguments: Any) -> str:
     """EngineCore's own exception while it serves."""
     log.begin(**arguments).engine().serving()
     log.log("EngineCore", "ERROR", "core.py:1512", "EngineCore encountered a fatal error.", *traceback(error, *places))
@@ -264,7 +325,10 @@ def core_dies_serving(log: VllmLog, error: str, places: Sequence[str] = STEP, **
 def usage(error: str, *flags: str) -> str:
     """argparse's last words."""
     known = "\n                     ".join(f"[{flag} {flag[2:].upper()}]" for flag in flags)
-    return f"usage: api_server.py [-h] [--headless]\n                     {known}\n                     [model_tag]\napi_server.py: error: {error}\n"
+    return (
+        f"usage: api_server.py [-h] [--headless]\n                     {known}\n                     "
+        f"[model_tag]\napi_server.py: error: {error}\n"
+    )
 
 
 # LiteLLM
@@ -282,8 +346,11 @@ def application_fails(seed: int, *tracebacks: list[str] | str) -> str:
     pid = random.Random(seed).randrange(300, 4_000_000)
     lines = [f"INFO:     Started server process [{pid}]", "INFO:     Waiting for application startup."]
     lines.append(
-        "09:09:06 - LiteLLM Proxy:WARNING: login_throttle.py:126 - trusted_proxy_ranges is not set or not a valid list of ranges"
+        "09:09:06 - LiteLLM Proxy:WARNING: login_throttle.py:126 - trusted_proxy_ranges is not set or not a valid "
+        "list of ranges"
     )
     lines += ["\x1b[32mLiteLLM: Proxy initialized with Config, Set models:\x1b[0m", "\x1b[32m    thing\x1b[0m"]
     whole = chained(*tracebacks)
-    return "\n".join([*lines, "ERROR:    " + whole[0], *whole[1:], "", "ERROR:    Application startup failed. Exiting.", ""])
+    return "\n".join(
+        [*lines, "ERROR:    " + whole[0], *whole[1:], "", "ERROR:    Application startup failed. Exiting.", ""]
+    )

@@ -2,7 +2,7 @@
 
     python -m tests.health.record PYTHON_OF_A_VLLM_ENVIRONMENT FOLDER_OF_A_TINY_MODEL
 
-It starts that vLLM twice on loopback (argv and environment are the daemon's own), asks it every half second by the
+It starts that vLLM four times on loopback (argv and environment are the daemon's own), asks it every half second by the
 daemon's own client, and writes one file a story to ``data/``: times relative to the story's begin, answers and
 counters; no paths, no process numbers. Only what it started is signalled, and nothing of it is left.
 """
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Engine:
             self.process = subprocess.Popen(
                 argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
+        self.ready = False
         self.read = 0
         self.cpu = 0
 
@@ -120,29 +121,40 @@ class Recorder:
     def now(self) -> float:
         return round(time.monotonic() - self._began, 3)
 
-    def note(self, signal: str, **facts: Any) -> None:
-        self.rows.append({"at": self.now, "signal": signal, **facts})
+    def note(self, kind: str, **facts: Any) -> None:
+        self.rows.append({"at": self.now, "signal": kind, **facts})
 
-    async def ask(self, signal: str, path: str, timeout: float, body: dict[str, object] | None = None) -> None:
+    def do(self, name: str, signum: int) -> None:
+        """Signal one of its processes."""
+        os.kill(self.engine.members()[name][0], signum)
+        self.note("done", what=f"{signal.Signals(signum).name} to {name}")
+
+    async def sees(self, what: Callable[[Row], bool]) -> None:
+        """Return when a row is such."""
+        while not any(what(row) for row in self.rows):
+            assert self.engine.process.poll() is None, self.engine.log.read_text()[-3000:]
+            await asyncio.sleep(0.05)
+
+    async def ask(self, kind: str, path: str, timeout: float, body: dict[str, object] | None = None) -> None:
         at = self.now
         reply = await self._target.ask(path, timeout, body)
-        row: Row = {"at": at, "signal": signal, "took": round(reply.took, 3)}
+        row: Row = {"at": at, "signal": kind, "took": round(reply.took, 3)}
         if isinstance(reply, Probe):
             row["none"] = reply.answer.value
         else:
             row["status"] = reply.status
-            row |= _kept(signal, reply.status, reply.body)
+            row |= _kept(kind, reply.status, reply.body)
         self.rows.append(row)
 
-    async def ask_for_ever(self, signal: str, path: str, timeout: float, pace: float) -> None:
+    async def ask_for_ever(self, kind: str, path: str, timeout: float, pace: float) -> None:
         due = time.monotonic()
         number = 0
         while True:
             body = None
-            if signal == "canary":
+            if kind == "canary":
                 number += 1
                 body = canary.chat_canary(f"{self._began:.0f}-{number}", model=SERVED, vision=True)
-            await self.ask(signal, path, timeout, body)
+            await self.ask(kind, path, timeout, body)
             due = max(due + pace, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
@@ -194,13 +206,13 @@ class Recorder:
             await self._target.close()
 
 
-def _kept(signal: str, status: int, body: bytes) -> Row:
+def _kept(kind: str, status: int, body: bytes) -> Row:
     """What is kept of a body."""
-    if signal == "metrics" and (counters := vllm.read_metrics(body)) is not None:
+    if kind == "metrics" and (counters := vllm.read_metrics(body)) is not None:
         return {"counters": [*counters.work, counters.running, counters.waiting]}
-    if signal == "catalogue" and status == 200:
+    if kind == "catalogue" and status == 200:
         return {"body": {"data": [{"id": entry["id"]} for entry in json.loads(body)["data"]]}}
-    if signal == "canary":
+    if kind == "canary":
         answer = json.loads(body)
         if status != 200:
             return {"body": answer}
@@ -223,9 +235,7 @@ def write(name: str, what: str, rows: list[Row]) -> None:
 
 async def ready(recorder: Recorder) -> None:
     """Return when a canary was answered."""
-    while not any(row["signal"] == "canary" and row.get("status") == 200 for row in recorder.rows):
-        assert recorder.engine.process.poll() is None, recorder.engine.log.read_text()[-3000:]
-        await asyncio.sleep(0.1)
+    await recorder.sees(lambda row: row["signal"] == "canary" and row.get("status") == 200)
 
 
 async def complete(port: int, tokens: int, timeout: float = 300) -> None:
@@ -263,17 +273,12 @@ async def keep_page(port: int) -> None:
     await target.close()
 
 
-def send(engine: Engine, name: str, signum: int) -> None:
-    """Signal one of its processes."""
-    pid = next(pid for member, (pid, _, _) in engine.members().items() if member.startswith(name))
-    os.kill(pid, signum)
-
-
 async def first_life(engine: Engine) -> None:
     """Everything that it survives, then the death of EngineCore."""
     recorder = Recorder(engine)
     async with recorder.recording(canaries=PACE, starting=True):
         await ready(recorder)
+    engine.ready = True
     write("start", "a cold start, until the first canary is answered", recorder.rows)
 
     recorder = Recorder(engine)
@@ -288,45 +293,51 @@ async def first_life(engine: Engine) -> None:
     write("load", f"{PARALLEL} completions at a time, from the first second on", recorder.rows)
     await asyncio.sleep(3)
 
-    for name, busy in (("worker_stopped_idle", False), ("worker_stopped_in_flight", True)):
-        recorder = Recorder(engine)
-        async with recorder.recording(canaries=PACE):
-            await asyncio.sleep(2)
-            if busy:
-                asking = asyncio.create_task(complete(engine.port, 1500))
-                await asyncio.sleep(2)
-            send(engine, "VLLM::Worker", signal.SIGSTOP)
-            recorder.note("done", what="SIGSTOP to VLLM::Worker")
-            await asyncio.sleep(22)
-            send(engine, "VLLM::Worker", signal.SIGCONT)
-            recorder.note("done", what="SIGCONT to VLLM::Worker")
-            await asyncio.sleep(4)
-            if busy:
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
-        write(name, "the Worker is stopped after 2 s" + " and a request at 2 s" * busy, recorder.rows)
-
     recorder = Recorder(engine)
     async with recorder.recording(canaries=PACE):
         await asyncio.sleep(2)
-        send(engine, "VLLM::EngineCor", signal.SIGKILL)
-        recorder.note("done", what="SIGKILL to VLLM::EngineCore")
-        await asyncio.sleep(9)
-    write("engine_core_killed", "EngineCore is killed after 2 s", recorder.rows)
+        recorder.do("VLLM::Worker", signal.SIGSTOP)
+        await asyncio.sleep(22)
+        recorder.do("VLLM::Worker", signal.SIGCONT)
+        await asyncio.sleep(4)
+    write("worker_stopped_idle", "the Worker is stopped, and goes on after 22 s", recorder.rows)
+
+    recorder = Recorder(engine)
+    async with recorder.recording(canaries=PACE), loaded(engine.port, 4):
+        await recorder.sees(lambda row: row.get("counters", [0])[-2] > 0)
+        recorder.do("VLLM::Worker", signal.SIGSTOP)
+        await asyncio.sleep(22)
+        recorder.do("VLLM::Worker", signal.SIGCONT)
+        await asyncio.sleep(4)
+    write("worker_stopped_in_flight", "the same, while requests are in flight", recorder.rows)
+
+    await killed(engine, "VLLM::EngineCor", 8, "engine_core_killed", "EngineCore is killed; nobody asks for tokens")
+
+
+async def killed(engine: Engine, name: str, then: float, story: str, what: str, canaries: float | None = None) -> None:
+    """One of its processes is killed."""
+    recorder = Recorder(engine)
+    if not engine.ready:
+        async with recorder.recording(canaries=PACE):
+            await ready(recorder)
+        recorder = Recorder(engine)
+    async with recorder.recording(canaries=canaries):
+        await asyncio.sleep(2)
+        recorder.do(name, signal.SIGKILL)
+        await asyncio.sleep(then)
+    write(story, what, recorder.rows)
 
 
 async def second_life(engine: Engine) -> None:
-    """Only the API server dies."""
-    recorder = Recorder(engine)
-    async with recorder.recording(canaries=PACE):
-        await ready(recorder)
-    recorder = Recorder(engine)
-    async with recorder.recording(canaries=PACE):
-        await asyncio.sleep(2)
-        send(engine, "leader", signal.SIGKILL)
-        recorder.note("done", what="SIGKILL to the API server")
-        await asyncio.sleep(4)
-    write("api_server_killed", "the API server is killed after 2 s", recorder.rows)
+    await killed(engine, "leader", 3, "api_server_killed", "the API server is killed", PACE)
+
+
+async def third_life(engine: Engine) -> None:
+    await killed(engine, "VLLM::EngineCor", 8, "engine_core_killed_asked", "EngineCore is killed; canaries go on", PACE)
+
+
+async def fourth_life(engine: Engine) -> None:
+    await killed(engine, "VLLM::Worker", 8, "worker_killed", "the Worker is killed; nobody asks for tokens")
 
 
 def main() -> int:
@@ -334,7 +345,7 @@ def main() -> int:
     parser.add_argument("python", help="interpreter of a vLLM environment")
     parser.add_argument("model", help="folder of a tiny vision model")
     options = parser.parse_args()
-    for life in (first_life, second_life):
+    for life in (first_life, second_life, third_life, fourth_life):
         with tempfile.TemporaryDirectory() as folder:
             engine = Engine(options.python, os.path.abspath(options.model), Path(folder) / "log")
             try:

@@ -1,5 +1,5 @@
-"""An engine that follows a script, on virtual time, under the real ``Runner``: what it answers is judged by the engines'
-own judges, and what becomes of it is written down as a timeline.
+"""An engine that follows a script, on virtual time, under the real ``Runner``. What it answers is judged by the engines'
+own judges; what becomes of it is written down as a timeline.
 
 A script is lines of ``TIME key=value ...``; a timeline is lines of ``TIME STATE health text``, where TIME is exact (to
 a second) or a range ``FROM..TO``, and the text is a part of ``rule: reason`` (for a program that leaves, of
@@ -36,14 +36,18 @@ ENGINE = Asking(
     ),
     reading=Reading("/metrics", vllm.read_metrics),
     canary=Canary(
-        "/v1/chat/completions", partial(canary.chat_canary, model=SERVED, vision=True), partial(canary.judge, expect=None)
+        "/v1/chat/completions",
+        partial(canary.chat_canary, model=SERVED, vision=True),
+        partial(canary.judge, expect=None),
     ),
 )
 GATEWAY = Asking(
     "gateway.sock",
     (
         Question("liveness", "/health/liveliness", litellm.judge_liveliness),
-        Question("catalogue", "/model_group/info", partial(litellm.judge_groups, expected={SERVED: True, "cloud": None})),
+        Question(
+            "catalogue", "/model_group/info", partial(litellm.judge_groups, expected={SERVED: True, "cloud": None})
+        ),
     ),
 )
 ENGINE_SPEC = ProgramSpec(
@@ -95,6 +99,7 @@ class ScriptedWorld:
         self._tokens = self._iterations = 0.0
         self._counted_at = 0.0
         self._was_waiting = False
+        self._asked = 0  # canaries on their way
 
     @property
     def now(self) -> float:
@@ -210,7 +215,11 @@ class ScriptedWorld:
         if takes >= timeout:
             wanted = "hang"
         elif takes:
-            await asyncio.sleep(takes)
+            self._asked += 1
+            try:
+                await asyncio.sleep(takes)
+            finally:
+                self._asked -= 1
         if self.facts.frozen and wanted not in ("400", "404"):  # the API server refuses by itself
             wanted = "hang"
         reply = await self._reply(wanted, canary.path, timeout, self._page)
@@ -253,7 +262,7 @@ class ScriptedWorld:
 
     def _metrics(self) -> bytes:
         self._count()
-        running, waiting = 0, 0
+        running, waiting = self._asked, 0
         if self.facts.load != "none":
             running, waiting = (int(number) for number in self.facts.load.partition("@")[0].split("+"))
         series = {
@@ -300,6 +309,7 @@ class Scenario:
     gateway: bool = False
     health: dict[str, float] = field(default_factory=dict)
     canary: bool = True
+    canaries: tuple[int, int] | None = None  # how many are sent, the start's included: from, to
     bug: str = ""  # why it is known to fail
 
     def lines(self) -> list[tuple[float, list[tuple[str, str]]]]:
@@ -341,8 +351,8 @@ async def _perform(scenario: Scenario) -> Played:
     ready = asyncio.Event()
 
     def publish(name: str, before: State, state: State, event: Event) -> None:
+        rules.add(state.health.verdict.rule)
         if state.phase is Phase.RUNNING:
-            rules.add(state.health.verdict.rule)
             ready.set()
         if (before.word, before.health_word) != (state.word, state.health_word):
             note(state)
@@ -378,6 +388,9 @@ def differences(scenario: Scenario, played: Played) -> list[str]:
     """Where the timeline is not the expected one; nothing when it is."""
     wanted = [line.split(maxsplit=3) for line in scenario.timeline.strip().splitlines()]
     problems = []
+    sent = len(played.world.canaries)
+    if scenario.canaries and not scenario.canaries[0] <= sent <= scenario.canaries[1]:
+        problems.append(f"{sent} canaries, not {scenario.canaries}")
     for index in range(max(len(wanted), len(played.timeline))):
         if index >= len(wanted):
             problems.append(f"unexpected: {shown(played.timeline[index])}")

@@ -33,7 +33,7 @@ def look() -> dict[str, Any]:
     """What there is of our service.
 
     ``programs``: living processes by program and incarnation; ``others``: the other processes of its control group;
-    ``left``: state, sockets and FIFOs in the runtime folder; ``listening``: TCP ports.
+    ``main``: the daemon; ``left``: state, sockets and FIFOs in the runtime folder; ``listening``: TCP ports.
     """
     programs: dict[str, dict[str, list[int]]] = {}
     others = []
@@ -57,7 +57,8 @@ def look() -> dict[str, Any]:
     for table in ("tcp", "tcp6"):
         rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
         listening += [int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"]
-    return {"programs": programs, "others": others, "left": left, "listening": listening}
+    main = int(systemctl("show", NAME, "--property=MainPID", "--value") or 0)
+    return {"main": main, "programs": programs, "others": others, "left": left, "listening": listening}
 
 
 def status() -> dict[str, Any]:

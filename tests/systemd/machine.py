@@ -123,7 +123,7 @@ class Machine:
         known = {name: one["incarnation"] for name, one in seen["status"].items()}
         alive = {name: list(tree) for name, tree in seen["programs"].items()}
         assert alive == {name: [uuid] for name, uuid in known.items()}, self.journal()
-        assert seen["others"] == [self.main_pid]
+        assert seen["others"] == [seen["main"]], self.journal()
         return known
 
     def assert_nothing_left(self, *ports: int) -> None:

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def request(
         connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
         response = connection.getresponse()
         return response.status, json.loads(response.read() or b"null")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NoDaemon(f"{runtime / SOCKET}: {error}") from error
+    finally:
+        connection.close()
+
+
+def lines(runtime: Path, path: str) -> Iterator[Any]:
+    """The lines of JSON of a streaming answer, as they come. Raises NoDaemon when nobody answers."""
+    connection = _Connection(runtime / SOCKET, None)
+    try:
+        connection.request("GET", path)
+        for line in connection.getresponse():
+            yield json.loads(line)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoDaemon(f"{runtime / SOCKET}: {error}") from error
     finally:

@@ -13,7 +13,7 @@ from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.fleet import all_ready
 from llm_supervisor.core.health import ROUTE, Answer, Health
 from llm_supervisor.core.spec import Kind, ProgramSpec
-from llm_supervisor.core.state import Phase, State, Wanted
+from llm_supervisor.core.state import Phase, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,21 @@ def program_message(spec: ProgramSpec, state: State, now: float, incarnation: st
     }
 
 
+def event_message(name: str, before: State, state: State, incarnation: str | None) -> dict[str, Any]:
+    """A change of a program's state or verdict, as the log and ``events`` show it."""
+    return {
+        "program": name,
+        "state": state.word,
+        "health": state.health_word.value,
+        "was": {"state": before.word, "health": before.health_word.value},
+        "reason": state.reason,
+        "rule": state.health.verdict.rule if state.phase is Phase.RUNNING else None,
+        "pid": state.pid,
+        "incarnation": incarnation,
+        "failure": failure_message(state.failure) if state.phase in (Phase.FATAL, Phase.BACKOFF) else None,
+    }
+
+
 def progress_message(state: State) -> dict[str, Any] | None:
     """What a starting program is doing; None when it does not start, or does not say."""
     if state.loading is None or state.phase is not Phase.STARTING:
@@ -152,7 +167,7 @@ def settled(action: str, state: State, since: int) -> bool:
     if action == "stop":
         return state.phase in (Phase.STOPPED, Phase.FATAL)
     if state.phase in (Phase.STOPPED, Phase.FATAL):
-        return state.phase is Phase.FATAL or state.wanted is Wanted.DOWN or state.word == "EXITED"
+        return True
     if state.phase is Phase.BACKOFF:
         return state.incarnation > since  # the start that was asked for has failed; it tries again by itself
     return state.phase is Phase.RUNNING and (state.incarnation > since or action == "start")

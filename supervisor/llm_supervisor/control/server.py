@@ -1,6 +1,7 @@
 """The control API's server: HTTP on a unix socket, for our own command and for ``curl --unix-socket``.
 
 GET  /v1/status                         what ``status --json`` prints
+GET  /v1/events[?after=N][&follow=1]     state and verdict changes, a line of JSON each; follow: until one hangs up
 POST /v1/programs/NAME/{start,stop,restart}[?wait=0]
 POST /v1/shutdown
 """
@@ -9,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from llm_supervisor.control.messages import outcome, program_message, settled
@@ -44,6 +46,10 @@ class Fleet(Protocol):
     def states(self) -> Mapping[str, State]:
         """The published snapshot."""
 
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to end."""
+
     def status(self) -> dict[str, Any]:
         """The status message."""
 
@@ -55,6 +61,9 @@ class Fleet(Protocol):
 
     async def changed(self) -> None:
         """Wait for the next snapshot."""
+
+    def events(self, after: int) -> list[dict[str, Any]]:
+        """What happened since the event of that number."""
 
     def shut_down(self, why: str) -> None:
         """Stop everything and end."""
@@ -91,6 +100,13 @@ def application(fleet: Fleet) -> Starlette:
         message = program_message(fleet.specs[name], state, loop_time, fleet.incarnation(name))
         return JSONResponse({"ok": ok, "outcome": words, "program": message})
 
+    async def events(request: Request) -> Response:
+        after = request.query_params.get("after", "0")
+        if not after.isdecimal():
+            return JSONResponse({"error": f"after={after}: not the number of an event"}, 400)
+        follow = request.query_params.get("follow", "0") != "0"
+        return StreamingResponse(_lines(fleet, int(after), follow=follow), media_type="application/x-ndjson")
+
     async def shutdown(request: Request) -> JSONResponse:
         fleet.shut_down("asked by shutdown")
         await fleet.is_down()
@@ -99,10 +115,21 @@ def application(fleet: Fleet) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/status", status),
+            Route("/v1/events", events),
             Route("/v1/programs/{name}/{action}", act, methods=["POST"]),
             Route("/v1/shutdown", shutdown, methods=["POST"]),
         ]
     )
+
+
+async def _lines(fleet: Fleet, after: int, *, follow: bool) -> AsyncIterator[str]:
+    while True:
+        for event in fleet.events(after):
+            after = event["id"]
+            yield json.dumps(event) + "\n"
+        if not follow or fleet.ending:
+            return
+        await fleet.changed()
 
 
 class _Server(uvicorn.Server):

@@ -19,6 +19,12 @@ class ReadyWhen(StrEnum):
     ALL = "all"
 
 
+def face(state: State) -> tuple[str, str, str, int]:
+    """What people see of a state: when this changes, something has happened that is worth telling."""
+    verdict = state.health.verdict.rule if state.phase is Phase.RUNNING else ""
+    return state.word, state.health_word.value, verdict, state.incarnation
+
+
 def satisfied(state: State) -> bool:
     """Whether one program is as it is wanted: ready, down, or done with a clean exit."""
     if state.wanted is Wanted.DOWN:

@@ -106,14 +106,16 @@ class Verdict:
 class Health:
     """Everything folded so far about one incarnation. Times are monotonic seconds.
 
-    ``failures`` counts consecutive failed answers by signal. ``moved``: the last two readings of the counters differ.
-    ``suspect_since`` is when work was first seen to stand still while there was some to do (or the canary got no
-    answer); None while there is nothing to suspect. ``proved_at`` is when the last canary was answered.
+    ``failures`` counts consecutive failed answers by signal. ``compared``: the last reading of the counters could be
+    compared with one before it; ``moved``: and they differed. ``suspect_since`` is when work was first seen to stand
+    still while there was some to do (or the canary got no answer, or a member is stopped); None while there is nothing
+    to suspect. ``proved_at`` is when the last canary was answered.
     """
 
     probes: Mapping[str, Probe] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     counters: Counters | None = None
+    compared: bool = False
     moved: bool = False
     suspect_since: float | None = None
     stopped: tuple[str, ...] = ()
@@ -136,9 +138,10 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
     for name, probe in seen.probes.items():
         probes[name] = probe
         failures[name] = failures.get(name, 0) + 1 if probe.answer in FAILED else 0
-    counters, moved = health.counters, health.moved
+    counters, compared, moved = health.counters, health.compared, health.moved
     if seen.counters is not None:
-        moved = counters is not None and _advanced(counters.work, seen.counters.work)
+        compared = counters is not None and _comparable(counters.work, seen.counters.work)
+        moved = compared and counters is not None and counters.work != seen.counters.work
         counters = seen.counters
     elif seen.metrics is not None and seen.metrics.answer in FAILED:
         moved = False  # not read is not seen to move; nor is it idle: what was pending still is
@@ -150,12 +153,14 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
         probes=probes,
         failures=failures,
         counters=counters,
+        compared=compared,
         moved=moved,
         stopped=health.stopped if seen.stopped is None else seen.stopped,
         proved_at=now if answered else health.proved_at,
     )
     unanswered = failures.get("canary", 0) > 0 and probes["canary"].answer is Answer.SILENT
-    if moved or answered or not (folded.pending or unanswered):
+    standing = folded.pending and compared
+    if moved or answered or not (standing or unanswered or folded.stopped):
         return replace(folded, suspect_since=None)
     if health.suspect_since is not None:
         return folded
@@ -163,12 +168,10 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
     return replace(folded, suspect_since=now - seen.canary.took if seen.canary is not None else now)
 
 
-def _advanced(before: tuple[float, ...], after: tuple[float, ...]) -> bool:
-    """Whether something was counted in between. A count that is smaller than before was restarted: that is neither
+def _comparable(before: tuple[float, ...], after: tuple[float, ...]) -> bool:
+    """Whether two readings are of the same counting. A count that is smaller than before was restarted: that is neither
     progress nor a stall."""
-    if len(before) != len(after) or any(new < old for new, old in zip(after, before, strict=True)):
-        return False
-    return any(new > old for new, old in zip(after, before, strict=True))
+    return len(before) == len(after) and all(new >= old for new, old in zip(after, before, strict=True))
 
 
 def wants_canary(spec: HealthSpec, health: Health, now: float) -> bool:
@@ -235,7 +238,8 @@ def _answered(health: Health, name: str, threshold: int) -> Sign:
 
 def _progress(spec: HealthSpec, health: Health, now: float) -> Sign:
     if health.suspect_since is not None:
-        return Sign.STALLED if now - health.suspect_since >= spec.stall_grace else Sign.STILL
+        # as next_judgement() adds it: a difference would round to the other side
+        return Sign.STALLED if now >= health.suspect_since + spec.stall_grace else Sign.STILL
     if health.counters is None:
         return Sign.UNKNOWN
     if not health.moved:
@@ -299,25 +303,27 @@ RULES: tuple[Rule, ...] = (
     Rule("gone", _W.UNHEALTHY, _A.KILL, "{liveness}", liveness=(_S.GONE,)),
     Rule("stalled", _W.UNHEALTHY, _A.KILL, _STILL, progress=(_S.STALLED,)),
     # what works, whatever a probe says
-    Rule("wrong catalogue", _W.DEGRADED, _A.KEEP, "{catalogue}", catalogue=(_S.WRONG,)),
+    Rule("working on the wrong", _W.DEGRADED, _A.KEEP, "{catalogue}; {load}",
+         progress=(_S.MOVING,), catalogue=(_S.WRONG,)),
     Rule("working, but", _W.DEGRADED, _A.KEEP, "{canary}; {load}",
          progress=(_S.MOVING,), canary=(_S.WRONG, _S.SHAKY, _S.FAILING, _S.GONE)),
     Rule("working", _W.BUSY, _A.KEEP, "{load}", progress=(_S.MOVING,)),
-    # doubt: a canary will tell
-    Rule("frozen", _W.UNHEALTHY, _A.DOUBT, "{stopped}", tree=(_S.STOPPED,)),
-    Rule("standing", _W.UNHEALTHY, _A.DOUBT, _STILL, progress=(_S.STILL,)),
-    # no valid answer for its threshold
+    # no valid answer for its threshold; where a canary can be sent, silence is only doubt
     Rule("failing", _W.UNHEALTHY, _A.LEAVE, _LIVENESS, liveness=(_S.FAILING,)),
     Rule("silent", _W.UNHEALTHY, _A.LEAVE, _LIVENESS,
-         liveness=(_S.MUTE,), progress=(_S.UNKNOWN,), canary=(_S.NONE,)),
-    Rule("mute", _W.UNHEALTHY, _A.DOUBT, _LIVENESS, liveness=(_S.MUTE,)),
+         liveness=(_S.MUTE,), canary=(_S.NONE,), progress=(_S.UNKNOWN, _S.IDLE, _S.MOVED)),
     Rule("catalogue failing", _W.UNHEALTHY, _A.LEAVE, _CATALOGUE, catalogue=(_S.FAILING,)),
     Rule("catalogue silent", _W.UNHEALTHY, _A.LEAVE, _CATALOGUE,
-         catalogue=(_S.MUTE,), progress=(_S.UNKNOWN,), canary=(_S.NONE,)),
+         catalogue=(_S.MUTE,), canary=(_S.NONE,), progress=(_S.UNKNOWN, _S.IDLE, _S.MOVED)),
+    # doubt: a canary will tell, or the grace will pass
+    Rule("frozen", _W.UNHEALTHY, _A.DOUBT, "{stopped}", tree=(_S.STOPPED,)),
+    Rule("standing", _W.UNHEALTHY, _A.DOUBT, _STILL, progress=(_S.STILL,)),
+    Rule("mute", _W.UNHEALTHY, _A.DOUBT, _LIVENESS, liveness=(_S.MUTE,)),
     Rule("catalogue mute", _W.UNHEALTHY, _A.DOUBT, _CATALOGUE, catalogue=(_S.MUTE,)),
     Rule("canary failing", _W.UNHEALTHY, _A.LEAVE, _CANARY, canary=(_S.FAILING,)),
     Rule("canary shaky", _W.UNHEALTHY, _A.DOUBT, _CANARY, canary=(_S.SHAKY, _S.MUTE, _S.GONE)),
     # it answers, but not as it should
+    Rule("wrong catalogue", _W.DEGRADED, _A.KEEP, "{catalogue}", catalogue=(_S.WRONG,)),
     Rule("wrong answer", _W.DEGRADED, _A.KEEP, "{canary}", canary=(_S.WRONG,)),
     Rule("wrong route", _W.DEGRADED, _A.KEEP, "{routes}", routes=(_S.WRONG,)),
     # one failure is none yet
@@ -338,7 +344,6 @@ def fuse(spec: HealthSpec, health: Health, now: float) -> Verdict:
 
 def _reason(template: str, health: Health, now: float) -> str:
     load = health.counters or Counters(())
-    unanswered = health.failures.get("canary", 0) > 0
     return template.format(
         liveness=_words(health, "liveness"),
         catalogue=_words(health, "catalogue"),
@@ -352,10 +357,19 @@ def _reason(template: str, health: Health, now: float) -> str:
         liveness_failures=health.failures.get("liveness", 0),
         catalogue_failures=health.failures.get("catalogue", 0),
         still=now - health.suspect_since if health.suspect_since is not None else 0.0,
-        why="the canary gets no answer" if unanswered else f"{load.running} running and {load.waiting} waiting",
+        why=_why(health),
         load=f"{load.running} running, {load.waiting} waiting",
         stopped=", ".join(health.stopped),
     )
+
+
+def _why(health: Health) -> str:
+    if health.stopped:
+        return ", ".join(health.stopped)
+    if health.failures.get("canary", 0) > 0:
+        return "the canary gets no answer"
+    load = health.counters or Counters(())
+    return f"{load.running} running and {load.waiting} waiting"
 
 
 def _words(health: Health, name: str) -> str:

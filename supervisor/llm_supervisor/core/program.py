@@ -52,6 +52,8 @@ def _start(spec: ProgramSpec, state: State, now: float, why: str) -> Outcome:
         pid=None,
         began=now,
         spawned=now,
+        alive_since=None,
+        spawning=True,
         ready_since=None,
         loaded_at=None,
         stirred_at=now,
@@ -69,8 +71,8 @@ def _start_deadline(spec: ProgramSpec, state: State) -> float:
     """When a start has failed unless something happens: the budget, extended by loading, or the stall."""
     assert state.spawned is not None
     assert state.stirred_at is not None
-    if spec.ready_after is not None:
-        return state.spawned + spec.ready_after
+    if spec.ready_after is not None and state.alive_since is not None:
+        return state.alive_since + spec.ready_after
     budget = state.spawned + spec.health.startup_budget
     if state.loaded_at is not None:
         budget = max(budget, state.loaded_at + spec.health.startup_stall)
@@ -81,8 +83,8 @@ def _run(spec: ProgramSpec, state: State, now: float, verdict: hl.Verdict) -> Ou
     """Ready. With a proof (it answered) the past failures are forgiven; being alive is none yet."""
     unproven = spec.ready_after is not None
     deadline = hl.next_judgement(spec.health, state.health)
-    if spec.ready_after is not None and state.spawned is not None:
-        deadline = state.spawned + restart.probation(spec.restart, spec.ready_after)
+    if spec.ready_after is not None and state.alive_since is not None:
+        deadline = state.alive_since + restart.probation(spec.restart, spec.ready_after)
     new = replace(
         state,
         phase=Phase.RUNNING,
@@ -135,6 +137,7 @@ def _sweep(spec: ProgramSpec, state: State, now: float, leaving: Departure) -> O
         began=now,
         pid=None,
         deadline=now + patience,
+        sweeps=1,
         leaving=leaving,
         reason=leaving.summary,
     )
@@ -230,20 +233,28 @@ def want_down(spec: ProgramSpec, state: State, event: Event, now: float) -> Outc
 def note_pid(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The leader exists: ask it how it is."""
     assert isinstance(event, ev.Spawned)
-    return replace(state, pid=event.pid), (do.BeginProbing(state.incarnation),)
+    state = replace(state, pid=event.pid, spawning=False, alive_since=now)
+    return replace(state, deadline=_start_deadline(spec, state)), (do.BeginProbing(state.incarnation),)
 
 
 def signal_late(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The leader appears only now that it is to leave."""
     assert isinstance(event, ev.Spawned)
     signal = spec.stop.signal if state.phase is Phase.TERMINATING else SIGKILL
-    return replace(state, pid=event.pid), (do.SendSignal(state.incarnation, signal),)
+    return replace(state, pid=event.pid, spawning=False), (do.SendSignal(state.incarnation, signal),)
+
+
+def sweep_again(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """A start that answers only now that its tree is swept: what it may have made is swept as well."""
+    sweep = do.Sweep(state.incarnation, spec.stop.sweep_grace, spec.stop.kill_grace)
+    return replace(state, spawning=False, sweeps=state.sweeps + 1), (sweep,)
 
 
 def spawn_refused(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The start did not happen. A start can fail half-way, so what it may have left is swept all the same."""
     assert isinstance(event, ev.SpawnFailed)
     failure = event.failure
+    state = replace(state, spawning=False, exited=None)  # nothing has lived that could have ended
     leaving = state.leaving or Departure(Cause.SPAWN, failure.summary, was_ready=False, failure=failure)
     return _sweep(spec, state, now, leaving)
 
@@ -312,10 +323,10 @@ def start_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> 
     """The deadline of a start: readiness by age, or a start that takes too long."""
     assert state.spawned is not None
     assert state.stirred_at is not None
-    if spec.ready_after is not None:
+    if spec.ready_after is not None and state.alive_since is not None:
         return _run(spec, state, now, hl.Verdict("alive", hl.Word.READY, hl.Action.KEEP, "is alive"))
     doing = f" (last: {state.loading})" if state.loading else ""
-    if now - state.stirred_at >= spec.health.startup_stall:
+    if now >= state.stirred_at + spec.health.startup_stall:
         why = f"start without any progress for {spec.health.startup_stall:.0f} s{doing}"
         return _terminate(spec, state, now, Departure(Cause.STARTUP_STALL, why, was_ready=False))
     why = f"not ready within {spec.health.startup_budget:.0f} s{doing}: {state.health.verdict.reason}"
@@ -339,7 +350,9 @@ def swept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     assert isinstance(event, ev.SweepFinished)
     leaving = state.leaving
     assert leaving is not None
-    state = replace(state, orphaned=False)
+    state = replace(state, orphaned=False, sweeps=state.sweeps - 1)
+    if state.spawning or state.sweeps > 0:
+        return state, ()  # nobody knows yet whether the start that was asked for has made something
     failure = None
     if leaving.failed:
         failure = leaving.failure or event.failure or Failure(leaving.cause.value, leaving.summary)
@@ -382,8 +395,10 @@ def stuck(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
         "by itself when the last of these processes is gone. If that does not happen, reset the GPU or reboot.",
         permanent=False,
     )
+    departure = state.leaving
     state, effects = _fatal(replace(state, orphaned=True), now, failure)
-    return state, (*effects, do.AwaitOrphans(state.incarnation))
+    # how it left decides what follows when the orphans are gone
+    return replace(state, leaving=departure), (*effects, do.AwaitOrphans(state.incarnation))
 
 
 def sweep_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
@@ -395,9 +410,12 @@ def sweep_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> 
 
 def orphans_gone(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The very condition that FATAL named has ended."""
-    state = replace(state, orphaned=False)
+    state, leaving = replace(state, orphaned=False), state.leaving
     if state.wanted is Wanted.DOWN:
-        return state, ()
+        return _stop(state, now, "its last process is gone")
+    by_itself = leaving is not None and leaving.cause not in (Cause.ASKED, Cause.LEFTOVER)
+    if leaving is not None and by_itself and not restart.wanted_back(spec.restart.policy, failed=leaving.failed):
+        return _stop(state, now, leaving.summary)
     return _start(spec, replace(state, history=restart.FRESH), now, "its last unkillable process is gone")
 
 
@@ -498,8 +516,8 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.StartRequested: want_up,
         ev.StopRequested: want_down,
         ev.RestartRequested: want_up_again,
-        ev.Spawned: ignore,  # the sweep finds it by its cookie
-        ev.SpawnFailed: ignore,
+        ev.Spawned: sweep_again,
+        ev.SpawnFailed: sweep_again,
         ev.Exited: ignore,  # an unkillable leader after all
         ev.MemberLost: ignore,
         ev.Observed: ignore,

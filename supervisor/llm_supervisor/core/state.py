@@ -91,13 +91,16 @@ class State:
     deadline: float | None = None
     began: float | None = None  # when the present phase was entered
     spawned: float | None = None  # when the present incarnation was asked for
+    alive_since: float | None = None  # when its leader was there
+    spawning: bool = False  # asked for, and not answered yet
+    sweeps: int = 0  # sweeps that have not answered yet
     ready_since: float | None = None
     loaded_at: float | None = None  # last step of its loading
     stirred_at: float | None = None  # last sign of life while starting
     loading: Loading | None = None
     health: Health = NEW
     leaving: Departure | None = None
-    exited: ExitStatus | None = None  # of the last incarnation that ended
+    exited: ExitStatus | None = None  # of the last leader that died
     failure: Failure | None = None
     history: History = FRESH
     orphaned: bool = False  # processes of the last incarnation survive SIGKILL
@@ -108,8 +111,8 @@ class State:
     @property
     def word(self) -> str:
         """supervisord's word for this state."""
-        if self.phase is Phase.STOPPED and self.wanted is Wanted.UP and self.exited is not None:
-            return "EXITED"
+        if self.phase is Phase.STOPPED and self.wanted is Wanted.UP:
+            return "EXITED"  # by itself, and its policy does not bring it back
         return WORDS[self.phase]
 
     @property

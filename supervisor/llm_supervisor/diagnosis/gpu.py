@@ -14,8 +14,10 @@ DEVICES = (
         r"World size \((?P<wanted>\d{1,5})\) is larger than the number of available GPUs \((?P<there>\d{1,4})\)",
         permanent=True,
         summary="{wanted} GPUs are wanted, {there} can be seen",
-        advice="Set tensor-parallel-size x pipeline-parallel-size to {there} or less, or list more in `gpus:` (it "
-            "sets CUDA_VISIBLE_DEVICES).",
+        advice=(
+            "Set tensor-parallel-size x pipeline-parallel-size to {there} or less, or list more in `gpus:` (it "
+            "sets CUDA_VISIBLE_DEVICES)."
+        ),
     ),
     row(
         "not_enough_gpus", "DP adjusted local rank",
@@ -25,9 +27,9 @@ DEVICES = (
         advice="Lower the parallel sizes to {there} GPUs, or list more in `gpus:`.",
     ),
     row(
-        "not_enough_gpus", "", r"invalid device ordinal|Cannot provide a placement group requiring "
-            r"(?P<wanted>\d{1,5}) GPUs|(?:Tensor parallel size \((?P<size>\d{1,5})\) cannot be larger than|exceeds) "
-            r"the (?:total )?number of available GPUs",
+        "not_enough_gpus", "",
+        r"invalid device ordinal|Cannot provide a placement group requiring (?P<wanted>\d{1,5}) GPUs|(?:Tensor "
+        r"parallel size \((?P<size>\d{1,5})\) cannot be larger than|exceeds) the (?:total )?number of available GPUs",
         permanent=True,
         summary=("{wanted} GPUs are wanted, fewer can be had", "more GPUs are wanted than can be seen"),
         advice="Lower tensor-parallel-size or list more in `gpus:` (it sets CUDA_VISIBLE_DEVICES).",
@@ -64,8 +66,9 @@ DEVICES = (
         advice="Upgrade the driver, or install a vLLM built for an older CUDA.",
     ),
     row(
-        "driver_mismatch", "", r"unsupported display driver / cuda driver combination|NVML/RM version mismatch"
-            r"|Driver/library version mismatch|LibRmVersionMismatch",
+        "driver_mismatch", "",
+        r"unsupported display driver / cuda driver combination|NVML/RM version mismatch|Driver/library version "
+        r"mismatch|LibRmVersionMismatch",
         permanent=True,
         summary="the driver's library and the driver in the kernel are of different versions",
         advice="Reboot: the driver was upgraded while the old one is loaded.",
@@ -78,61 +81,83 @@ DEVICES = (
     row(
         "fabric_manager", "system not yet initialized", permanent=False,
         summary="the NVSwitch fabric is not up yet (CUDA error 802)",
-        advice="Wait for nvidia-fabricmanager: systemctl status nvidia-fabricmanager. If it is not installed, "
-            "install the one of the driver's version.",
+        advice=(
+            "Wait for nvidia-fabricmanager: systemctl status nvidia-fabricmanager. If it is not installed, "
+            "install the one of the driver's version."
+        ),
     ),
     row(
-        "no_gpu", "", r"Failed to infer device type|No CUDA GPUs are available|Found no NVIDIA driver|no "
-            r"CUDA-capable device is detected|Torch not compiled with CUDA|NVML Shared Library Not Found"
-            r"|NVMLError_DriverNotLoaded|NVMLError_LibraryNotFound|CUDA driver initialization failed|CUDA unknown "
-            r"error|is only supported with GPUs, no GPUs found",
+        "no_gpu", "",
+        r"Failed to infer device type|No CUDA GPUs are available|Found no NVIDIA driver|no CUDA-capable device is "
+        r"detected|Torch not compiled with CUDA|NVML Shared Library Not "
+        r"Found|NVMLError_DriverNotLoaded|NVMLError_LibraryNotFound|CUDA driver initialization failed|CUDA unknown "
+        r"error|is only supported with GPUs, no GPUs found",
         permanent=True,
         summary="no GPU can be seen",
-        advice="Run nvidia-smi as this program's user. In a container: --gpus all. Check `gpus:` and "
-            "CUDA_VISIBLE_DEVICES, and that torch is the CUDA build.",
+        advice=(
+            "Run nvidia-smi as this program's user. In a container: --gpus all. Check `gpus:` and "
+            "CUDA_VISIBLE_DEVICES, and that torch is the CUDA build."
+        ),
     ),
     row(
         "gpu_lost", "", r"GPU is lost|GPU requires restart|NVMLError_GpuIsLost|NVMLError_ResetRequired",
         permanent=True,
         summary="a GPU has fallen off the bus or wants a reset",
-        advice="Look for NVRM Xid in the kernel log (dmesg); reset the GPU or reboot, and leave it out of `gpus:` "
-            "until then.",
+        advice=(
+            "Look for NVRM Xid in the kernel log (dmesg); reset the GPU or reboot, and leave it out of `gpus:` "
+            "until then."
+        ),
     ),
     row(
-        "cuda_mismatch", "", r"(?P<library>lib(?:cudart|cublas|cublasLt|cudnn|nccl|nvrtc|cusparse|cufft|nvJitLink"
-            r"|cupti|torch_cuda|c10_cuda)\S{0,40}?): cannot open shared object file",
+        "cuda_mismatch", "",
+        r"(?P<library>lib(?:cudart|cublas|cublasLt|cudnn|nccl|nvrtc|cusparse|cufft|nvJitLink|cupti|torch_cuda|c10_cuda)"
+        r"\S{0,40}?): cannot open shared object file",
         permanent=True,
         summary="{library} is missing: vLLM's CUDA is not this environment's",
-        advice="Make the environment anew from its lock file (llm-supervisor install); do not mix wheels of "
-            "different CUDA versions.",
+        advice=(
+            "Make the environment anew from its lock file (llm-supervisor install); do not mix wheels of "
+            "different CUDA versions."
+        ),
     ),
     row(
-        "cuda_mismatch", "", r"undefined symbol: (?P<symbol>\S{1,120})|operator (?P<operator>torchvision::\w{1,40}) "
-            r"does not exist|The detected CUDA version \((?P<version>[\d.]{1,8})\) mismatches",
+        "cuda_mismatch", "",
+        r"undefined symbol: (?P<symbol>\S{1,120})|operator (?P<operator>torchvision::\w{1,40}) does not exist|The "
+        r"detected CUDA version \((?P<version>[\d.]{1,8})\) mismatches",
         permanent=True,
-        summary=("torch and a package built for another torch are mixed: {symbol}",
-        "torch and torchvision are of different builds",
-                 "the CUDA toolkit {version} is not the one of torch"),
+        summary=(
+            "torch and a package built for another torch are mixed: {symbol}",
+            "torch and torchvision are of different builds",
+            "the CUDA toolkit {version} is not the one of torch",
+        ),
         advice="Make the environment anew from its lock file (llm-supervisor install); do not upgrade torch alone.",
     ),
     row(
-        "no_compiler", "", r"Failed to find (?P<what>C|C\+\+) compiler|(?P<cxx>No working C\+\+ compiler found)"
-            r"|Compiler: \S{1,60} is not found|Could not find (?P<nvcc>nvcc)|(?P<path>nvcc) not found at|CUDA_HOME "
-            r"environment variable is not set|CUDA was not found on the system|(?P<ninja>Ninja) is required|No such "
-            r"file or directory: '(?:ninja|gcc|g\+\+|nvcc|cc)'|fatal error: (?P<header>Python\.h)",
+        "no_compiler", "",
+        r"Failed to find (?P<what>C|C\+\+) compiler|(?P<cxx>No working C\+\+ compiler found)|Compiler: \S{1,60} is "
+        r"not found|Could not find (?P<nvcc>nvcc)|(?P<path>nvcc) not found at|CUDA_HOME environment variable is not "
+        r"set|CUDA was not found on the system|(?P<ninja>Ninja) is required|No such file or directory: "
+        r"'(?:ninja|gcc|g\+\+|nvcc|cc)'|fatal error: (?P<header>Python\.h)",
         permanent=True,
-        summary=("kernels are compiled at start, and there is no {what} compiler", "Python.h is missing ({header})",
-                 "kernels are compiled at start, and a compiler is missing"),
-        advice=("Install python3-dev for {header}.", "Install gcc and g++ (and nvcc for FlashInfer, of torch's CUDA "
-            "version; ninja with pip), or set enforce-eager: true."),
+        summary=(
+            "kernels are compiled at start, and there is no {what} compiler",
+            "Python.h is missing ({header})",
+            "kernels are compiled at start, and a compiler is missing",
+        ),
+        advice=(
+            "Install python3-dev for {header}.",
+            "Install gcc and g++ (and nvcc for FlashInfer, of torch's CUDA version; ninja with pip), or set "
+            "enforce-eager: true.",
+        ),
     ),
     row(
         "transformers_mismatch", "transformers",
         r"cannot import name '(?P<name>\w{1,80})' from '(?P<module>transformers[\w.]{0,120})'",
         permanent=True,
         summary="the installed transformers is not the one this vLLM was made for ({name} is not in {module})",
-        advice="Make vLLM's environment anew from its lock file (llm-supervisor install): transformers was changed "
-            "alone.",
+        advice=(
+            "Make vLLM's environment anew from its lock file (llm-supervisor install): transformers was changed "
+            "alone."
+        ),
     ),
     row(
         "transformers_mismatch", "required for a normal functioning",
@@ -145,28 +170,36 @@ DEVICES = (
 
 SERVING = (
     row(
-        "shm_too_small", "Insufficient space in", r"Insufficient space in (?P<path>/\S{1,60}) for [^:\n]{1,80}: "
-            r"(?P<wanted>\d{1,9}) MiB required, (?P<free>\d{1,9}) MiB free",
+        "shm_too_small", "Insufficient space in",
+        r"Insufficient space in (?P<path>/\S{1,60}) for [^:\n]{1,80}: (?P<wanted>\d{1,9}) MiB required, "
+        r"(?P<free>\d{1,9}) MiB free",
         permanent=True,
         summary="{path} is too small: {wanted} MiB wanted, {free} free",
         advice="Enlarge {path} (docker: --ipc=host or --shm-size), and remove what dead engines left there.",
     ),
     row(
-        "shm_too_small", "", r"creating shared memory segment (?P<path>/dev/shm/\S{1,80})|unable to (?:write to"
-            r"|allocate shared memory)[^\n]{0,120}|out of shared memory|insufficient shared memory|No space left on "
-            r"device: '/?(?:psm_|nccl|torch_|vllm)|/dev/shm/\S{1,80}[^\n]{0,80}No space left",
+        "shm_too_small", "",
+        r"creating shared memory segment (?P<path>/dev/shm/\S{1,80})|unable to (?:write to|allocate shared "
+        r"memory)[^\n]{0,120}|out of shared memory|insufficient shared memory|No space left on device: "
+        r"'/?(?:psm_|nccl|torch_|vllm)|/dev/shm/\S{1,80}[^\n]{0,80}No space left",
         permanent=True,
         summary="/dev/shm is too small, or full",
-        advice="Enlarge /dev/shm (docker: --ipc=host or --shm-size), and remove what dead engines left there "
-            "(nccl-*, psm_*, torch_*).",
+        advice=(
+            "Enlarge /dev/shm (docker: --ipc=host or --shm-size), and remove what dead engines left there "
+            "(nccl-*, psm_*, torch_*)."
+        ),
     ),
     row(
-        "internal_port_taken", "", r"server socket has failed to (?:listen|bind)[\s\S]{0,80}?port: "
-            r"(?P<internal>\d{1,5})[\s\S]{0,120}?EADDRINUSE|DistNetworkError[\s\S]{0,300}?EADDRINUSE|ZMQError: "
-            r"Address already in use(?: \(addr='(?P<address>[^'\n]{1,120})'\))?",
+        "internal_port_taken", "",
+        r"server socket has failed to (?:listen|bind)(?:[\s\S]{0,80}?port: "
+        r"(?P<internal>\d{1,5}))?[\s\S]{0,160}?EADDRINUSE|DistNetworkError[^\n]{0,60}EADDRINUSE|ZMQError: Address "
+        r"already in use(?: \(addr='(?P<address>[^'\n]{1,120})'\))?",
         permanent=False,
-        summary=("another process took the internal port {internal}", "another process took {address}",
-        "another process took an internal port"),
+        summary=(
+            "another process took the internal port {internal}",
+            "another process took {address}",
+            "another process took an internal port",
+        ),
         advice="A retry picks another one. If it repeats, give each engine its own range: VLLM_PORT.",
     ),
     row(
@@ -179,40 +212,51 @@ SERVING = (
         "worker_stuck", "RPC call to", r"RPC call to (?P<method>\w{1,60}) timed out",
         permanent=False,
         summary="a worker did not answer {method} in time: it hangs",
-        advice="Restart with the whole tree gone. If it repeats: look for NVRM Xid in the kernel log, try "
-            "enforce-eager: true.",
+        advice=(
+            "Restart with the whole tree gone. If it repeats: look for NVRM Xid in the kernel log, try "
+            "enforce-eager: true."
+        ),
     ),
     row(
         "nccl_timeout", "Watchdog caught collective operation timeout",
-        r"Watchdog caught collective operation timeout: WorkNCCL\((?:[^)\n]{0,80}?OpType=(?P<operation>\w{1,40}))?[^"
-        r"\n]{0,160}?Timeout\(ms\)=(?P<timeout>\d{1,9})",
+        r"Watchdog caught collective operation timeout: "
+        r"WorkNCCL\((?:[^)\n]{0,80}?OpType=(?P<operation>\w{1,40}))?[^\n]{0,160}?Timeout\(ms\)=(?P<timeout>\d{1,9})",
         permanent=False, where="line",
         summary="the GPUs waited for each other in vain ({operation}, {timeout} ms)",
-        advice="One of the workers hung or died: its own last lines say why. If it repeats: NCCL_DEBUG=INFO, and "
-            "NVRM Xid in the kernel log.",
+        advice=(
+            "One of the workers hung or died: its own last lines say why. If it repeats: NCCL_DEBUG=INFO, and "
+            "NVRM Xid in the kernel log."
+        ),
     ),
     row(
         "illegal_memory_access", "an illegal memory access was encountered", permanent=False,
         summary="a kernel read memory that is not its own",
-        advice="Restart. If it repeats: enforce-eager: true, another attention backend, and NVRM Xid in the kernel "
-            "log (a bad GPU).",
+        advice=(
+            "Restart. If it repeats: enforce-eager: true, another attention backend, and NVRM Xid in the kernel "
+            "log (a bad GPU)."
+        ),
     ),
     row(
         "illegal_memory_access", "an illegal memory access was encountered", permanent=False, where="line",
         rank=Rank.COARSE,
         summary="a kernel read memory that is not its own",
-        advice="Restart. If it repeats: enforce-eager: true, another attention backend, and NVRM Xid in the kernel "
-            "log (a bad GPU).",
+        advice=(
+            "Restart. If it repeats: enforce-eager: true, another attention backend, and NVRM Xid in the kernel "
+            "log (a bad GPU)."
+        ),
     ),
     row(
         "device_assert", "device-side assert triggered", permanent=False,
         summary="a request made a kernel's assertion fail (an index out of range)",
-        advice="Restart. If it repeats: lower max-model-len to what the model supports, and look which request came "
-            "last.",
+        advice=(
+            "Restart. If it repeats: lower max-model-len to what the model supports, and look which request came "
+            "last."
+        ),
     ),
     row(
-        "gpu_hardware", "", r"uncorrectable (?:ECC|NVLink) error|CUDA error: (?:hardware stack error|unspecified "
-            r"launch failure|the launch timed out)|misaligned address|an illegal instruction was encountered",
+        "gpu_hardware", "",
+        r"uncorrectable (?:ECC|NVLink) error|CUDA error: (?:hardware stack error|unspecified launch failure|the "
+        r"launch timed out)|misaligned address|an illegal instruction was encountered",
         permanent=False,
         summary="the GPU reports an error of its own",
         advice="Look for NVRM Xid in the kernel log; with an ECC or NVLink error reset the GPU or reboot.",
@@ -221,17 +265,21 @@ SERVING = (
         "nccl_error", "NCCL error", r"NCCL error[^\n]{0,160}?: (?P<detail>[^\n]{1,160})",
         permanent=False, rank=Rank.COARSE,
         summary="the GPUs cannot talk to each other: {detail}",
-        advice="NCCL_DEBUG=INFO in the environment says which transport fails; NCCL_P2P_DISABLE=1 or "
-            "NCCL_IB_DISABLE=1 avoids it.",
+        advice=(
+            "NCCL_DEBUG=INFO in the environment says which transport fails; NCCL_P2P_DISABLE=1 or "
+            "NCCL_IB_DISABLE=1 avoids it."
+        ),
     ),
     row(
         "multimodal_request", "", r"^(?P<error>[^\n]{1,300})",
-        permanent=False, phase="run", rank=Rank.UNKNOWN, frames=r"mm_encoder|embed_multimodal"
-            r"|get_multimodal_embeddings",
+        permanent=False, phase="run", rank=Rank.UNKNOWN,
+        frames=r"mm_encoder|embed_multimodal|get_multimodal_embeddings",
         summary="a request with an image, video or audio killed the engine: {error}",
-        advice=("The request was {request}.",
-        "It is started again. If one kind of picture does it each time, keep it away, and look for "
-                "the exception in vLLM's issues."),
+        advice=(
+            "The request was {request}.",
+            "It is started again. If one kind of picture does it each time, keep it away, and look for the exception "
+            "in vLLM's issues.",
+        ),
     ),
     row(
         "engine_died", "engine core exited unexpectedly", permanent=False, where="line", rank=Rank.SYMPTOM,
@@ -240,11 +288,13 @@ SERVING = (
     ),
     row(
         "worker_died", "died unexpectedly",
-        r"Worker proc (?P<worker>\S{1,60}) died unexpectedly(?: \(exit code: (?P<status>-?\d{1,4}|None)\))?",
+        r"Worker proc (?P<worker>\S{1,60}) died unexpectedly(?: \(exit code: (?:None|(?P<status>-?\d{1,4}))\))?",
         permanent=False, where="line", rank=Rank.SYMPTOM,
         summary="the worker {worker} died without a word",
-        advice=("Its exit status was {status}.",
-        "Somebody killed it, or the kernel did (out of memory?): see the kernel log."),
+        advice=(
+            "Its exit status was {status}.",
+            "Somebody killed it, or the kernel did (out of memory?): see the kernel log.",
+        ),
     ),
     row(
         "killed", "Failed core proc(s)", r"Failed core proc\(s\): \{[^}\n]{0,100}'(?P<process>[\w\-]{1,60})': -9\b",
@@ -263,8 +313,10 @@ SERVING = (
         "engine_died", "Failed core proc(s)", r"Failed core proc\(s\): (?P<status>\{[^}\n]{0,200}\})",
         permanent=None, rank=Rank.SYMPTOM,
         summary="an engine process died before it was ready: {status}",
-        advice="A negative number is the signal that killed it: -9 with nothing before it is mostly the kernel's "
-            "out-of-memory killer.",
+        advice=(
+            "A negative number is the signal that killed it: -9 with nothing before it is mostly the kernel's "
+            "out-of-memory killer."
+        ),
     ),
     row(
         "engine_died", "EngineCore encountered an issue", permanent=False, rank=Rank.SYMPTOM,
@@ -272,8 +324,9 @@ SERVING = (
         advice="It is started again; the root cause is not in what is left of the log.",
     ),
     row(
-        "worker_died", "", r"RuntimeError: cancelled|Connection (?:closed|reset) by (?:remote )?peer|remote process "
-            r"exited|Broken pipe|ncclRemoteError|DistBackendError: (?!.{0,200}Watchdog)",
+        "worker_died", "",
+        r"RuntimeError: cancelled|Connection (?:closed|reset) by (?:remote )?peer|remote process exited|Broken "
+        r"pipe|ncclRemoteError|DistBackendError: (?!.{0,200}Watchdog)",
         permanent=False, rank=Rank.ECHO,
         summary="a worker lost the others",
         advice="The process that died first says why; its lines come before these.",

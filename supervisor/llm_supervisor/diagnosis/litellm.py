@@ -17,7 +17,6 @@ REQUEST_HEADS = (
     "Error creating deployment",
     "Got exception from REDIS",
 )
-WRAPPERS = re.compile(r"(?!)")
 READY = "Application startup complete."
 LEAVING = ("Shutting down",)
 
@@ -32,8 +31,8 @@ def facts(text: str) -> dict[str, str]:
 
 
 _KEY = (
-    "Set LITELLM_MASTER_KEY to a long random one (llm-supervisor makes and keeps one when none is given): "
-    "python3 -c \"import secrets; print('sk-' + secrets.token_hex(32))\"."
+    "Set LITELLM_MASTER_KEY to a long random one (llm-supervisor makes and keeps one when none is given): python3 -c "
+    "\"import secrets; print('sk-' + secrets.token_hex(32))\"."
 )
 
 CONFIGURATION = (
@@ -79,21 +78,28 @@ CONFIGURATION = (
         advice="Write at least a model_list into it, or restore it; see `gateway: litellm_config:`.",
     ),
     row(
-        "config_malformed", "", r"(?:KeyError: '(?P<key>model_name|litellm_params|model)'"
-            r"|(?P<detail>(?:AttributeError|TypeError|KeyError|ValueError): [^\n]{1,200}))",
-        permanent=True, phase="start", rank=Rank.COARSE, frames=r"proxy_server\.py (?:load_config|_load|get_config"
-            r"|_get_config|_init|_process)",
-        summary=("an entry of model_list has no {key}",
-        "LiteLLM's configuration has another shape than LiteLLM expects: {detail}"),
+        "config_malformed", "",
+        r"(?:KeyError: "
+        r"'(?P<key>model_name|litellm_params|model)'|(?P<detail>(?:AttributeError|TypeError|KeyError|ValueError): "
+        r"[^\n]{1,200}))",
+        permanent=True, phase="start", rank=Rank.COARSE, frames=r"proxy_server\.py "
+            r"(?:load_config|_load|get_config|_get_config|_init|_process)",
+        summary=(
+            "an entry of model_list has no {key}",
+            "LiteLLM's configuration has another shape than LiteLLM expects: {detail}",
+        ),
         advice="Every entry of model_list is a mapping with model_name and litellm_params: {{model: PROVIDER/NAME}}.",
     ),
     row(
-        "config_malformed", "validation error", r"ValidationError: \d{1,4} validation errors? for "
-            r"(?P<what>\w{1,60})\n(?:(?P<field>[A-Za-z_][\w.\[\]]{0,100})\n)?\s{0,8}(?P<detail>[^\n]{1,300}?)(?: "
-            r"\[type=|\n|$)",
+        "config_malformed", "validation error",
+        r"ValidationError: \d{1,4} validation errors? for "
+        r"(?P<what>\w{1,60})\n(?:(?P<field>[A-Za-z_][\w.\[\]]{0,100})\n)?\s{0,8}(?P<detail>[^\n]{1,300}?)(?: "
+        r"\[type=|\n|$)",
         permanent=True, phase="start", rank=Rank.COARSE,
-        summary=("LiteLLM refuses its configuration: {what}.{field}: {detail}",
-        "LiteLLM refuses its configuration: {what}: {detail}"),
+        summary=(
+            "LiteLLM refuses its configuration: {what}.{field}: {detail}",
+            "LiteLLM refuses its configuration: {what}: {detail}",
+        ),
         advice="Correct that setting in LiteLLM's configuration.",
     ),
     row(
@@ -122,8 +128,10 @@ CONFIGURATION = (
         r"LLM Provider NOT provided\.[^\n]{0,200}?You passed model=(?P<name>\S{1,200})",
         permanent=True, where="line", phase="start", rank=Rank.COMPLAINT,
         summary="LiteLLM knows no provider for {name}, and serves without that model",
-        advice="Write it as PROVIDER/NAME with a provider that LiteLLM knows (openai/, anthropic/, hosted_vllm/ "
-            "...), not {name}.",
+        advice=(
+            "Write it as PROVIDER/NAME with a provider that LiteLLM knows (openai/, anthropic/, hosted_vllm/ "
+            "...), not {name}."
+        ),
     ),
     row(
         "deployment_dropped", "Error creating deployment",
@@ -141,8 +149,8 @@ CONFIGURATION = (
     ),
     row(
         "unset_key", "environment variable",
-        r"(?:Set|set) (?:the )?`?(?P<variable>[A-Z][A-Z0-9_]{2,60}_(?:KEY|TOKEN))`? (?:in your environment"
-        r"|environment variable)",
+        r"(?:Set|set) (?:the )?`?(?P<variable>[A-Z][A-Z0-9_]{2,60}_(?:KEY|TOKEN))`? (?:in your "
+        r"environment|environment variable)",
         permanent=True, where="line", rank=Rank.COMPLAINT,
         summary="a cloud model has no key: {variable} is not set",
         advice="Set {variable} in the env_file.",
@@ -151,18 +159,23 @@ CONFIGURATION = (
 
 PACKAGES = (
     row(
-        "database_driver_missing", "", r"No module named 'prisma'|Unable to find Prisma binaries|The Client hasn't "
-            r"been generated yet|BinaryNotFoundError|MismatchedVersionsError",
+        "database_driver_missing", "",
+        r"No module named 'prisma'|Unable to find Prisma binaries|The Client hasn't been generated "
+        r"yet|BinaryNotFoundError|MismatchedVersionsError",
         permanent=True, rank=Rank.CAUSE,
         summary="a database is configured, and prisma is not installed or not generated",
-        advice="Install litellm[extra_proxy] into LiteLLM's environment and run `prisma generate` there, or remove "
-            "DATABASE_URL.",
+        advice=(
+            "Install litellm[extra_proxy] into LiteLLM's environment and run `prisma generate` there, or remove "
+            "DATABASE_URL."
+        ),
     ),
     row(
         "database_driver_missing", "prisma CLI is neither on PATH", permanent=True, where="line",
         summary="a database is configured, and prisma is not installed",
-        advice="Install litellm[extra_proxy] into LiteLLM's environment and run `prisma generate` there, or remove "
-            "DATABASE_URL.",
+        advice=(
+            "Install litellm[extra_proxy] into LiteLLM's environment and run `prisma generate` there, or remove "
+            "DATABASE_URL."
+        ),
     ),
     row(
         "package_missing", "Missing dependency", r"Missing dependency No module named '(?P<package>[\w.]{1,100})'",
@@ -171,14 +184,20 @@ PACKAGES = (
         advice="Install litellm[proxy] (llm-supervisor install makes the whole environment); {package} comes with it.",
     ),
     row(
-        "dependency_mismatch", "", r"cannot import name '(?P<name>\w{1,80})' from '(?P<package>(?:fastapi|starlette"
-            r"|uvicorn|pydantic|openai|httpx|anyio|redis)[\w.]{0,100})'|TypeError: (?P<call>(?:FastAPI|APIRouter"
-            r"|Starlette|Router|Mount)\S{0,40}\(\)) got an unexpected keyword argument '(?P<argument>\w{1,60})'",
+        "dependency_mismatch", "",
+        r"cannot import name '(?P<name>\w{1,80})' from "
+        r"'(?P<package>(?:fastapi|starlette|uvicorn|pydantic|openai|httpx|anyio|redis)[\w.]{0,100})'|TypeError: "
+        r"(?P<call>(?:FastAPI|APIRouter|Starlette|Router|Mount)\S{0,40}\(\)) got an unexpected keyword argument "
+        r"'(?P<argument>\w{1,60})'",
         permanent=True,
-        summary=("{name} is not in {package}: a version that this LiteLLM does not know",
-        "{call} takes no {argument}: another version than LiteLLM expects"),
-        advice="Make LiteLLM's environment anew from its lock file (llm-supervisor install): a package was upgraded "
-            "alone.",
+        summary=(
+            "{name} is not in {package}: a version that this LiteLLM does not know",
+            "{call} takes no {argument}: another version than LiteLLM expects",
+        ),
+        advice=(
+            "Make LiteLLM's environment anew from its lock file (llm-supervisor install): a package was upgraded "
+            "alone."
+        ),
     ),
 )  # fmt: skip
 
@@ -202,9 +221,9 @@ SERVICES = (
         advice=_DATABASE,
     ),
     row(
-        "database_refused", "", r"Authentication failed against (?:the )?database server(?: at "
-            r"`(?P<host>[^`\n]{1,100})`)?|password authentication failed for user|Database `(?P<name>[^`\n]{1,100})` "
-            r"does not exist",
+        "database_refused", "",
+        r"Authentication failed against (?:the )?database server(?: at `(?P<host>[^`\n]{1,100})`)?|password "
+        r"authentication failed for user|Database `(?P<name>[^`\n]{1,100})` does not exist",
         permanent=True,
         summary=("the database refuses user or password", "the database {name} does not exist"),
         advice="Correct user, password and name of the database in DATABASE_URL.",
@@ -216,8 +235,9 @@ SERVICES = (
         advice="Correct DATABASE_URL.",
     ),
     row(
-        "database_unreachable", "", r"Could not connect to the query engine|(?:httpx\.)?Connect(?:Error|Timeout): "
-            r"[^\n]{0,100}|NotConnectedError|ClientNotConnectedError|httpx\.Read(?:Error|Timeout)",
+        "database_unreachable", "",
+        r"Could not connect to the query engine|(?:httpx\.)?Connect(?:Error|Timeout): "
+        r"[^\n]{0,100}|NotConnectedError|ClientNotConnectedError|httpx\.Read(?:Error|Timeout)",
         permanent=False, busy=True, frames=r"prisma|setup_prisma_client",
         summary="the database cannot be reached: prisma's query engine does not answer",
         advice=_DATABASE,
@@ -228,14 +248,18 @@ SERVICES = (
         permanent=True, where="line",
         when=lambda values: "made no progress" not in values["detail"],
         summary="the database's schema cannot be migrated: {detail}",
-        advice="Look at the failed migration in the table _prisma_migrations and resolve it by hand; a restart never "
-            "heals it.",
+        advice=(
+            "Look at the failed migration in the table _prisma_migrations and resolve it by hand; a restart never "
+            "heals it."
+        ),
     ),
     row(
         "migration_timeout", "attempts that made no progress", permanent=False, where="line",
         summary="the migration of the database's schema timed out",
-        advice="Raise LITELLM_PRISMA_MIGRATE_DEPLOY_TIMEOUT, or run the migration once by itself while LiteLLM is "
-            "stopped.",
+        advice=(
+            "Raise LITELLM_PRISMA_MIGRATE_DEPLOY_TIMEOUT, or run the migration once by itself while LiteLLM is "
+            "stopped."
+        ),
     ),
     row(
         "migration_failed", "", r"(?:Error: )?(?P<code>P30(?:09|18))\b",
@@ -244,41 +268,49 @@ SERVICES = (
         advice="Resolve it by hand in _prisma_migrations (prisma migrate resolve); a restart never heals it.",
     ),
     row(
-        "database_unreachable", "Database setup failed after multiple retries", permanent=False, busy=True, where="li"
-            "ne", rank=Rank.COARSE,
+        "database_unreachable", "Database setup failed after multiple retries", permanent=False, busy=True,
+        where="line", rank=Rank.COARSE,
         summary="the database could not be set up",
         advice=_DATABASE,
     ),
     row(
-        "redis_unreachable", "", r"(?:redis\.exceptions\.)?(?:ConnectionError|TimeoutError): (?:Error "
-            r"(?P<code>-?\d{1,4}) connecting to (?P<address>\S{1,200}?)\.(?:\s|$)|Timeout connecting to server)",
+        "redis_unreachable", "",
+        r"(?:redis\.exceptions\.)?(?:ConnectionError|TimeoutError): (?:Error (?P<code>-?\d{1,4}) connecting to "
+        r"(?P<address>\S{1,200}?)\.(?:\s|$)|Timeout connecting to server)",
         permanent=False, busy=True, frames=r"redis",
         summary=("Redis at {address} cannot be reached", "Redis cannot be reached"),
         advice="Start Redis, or correct its host and port in the configuration.",
     ),
     row(
         "redis_unreachable", "Got exception from REDIS",
-        r"Got exception from REDIS ?: (?:Error (?P<code>-?\d{1,4}) connecting to (?P<address>\S{1,200}?)\.(?:\s|$)"
-        r"|(?P<detail>[^\n]{1,200}))",
+        r"Got exception from REDIS ?: (?:Error (?P<code>-?\d{1,4}) connecting to "
+        r"(?P<address>\S{1,200}?)\.(?:\s|$)|(?P<detail>[^\n]{1,200}))",
         permanent=False, busy=True, where="line", rank=Rank.COMPLAINT,
-        summary=("Redis at {address} cannot be reached; LiteLLM goes on without",
-        "Redis fails: {detail}; LiteLLM goes on without"),
+        summary=(
+            "Redis at {address} cannot be reached; LiteLLM goes on without",
+            "Redis fails: {detail}; LiteLLM goes on without",
+        ),
         advice="Start Redis, or correct its host and port in the configuration; LiteLLM connects by itself then.",
     ),
     row(
-        "database_unreachable", "", r"Prisma DB reconnect failed \((?P<times>\d{1,9}) consecutive\)"
-            r"|prisma-query-engine PID \d{1,9} (?:exited|gone)",
+        "database_unreachable", "",
+        r"Prisma DB reconnect failed \((?P<times>\d{1,9}) consecutive\)|prisma-query-engine PID \d{1,9} "
+        r"(?:exited|gone)",
         permanent=False, busy=True, where="line", phase="run", rank=Rank.COMPLAINT,
-        summary=("LiteLLM lost its database: {times} attempts to reconnect failed",
-        "LiteLLM lost its database's query engine"),
+        summary=(
+            "LiteLLM lost its database: {times} attempts to reconnect failed",
+            "LiteLLM lost its database's query engine",
+        ),
         advice=_DATABASE,
     ),
     row(
         "worker_loop", "Child process", r"^Child process \[(?P<pid>\d{1,9})\] died",
         permanent=False, where="notice", rank=Rank.SYMPTOM,
         summary="uvicorn's workers die or answer too late, again and again ({pid} first)",
-        advice="Use one worker per process (gateway: replicas: N makes more processes), or "
-            "--timeout_worker_healthcheck 60.",
+        advice=(
+            "Use one worker per process (gateway: replicas: N makes more processes), or "
+            "--timeout_worker_healthcheck 60."
+        ),
     ),
     row(
         "startup_failed", "Application startup failed. Exiting.", permanent=None, where="line", rank=Rank.SYMPTOM,

@@ -32,7 +32,7 @@ _NOISE_HEADS = (
     "Task was destroyed",
 )
 _SECRETS = (
-    (re.compile(r"\b(sk-[\w\-]{8,200}|hf_[A-Za-z0-9]{20,200}|Bearer [\w\-.]{8,400})"), "***"),
+    (re.compile(r"\b(sk-[\w\-]{16,200}|hf_[A-Za-z0-9]{20,200}|Bearer [\w\-.]{8,400})"), "***"),
     (re.compile(r"://[^/\s:@]{1,100}:[^/\s@]{1,200}@"), "://***@"),
     (re.compile(r"((?:api[_-]?key|token|password|secret)['\"]?\s?[:=]\s?\[?['\"]?)[^\s'\",\]]{4,200}", re.I), r"\1***"),
 )
@@ -78,7 +78,7 @@ BOOKS: Mapping[Component, Book] = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A row (or None: no row knows it) that fits at a place of the log."""
+    """Something that the log says against the program: how near it is to the root, where, and how to say it."""
 
     rank: Rank
     line: int
@@ -205,7 +205,7 @@ class _Look:
                     match = pattern.regex.search(text)
                     if match is not None and self._holds(pattern, match):
                         known = True
-                        root = raised.lines[min(text.count("\n", 0, match.start()), len(raised.lines) - 1)]
+                        root = raised.lines[min(text.count("\n", 0, match.end() - 1), len(raised.lines) - 1)]
                         yield self._found(pattern, match, raised.lines[0].number, [root, raised.lines[0], *context])
         last = fault.chain[-1]
         if not known and not self.book.wrappers.search(last.text):

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 
-from llm_supervisor.diagnosis.model import Rank, Values, row
+from llm_supervisor.diagnosis.model import Rank, Values, number, row
 
-_UNITS = {"KiB": 2**-20, "MiB": 2**-10, "GiB": 1.0, "TiB": 1024.0}
-_SIZE = re.compile(r"([\d.]{1,16}) (KiB|MiB|GiB|TiB)")
+_UNITS = {"bytes": 2**-30, "KiB": 2**-20, "MiB": 2**-10, "GiB": 1.0, "TiB": 1024.0}
+_SIZE = re.compile(r"([\d.]{1,16}) (bytes|KiB|MiB|GiB|TiB)")
 
 
 def _gib(size: str | None) -> float:
     found = _SIZE.fullmatch(size or "")
-    return float(found[1]) * _UNITS[found[2]] if found else 0.0
+    return number(found[1]) * _UNITS[found[2]] if found else 0.0
 
 
 def _others(values: Values) -> float:
@@ -33,23 +33,24 @@ def _name_others(values: Values) -> Values:
 
 
 def _used(values: Values) -> float:
-    return float(values["total"]) - float(values["free"])
+    return number(values["total"]) - number(values["free"])
 
 
 def _held(values: Values) -> bool:
-    return _used(values) > max(1.0, 0.04 * float(values["total"]))
+    return _used(values) > max(1.0, 0.04 * number(values["total"]))
 
 
 def _room(values: Values) -> Values:
     """What is held, and the largest utilization that would fit now, rounded down so that it does."""
-    free, total = float(values["free"]), float(values["total"])
+    free, total = number(values["free"]), number(values["total"]) or 1.0
     return {"used": f"{total - free:.2f}", "fits": f"{int(max(free - 0.2, 0) / total * 100) / 100:.2f}"}
 
 
+_SOME = r"[\d.]{1,12} \w{3,5}"
 _OOM = (
-    r"CUDA out of memory\. Tried to allocate (?P<wanted>[\d.]{1,12} \w{3})\. GPU (?P<gpu>\d{1,3}) has a total "
-    r"capacity of (?P<total>[\d.]{1,12} \w{3}) of which (?P<free>[\d.]{1,12} \w{3}) is free\.(?:[\s\S]{0,600}?this "
-    r"process has (?P<own>[\d.]{1,12} \w{3}) memory in use)?"
+    rf"CUDA out of memory\. Tried to allocate (?P<wanted>{_SOME})\. GPU (?P<gpu>\d{{1,3}}) has a total capacity of "
+    rf"(?P<total>{_SOME}) of which (?P<free>{_SOME}) is free\.(?:[\s\S]{{0,600}}?this process has (?P<own>{_SOME}) "
+    rf"memory in use)?"
 )
 _HOLDERS = (
     "Find who holds it: nvidia-smi --query-compute-apps=pid,used_memory --format=csv. An engine that is still "
@@ -107,8 +108,8 @@ ROWS = (
     ),
     row(
         "weights_do_not_fit", "CUDA out of memory", _OOM,
-        permanent=True, phase="start", frames=r"load_model|load_weights|create_weights|process_weights_after_loading"
-            r"|initialize_model",
+        permanent=True, phase="start", frames=r"load_model|load_weights|create_weights|process_weights_after_loading|"
+            r"initialize_model",
         summary=("{model} does not fit into GPU {gpu} ({total})", "the model does not fit into GPU {gpu} ({total})"),
         advice=(
             "Split it over more GPUs (tensor-parallel-size), take a quantised or smaller model, or cpu-offload-gb; "
@@ -195,8 +196,10 @@ ROWS = (
         r"is less than desired CPU memory utilization \((?P<utilization>[\d.]{1,8}), (?P<wanted>[\d.]{1,12}) GiB\)",
         permanent=False, derive=_room,
         summary="{free} of {total} GiB of memory are free, {wanted} are wanted",
-        advice="Set VLLM_CPU_KVCACHE_SPACE, or gpu-memory-utilization to {fits} (it is {utilization}, and rules the "
-            "CPU's, too).",
+        advice=(
+            "Set VLLM_CPU_KVCACHE_SPACE, or gpu-memory-utilization to {fits} (it is {utilization}, and rules the "
+            "CPU's, too)."
+        ),
     ),
     row(
         "host_memory_short", "on kv cache allocation is less than requested",

@@ -131,3 +131,11 @@ def filled(templates: Sequence[str], values: Values) -> list[str]:
         except KeyError:
             continue
     return done
+
+
+def number(text: str | None) -> float:
+    """A number of a log; 0 for what only looks like one, as in a line that was cut."""
+    try:
+        return float(text or "")
+    except ValueError:
+        return 0.0

@@ -33,8 +33,10 @@ MODEL = (
         "model_folder_missing", "Repo id must", r"Repo id must .{0,200}?: '(?P<model>[^'\n]{1,300})'",
         permanent=True, when=_is_path,
         summary="the model's folder {model} does not exist",
-        advice="Check the path of `model:` and that its disk is mounted: {model} must hold config.json and the "
-            "weights.",
+        advice=(
+            "Check the path of `model:` and that its disk is mounted: {model} must hold config.json and the "
+            "weights."
+        ),
     ),
     row(
         "repo_not_found", "Repo id must", r"Repo id must .{0,200}?: '(?P<model>[^'\n]{1,300})'",
@@ -64,8 +66,8 @@ MODEL = (
     ),
     row(
         "repo_not_found", "Repository Not Found for url",
-        r"(?:(?P<status>\d{3}) Client Error[\s\S]{0,300}?)?Repository Not Found for url: (?P<url>\S{1,400}?)\.?(?:\s"
-        r"|$)",
+        r"(?:(?P<status>\d{3}) Client Error[\s\S]{0,300}?)?Repository Not Found for url: "
+        r"(?P<url>\S{1,400}?)\.?(?:\s|$)",
         permanent=True, derive=_from_url,
         summary=("the hub knows no model {repo}", "the hub does not know the model"),
         advice=(
@@ -93,8 +95,10 @@ MODEL = (
     ),
     row(
         "hub_offline", "outgoing traffic has been disabled", permanent=True,
-        summary=("the model {model} is not in the cache, and HF_HUB_OFFLINE forbids to download it",
-        "offline, not cached"),
+        summary=(
+            "the model {model} is not in the cache, and HF_HUB_OFFLINE forbids to download it",
+            "offline, not cached",
+        ),
         advice=(
             "Download it once without HF_HUB_OFFLINE (llm-supervisor pull), or give the path of a folder.",
             "Check that HF_HOME is the one that {model} was downloaded to.",
@@ -103,8 +107,10 @@ MODEL = (
     row(
         "hub_offline", "offline mode is enabled", r"Cannot reach (?P<url>\S{1,300}): offline mode is enabled",
         permanent=True,
-        summary=("the model {model} is not in the cache, and HF_HUB_OFFLINE forbids to download it",
-        "offline, not cached"),
+        summary=(
+            "the model {model} is not in the cache, and HF_HUB_OFFLINE forbids to download it",
+            "offline, not cached",
+        ),
         advice="Download it once without HF_HUB_OFFLINE (llm-supervisor pull), or give the path of a folder.",
     ),
     row(
@@ -112,8 +118,10 @@ MODEL = (
         r"429 (?:Client Error|Too Many Requests)[\s\S]{0,200}?(?:for url:? (?P<url>\S{1,300}))?",
         permanent=False,
         summary="the hub refuses further requests for now (429)",
-        advice="Wait some minutes; restarts make it worse. When the model is in the cache, HF_HUB_OFFLINE=1 asks "
-            "nothing.",
+        advice=(
+            "Wait some minutes; restarts make it worse. When the model is in the cache, HF_HUB_OFFLINE=1 asks "
+            "nothing."
+        ),
     ),
     row(
         "hub_unavailable", "Server Error",
@@ -146,14 +154,16 @@ MODEL = (
     ),
     row(
         "network", "",
-        r"(?:Temporary failure in name resolution|Name or service not known|No address associated with hostname"
-        r"|Network is unreachable|No route to host|Max retries exceeded with url|(?:Connect|Read|Pool)Timeout:"
-        r"|ProxyError|(?:Connect|Connection|Read)Error: (?!.{0,80}cancel))",
+        r"(?:Temporary failure in name resolution|Name or service not known|No address associated with "
+        r"hostname|Network is unreachable|No route to host|Max retries exceeded with "
+        r"url|(?:Connect|Read|Pool)Timeout:|ProxyError|(?:Connect|Connection|Read)Error: (?!.{0,80}cancel))",
         permanent=False, rank=Rank.COARSE, phase="start",
         frames=r"huggingface_hub|transformers/|requests/|httpx|httpcore|modelscope",
         summary="the hub cannot be reached",
-        advice="Check name resolution, route and HTTPS_PROXY. When the model is in the cache, HF_HUB_OFFLINE=1 "
-            "starts without.",
+        advice=(
+            "Check name resolution, route and HTTPS_PROXY. When the model is in the cache, HF_HUB_OFFLINE=1 "
+            "starts without."
+        ),
     ),
     row(
         "cache_not_writable", "when downloading",
@@ -171,16 +181,20 @@ MODEL = (
     ),
     row(
         "trust_remote_code_needed", "requires you to execute", permanent=True,
-        summary=("the model {model} comes with code of its own, and it is not allowed to run",
-        "the model's code may not run"),
+        summary=(
+            "the model {model} comes with code of its own, and it is not allowed to run",
+            "the model's code may not run",
+        ),
         advice=_REMOTE,
     ),
     row(
         "trust_remote_code_needed", "--trust-remote-code",
         r"Failed to load the (?P<part>model config|tokenizer|processor)\. If",
         permanent=True, rank=Rank.COARSE,
-        summary=("the {part} of {model} needs code of the model's own, or a newer transformers",
-        "its {part} cannot be loaded"),
+        summary=(
+            "the {part} of {model} needs code of the model's own, or a newer transformers",
+            "its {part} cannot be loaded",
+        ),
         advice=_REMOTE,
     ),
     row(
@@ -195,8 +209,10 @@ MODEL = (
         r"has model type `(?P<architecture>[^`\n]{1,100})` but Transformers does not recognize",
         permanent=True,
         summary="the installed transformers does not know the model type {architecture}",
-        advice="Upgrade vLLM (it brings the transformers that it was tested with), or check `model_type` in "
-            "config.json.",
+        advice=(
+            "Upgrade vLLM (it brings the transformers that it was tested with), or check `model_type` in "
+            "config.json."
+        ),
     ),
     row(
         "unsupported_architecture", "was supported in vLLM until",
@@ -276,8 +292,8 @@ WEIGHTS = (
     ),
     row(
         "truncated_weights", "",
-        r"(?:PytorchStreamReader failed (?P<detail>[^\n]{1,120})|unexpected EOF, expected \d{1,15} more bytes"
-        r"|HeaderTooLarge|InvalidHeaderDeserialization|MetadataIncompleteBuffer)",
+        r"(?:PytorchStreamReader failed (?P<detail>[^\n]{1,120})|unexpected EOF, expected \d{1,15} more "
+        r"bytes|HeaderTooLarge|InvalidHeaderDeserialization|MetadataIncompleteBuffer)",
         permanent=True,
         summary=("a file of weights of {model} is cut off", "a file of weights is cut off"),
         advice=("Delete the broken file and download it again; a restart never heals it.", "It is number {shard}."),
@@ -300,25 +316,33 @@ WEIGHTS = (
         "weights_mismatch", "not initialized from checkpoint",
         r"Following weights were not initialized from checkpoint: \{?(?P<names>[^}\n]{1,200})",
         permanent=True,
-        summary=("the weights of {model} do not belong to its config.json",
-        "weights and config.json do not belong together"),
+        summary=(
+            "the weights of {model} do not belong to its config.json",
+            "weights and config.json do not belong together",
+        ),
         advice="Download model and config.json of one revision. Without a counterpart: {names}.",
     ),
     row(
         "weights_mismatch", "There is no module or parameter named",
         r"There is no module or parameter named '(?P<names>[^'\n]{1,200})'",
         permanent=True,
-        summary=("the weights of {model} do not belong to its config.json",
-        "weights and config.json do not belong together"),
-        advice="Download model and config.json of one revision; {names} is in the weights only. A newer vLLM may "
-            "know it.",
+        summary=(
+            "the weights of {model} do not belong to its config.json",
+            "weights and config.json do not belong together",
+        ),
+        advice=(
+            "Download model and config.json of one revision; {names} is in the weights only. A newer vLLM may "
+            "know it."
+        ),
     ),
     row(
         "weights_mismatch", "Attempted to load weight",
         r"Attempted to load weight \((?P<names>[^\n]{1,80}?)\) into parameter",
         permanent=True,
-        summary=("the weights of {model} do not have the sizes of its config.json",
-        "weights and config.json do not match"),
+        summary=(
+            "the weights of {model} do not have the sizes of its config.json",
+            "weights and config.json do not match",
+        ),
         advice="Download model and config.json of one revision, and drop hf-overrides that change sizes.",
     ),
 )  # fmt: skip

@@ -37,39 +37,50 @@ def _gigabytes(values: Values) -> Values:
 
 ROWS = (
     row(
-        "xid", "NVRM: Xid", rf"NVRM: Xid \((?:PCI:)?(?P<device>[0-9a-fA-F:.]{{4,20}})\): "
-            rf"(?P<number>{_BROKEN})\b,?(?P<detail>[^\n]{{0,160}})",
+        "xid", "NVRM: Xid",
+        r"NVRM: Xid \((?:PCI:)?(?P<device>[0-9a-fA-F:.]{4,20})\): "
+        rf"(?P<number>{_BROKEN})\b,?(?P<detail>[^\n]{{0,160}})",
         permanent=True, where="line", rank=Rank.PROOF,
         summary="the GPU at {device} is broken or hung: Xid {number}",
-        advice="Leave it out of `gpus:`, reset it (nvidia-smi --gpu-reset) or reboot; NVIDIA's Xid table says what "
-            "{number} means.",
+        advice=(
+            "Leave it out of `gpus:`, reset it (nvidia-smi --gpu-reset) or reboot; NVIDIA's Xid table says what "
+            "{number} means."
+        ),
     ),
     row(
         "xid", "NVRM: Xid", r"NVRM: Xid \((?:PCI:)?(?P<device>[0-9a-fA-F:.]{4,20})\): (?P<number>\d{1,4})\b",
         permanent=False, where="line", rank=Rank.SYMPTOM,
         summary="the driver reports Xid {number} on the GPU at {device}",
-        advice="Mostly a fault of the program, not of the GPU; if it comes again and again, test the GPU. See "
-            "NVIDIA's table for {number}.",
+        advice=(
+            "Mostly a fault of the program, not of the GPU; if it comes again and again, test the GPU. See "
+            "NVIDIA's table for {number}."
+        ),
     ),
     row(
         "host_out_of_memory", "",
         r"(?:Out of memory|Memory cgroup out of memory): Killed process (?P<pid>\d{1,9}) \((?P<name>[^)\n]{1,40})\)",
         permanent=False, where="line", rank=Rank.PROOF,
         summary="the kernel killed {name} ({pid}): the machine (or the control group) was out of memory",
-        advice="Give it more memory, or make others smaller: max-model-len, swap-space, cpu-offload-gb, "
-            "mm-processor-cache-gb.",
+        advice=(
+            "Give it more memory, or make others smaller: max-model-len, swap-space, cpu-offload-gb, "
+            "mm-processor-cache-gb."
+        ),
     ),
     row(
-        "host_out_of_memory", "allocate", r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory): you "
-            r"tried to allocate (?P<bytes>\d{1,20}) bytes",
+        "host_out_of_memory", "allocate",
+        r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory): you tried to allocate "
+        r"(?P<bytes>\d{1,20}) bytes",
         permanent=False, derive=_gigabytes,
         summary="the machine has no {size} of memory left",
-        advice="Free memory, or ask for less: max-model-len x max-num-seqs, swap-space, cpu-offload-gb ({size} were "
-            "wanted at once).",
+        advice=(
+            "Free memory, or ask for less: max-model-len x max-num-seqs, swap-space, cpu-offload-gb ({size} were "
+            "wanted at once)."
+        ),
     ),
     row(
-        "host_out_of_memory", "", r"OSError: \[Errno 12\] Cannot allocate memory|^MemoryError\b|(?:\n"
-            r"|^)[\w.]{0,60}MemoryError(?::|$)|std::bad_alloc",
+        "host_out_of_memory", "",
+        r"OSError: \[Errno 12\] Cannot allocate "
+        r"memory|(?:^|\n)(?:[\w.]{1,80}\.)?(?:_Array)?MemoryError(?::|$|\n)|std::bad_alloc",
         permanent=False,
         summary="the machine (or the control group) is out of memory",
         advice="Free memory, or give the program a larger limit.",
@@ -78,16 +89,20 @@ ROWS = (
         "disk_full", "No space left on device", r"No space left on device(?: ?: '(?P<path>[^'\n]{1,300})')?",
         permanent=False, busy=True,
         summary=("the disk is full: {path}", "the disk is full: {download_target}", "the disk is full"),
-        advice=("Free space where {path} is.",
-        "The download needs {download_wanted} MB, {download_target} has {download_free}.",
-                "It is tried again when there is space; a half download is continued."),
+        advice=(
+            "Free space where {path} is.",
+            "The download needs {download_wanted} MB, {download_target} has {download_free}.",
+            "It is tried again when there is space; a half download is continued.",
+        ),
     ),
     row(
         "disk_full", "No space left on device", r"No space left on device|Disk quota exceeded",
         permanent=False, busy=True, where="line", rank=Rank.COARSE,
         summary=("the disk is full: {download_target}", "the disk is full"),
-        advice=("The download needs {download_wanted} MB, {download_target} has {download_free}.",
-        "Free space; it is tried again then."),
+        advice=(
+            "The download needs {download_wanted} MB, {download_target} has {download_free}.",
+            "Free space; it is tried again then.",
+        ),
     ),
     row(
         "disk_full", "Disk quota exceeded", r"Disk quota exceeded(?: ?: '(?P<path>[^'\n]{1,300})')?",
@@ -99,8 +114,10 @@ ROWS = (
         "disk_read_only", "Read-only file system", r"Read-only file system(?: ?: '(?P<path>[^'\n]{1,300})')?",
         permanent=True,
         summary=("{path} cannot be written: its file system is read-only", "a file system is read-only"),
-        advice="Point caches to a disk that can be written (HF_HOME, TMPDIR), or see the kernel log for an error of "
-            "the disk.",
+        advice=(
+            "Point caches to a disk that can be written (HF_HOME, TMPDIR), or see the kernel log for an error of "
+            "the disk."
+        ),
     ),
     row(
         "port_taken", "error while attempting to bind",
@@ -112,14 +129,15 @@ ROWS = (
     row(
         "port_taken", "ddress already in use",
         r"OSError: \[Errno 98\] (?:Address already in use|error while attempting to bind)",
-        permanent=False, busy=True, frames=r"create_server_socket|create_server_unix_socket|setup_server|bind"
-            r"|socketserver|asyncio|uvicorn",
+        permanent=False, busy=True,
+        frames=r"create_server_socket|create_server_unix_socket|setup_server|bind|socketserver|asyncio|uvicorn",
         summary=("port {port} is taken", "the port is taken"),
         advice=("Find who listens: ss -ltnp 'sport = :{port}'.", "Stop it, or choose another port."),
     ),
     row(
-        "port_taken", "", r"(?:(?P<host>[\w.*\[\]]{1,60}):(?P<port>\d{2,5})[^\n]{0,80})?(?:[Aa]ddress already in use"
-            r"|EADDRINUSE)(?!\. Retrying)(?:[^\n]{0,40}?:(?P<other>\d{2,5})\b)?",
+        "port_taken", "",
+        r"(?:(?P<host>\*|localhost|\[[0-9a-f:]{0,40}\]|(?:\d{1,3}\.){3}\d{1,3}):(?P<port>\d{2,5})\b[^\n]{0,80})?"
+        r"(?:[Aa]ddress already in use|EADDRINUSE)(?!\. Retrying)(?:[^\n]{0,40}?:(?P<other>\d{2,5})\b)?",
         permanent=False, busy=True, where="line", rank=Rank.COARSE,
         derive=lambda values: {"port": values["other"]} if values.get("other") else {},
         summary=("port {port} is taken", "the port is taken"),
@@ -140,8 +158,9 @@ ROWS = (
         advice="Raise the limit: LimitNOFILE= in the unit, or ulimit -n.",
     ),
     row(
-        "process_limit", "", r"can't start new thread|BlockingIOError: \[Errno 11\] Resource temporarily unavailable"
-            r"|pthread_create[^\n]{0,60}Resource temporarily",
+        "process_limit", "",
+        r"can't start new thread|BlockingIOError: \[Errno 11\] Resource temporarily "
+        r"unavailable|pthread_create[^\n]{0,60}Resource temporarily",
         permanent=False,
         summary="no more processes or threads may be started",
         advice="Raise the limit: TasksMax= in the unit, ulimit -u, or the container's --pids-limit.",
@@ -161,8 +180,9 @@ ROWS = (
         advice="Install the package that brings {library}.",
     ),
     row(
-        "missing_executable", "", r"(?:exec: \"?(?P<name>[^\s\":]{1,120})\"?: (?:executable file )?not found"
-            r"|(?P<command>\S{1,120}): command not found)",
+        "missing_executable", "",
+        r"(?:exec: \"?(?P<name>[^\s\":]{1,120})\"?: (?:executable file )?not found|(?P<command>\S{1,120}): command "
+        r"not found)",
         permanent=True, where="line",
         summary=("there is no command {name}", "there is no command {command}"),
         advice="Install it, or write its whole path in `command:`; PATH is the daemon's.",
@@ -174,8 +194,9 @@ ROWS = (
         advice="Install {package} into this program's environment (llm-supervisor install makes the engines' anew).",
     ),
     row(
-        "package_missing", "lease install", r"(?:ImportError|RuntimeError|ValueError|ModuleNotFoundError): "
-            r"[^\n]{0,200}?[Pp]lease install (?:the )?(?P<package>[\w\[\]<>=.,\-]{2,80})",
+        "package_missing", "lease install",
+        r"(?:ImportError|RuntimeError|ValueError|ModuleNotFoundError): [^\n]{0,200}?[Pp]lease install (?:the "
+        r")?(?P<package>[\w\[\]<>=.,\-]{2,80})",
         permanent=True, rank=Rank.COARSE,
         summary="{package} is not installed",
         advice="Install {package} into this program's environment.",
@@ -233,7 +254,7 @@ OUT_OF_MEMORY = (
 def from_status(exit_code: int | None, exit_signal: int | None, evidence: tuple[str, ...]) -> Diagnosis:
     """What the exit status alone says. ``evidence``: the log's last lines, for a person to read."""
     if exit_signal is not None:
-        name = signal.Signals(exit_signal).name if exit_signal in signal.valid_signals() else str(exit_signal)
+        name = next((known.name for known in signal.Signals if known == exit_signal), str(exit_signal))
         known = _SIGNALS.get(exit_signal, ("killed", None, f"it was ended by signal {name}", "Find out who sent it."))
     else:
         unsaid = (

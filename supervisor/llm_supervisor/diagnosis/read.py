@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 FIRST, LAST = 192 * 1024, 320 * 1024  # what is looked at, in characters
+FIRST_LINES, LAST_LINES = 10_000, 20_000  # a log of very short lines costs as much as its lines are many
 WIDTH = 2000  # of a line
 MESSAGE_LINES, MESSAGE_CHARACTERS = 40, 6000  # of an exception
 FOREIGN = 30  # lines of others inside an unprefixed traceback
@@ -69,7 +70,7 @@ class Raised:
 
     @property
     def text(self) -> str:
-        return "\n".join(line.text for line in self.lines)[:MESSAGE_CHARACTERS]
+        return "\n".join(line.text for line in self.lines)[:MESSAGE_CHARACTERS].rstrip()
 
 
 @dataclass(slots=True)
@@ -107,7 +108,10 @@ def lines_of(text: str) -> list[Line]:
     """Every line, its prefix taken apart. A line of JSON (vLLM's and LiteLLM's other format) becomes those it "
     "stands for."""
     lines: list[Line] = []
-    for raw in text.split("\n"):
+    raws = text.split("\n")
+    if len(raws) > FIRST_LINES + LAST_LINES:
+        raws = raws[:FIRST_LINES] + raws[-LAST_LINES:]
+    for raw in raws:
         if raw.startswith("{") and '"message"' in raw:
             lines.extend(_unfolded(raw, len(lines)))
         else:

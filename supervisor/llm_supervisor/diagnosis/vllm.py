@@ -10,11 +10,11 @@ from __future__ import annotations
 import difflib
 import re
 
-from llm_supervisor.diagnosis.model import Rank, Values, row
+from llm_supervisor.diagnosis.model import Rank, Values, number, row
 
 _AGAIN = "It is started again. If it comes back with this exception, look for it in vLLM's issues."
-# What a process dies of when no row knows the exception: the message before the traceback, then the kind, whether it can
-# heal, and the advice. Without one of these heads, a logged exception is somebody's who carried on.
+# What a process dies of when no row knows the exception: the message before the traceback, then the kind, whether it
+# can heal, and the advice. Without one of these heads, a logged exception is somebody's who carried on.
 FATAL_HEADS: dict[str, tuple[str, bool | None, str]] = {
     "Error in inspecting model architecture": (
         "model_inspection_failed", True, "vLLM's environment is broken: make it anew (llm-supervisor install).",
@@ -28,9 +28,9 @@ FATAL_HEADS: dict[str, tuple[str, bool | None, str]] = {
 }  # fmt: skip
 # These say no more than that something died before
 WRAPPERS = re.compile(
-    r"Engine core initialization failed|Engine process failed to start|Frontend process failed during engine core"
-    r"|WorkerProc initialization failed|EngineDeadError|RuntimeError: Executor failed\.|please check the stack trace "
-    r"above for the root cause"
+    r"Engine core initialization failed|Engine process failed to start|Frontend process failed during engine "
+    r"core|WorkerProc initialization failed|EngineDeadError|RuntimeError: Executor failed\.|please check the stack "
+    r"trace above for the root cause"
 )
 REQUEST_HEADS = ("Exception in ASGI application", "Error in preprocessing prompt", "Error in chat completion stream")
 READY = "Application startup complete."
@@ -73,8 +73,8 @@ def _near(values: Values) -> Values:
 
 
 def _whole(values: Values) -> Values:
-    limits = [float(values[name]) for name in ("derived", "own") if values.get(name, "None") not in ("None", "")]
-    return {"limit": f"{max(limits):.0f}"} if limits else {}
+    limit = max(number(values.get("derived")), number(values.get("own")))
+    return {"limit": f"{limit:.0f}"} if limit else {}
 
 
 def _divisors(values: Values) -> Values:
@@ -151,9 +151,9 @@ OPTIONS = (
         advice="Choose a tensor-parallel-size that divides {heads}; {size} does not.",
     ),
     row(
-        "tp_does_not_divide", "Weight input_size_per_partition", r"Weight "
-            r"input_size_per_partition=(?P<heads>\d{1,7})[^\n]{0,300}? is not divisible by "
-            r"group_size=(?P<size>\d{1,6})",
+        "tp_does_not_divide", "Weight input_size_per_partition",
+        r"Weight input_size_per_partition=(?P<heads>\d{1,7})[^\n]{0,300}? is not divisible by "
+        r"group_size=(?P<size>\d{1,6})",
         permanent=True,
         summary="the quantised layers ({heads}) cannot be split so far: groups of {size}",
         advice="Lower tensor-parallel-size.",
@@ -227,16 +227,20 @@ OPTIONS = (
     row(
         "chat_template_missing", "default chat template is no longer allowed", permanent=True, where="line",
         rank=Rank.COMPLAINT,
-        summary=("{model} has no chat template: it starts, and refuses every chat",
-        "the model has no chat template: every chat is refused"),
-        advice="Set `chat-template:` to a template for this model (a base model has none; its -Instruct or -Chat "
-            "sibling has).",
+        summary=(
+            "{model} has no chat template: it starts, and refuses every chat",
+            "the model has no chat template: every chat is refused",
+        ),
+        advice=(
+            "Set `chat-template:` to a template for this model (a base model has none; its -Instruct or -Chat "
+            "sibling has)."
+        ),
     ),
     row(
         "bad_arguments", "validation error",
-        r"ValidationError: \d{1,4} validation errors? for (?P<what>\w{0,40}(?:Config"
-        r"|Args))\n(?:(?P<field>[A-Za-z_][\w.\[\],]{0,100})\n)?\s{0,8}(?:Value error, |Assertion failed, "
-        r")?(?P<detail>[^\n]{1,400}?)(?: \[type=|\n|$)",
+        r"ValidationError: \d{1,4} validation errors? for "
+        r"(?P<what>\w{0,40}(?:Config|Args))\n(?:(?P<field>[A-Za-z_][\w.\[\],]{0,100})\n)?\s{0,8}(?:Value error, "
+        r"|Assertion failed, )?(?P<detail>(?!\s|Value error|Model architectures)[^\n]{1,400}?)(?: \[type=|\n|$)",
         permanent=True, rank=Rank.COARSE,
         summary=("vLLM refuses its options: {field}: {detail}", "vLLM refuses its options: {detail}"),
         advice="Correct the option that it names under `vllm:` of this model.",

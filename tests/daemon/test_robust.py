@@ -1,0 +1,130 @@
+"""What a person's terminal, disk or service manager does to the daemon must not end an engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+from tests.daemon.conftest import Make, program
+from tests.programs import Lines, alive
+
+
+def test_a_reader_that_goes_away(make: Make) -> None:
+    """``llm-supervisor run | head -1``, and the terminal's log likewise."""
+    daemon = make({"p": program("obedient"), "q": program("obedient")}, start=False)
+    out, err = os.pipe(), os.pipe()
+    daemon.start(stdout=out[1], stderr=err[1])
+    for fd in (out[1], err[1]):
+        os.close(fd)
+    assert "STARTING" in Lines(out[0]).next()
+    for fd in (out[0], err[0]):
+        os.close(fd)
+    for name in ("p", "q"):
+        daemon.wait(name, state="RUNNING")
+    pid = daemon.program("p")["pid"]
+    assert daemon.cli("restart", "q").returncode == 0, "the changes after that are told to nobody"
+    assert daemon.program("p")["pid"] == pid
+    assert daemon.end() == 0
+
+
+def test_a_full_disk_under_its_log(make: Make) -> None:
+    daemon = make({"p": program("obedient")}, start=False)
+    with open("/dev/full", "wb") as full:
+        daemon.start(stdout=full, stderr=full)
+    pid = daemon.wait("p", state="RUNNING")["pid"]
+    assert daemon.cli("restart", "p").returncode == 0
+    assert not alive(pid)
+    assert daemon.end() == 0
+
+
+def test_a_closed_terminal(make: Make) -> None:
+    """The window is closed: SIGHUP, and every write to it fails from then on."""
+    daemon = make({"p": program("obedient")}, start=False)
+    ours, theirs = os.openpty()
+    daemon.start(stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    assert "STARTING" in Lines(ours).next()
+    pid = daemon.wait("p", state="RUNNING")["pid"]
+    os.close(ours)
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    assert daemon.cli("restart", "p").returncode == 0
+    assert not alive(pid)
+    assert daemon.end() == 0
+
+
+def test_an_unexpected_end_stops_the_children(make: Make) -> None:
+    """Something of ours breaks (here: the folder of the FIFOs is taken away): the children are stopped in order, and it
+    exits with another status than 0."""
+    daemon = make({"p": program("obedient"), "q": program("obedient")})
+    pids = [daemon.wait(name, state="RUNNING")["pid"] for name in ("p", "q")]
+    folder = daemon.runtime / "state.json"
+    folder.unlink()
+    folder.mkdir()  # the state can no longer be replaced
+    assert daemon.process is not None
+    daemon.cli("restart", "q", timeout=60)
+    if daemon.process.poll() is None:
+        assert daemon.end() == 0
+    else:
+        assert daemon.process.returncode == 1
+    assert not [pid for pid in pids if alive(pid)]
+    if folder.is_dir():
+        folder.rmdir()
+
+
+def test_the_service_manager_is_told(make: Make, tmp_path: Path) -> None:
+    """READY=1 when what is wanted is ready, STATUS in words, STOPPING=1; and no child can speak in our name."""
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(20)
+        environ = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "3000000"}
+        daemon = make({"p": program("obedient")}, start=False, env=environ)
+        daemon.start()
+        heard: list[str] = []
+        while not any("READY=1" in said for said in heard):
+            heard.append(manager.recv(4096).decode())
+        pid = daemon.wait("p", state="RUNNING")["pid"]
+        assert b"NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_bytes()
+        assert heard[-1].split("\n") == ["READY=1", "STATUS=1 of 1 ready"]
+        while not any(said == "WATCHDOG=1" for said in heard):
+            heard.append(manager.recv(4096).decode())
+        assert daemon.end() == 0
+        while not any(said.startswith("STOPPING=1") for said in heard):
+            heard.append(manager.recv(4096).decode())
+    assert daemon.stdout() == "", "nothing is shown where nobody looks"
+
+
+def test_many_requests_at_once(make: Make) -> None:
+    """Each waits for what it asked for, and none is stranded."""
+    daemon = make({name: program("obedient") for name in "abc"})
+    for name in "abc":
+        daemon.wait(name, state="RUNNING")
+    asked = [daemon.background(action, name) for name in "abc" for action in ("restart", "stop", "start")]
+    for one in asked:
+        one.communicate(timeout=60)
+        assert one.returncode in (0, 1), one.args
+    for name in "abc":
+        daemon.ask("POST", f"/v1/programs/{name}/start")
+        daemon.wait(name, state="RUNNING")
+    assert len(daemon.children()) == 3
+    answer = daemon.ask("POST", "/v1/programs/zzz/start")
+    assert answer == (404, {"error": "no such program: zzz (there are: a, b, c)"})
+    status, body = daemon.ask("POST", "/v1/programs/a/explode")
+    assert status == 404
+    assert "no such action" in body["error"]
+
+
+def test_curl_reaches_the_control_socket(make: Make) -> None:
+    daemon = make({"p": program("obedient")})
+    daemon.wait("p", state="RUNNING")
+    done = subprocess.run(
+        ["curl", "-sS", "--unix-socket", str(daemon.runtime / "control.sock"), "http://localhost/v1/status"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert '"name":"p"' in done.stdout

@@ -1,0 +1,197 @@
+"""Real failures, provoked on the real engines: each is named, and FATAL after one attempt where it is for good."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.daemon.harness import Daemon, free_port
+from tests.engines.conftest import ALIAS, Engines, config
+
+
+def edited(model: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a model folder's config.json."""
+    file = model / "config.json"
+    settings = json.loads(file.read_text())
+    change(settings)
+    file.write_text(json.dumps(settings))
+
+
+def needs_remote_code(model: Path) -> None:
+    (model / "configuration_own.py").write_text("raise RuntimeError('must not run')\n")
+
+    def change(settings: dict[str, Any]) -> None:
+        settings["auto_map"] = {"AutoConfig": "configuration_own.OwnConfig"}
+        settings["model_type"] = "own"
+
+    edited(model, change)
+
+
+def unsupported(model: Path) -> None:
+    edited(model, lambda settings: settings.update(architectures=["NobodyKnowsForCausalLM"]))
+
+
+def truncate(model: Path) -> None:
+    file = model / "model.safetensors"
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A wrong model: what is wrong, and what must be said of it."""
+
+    kind: str
+    permanent: bool
+    says: str  # in summary or advice
+    options: dict[str, object] = field(default_factory=dict)
+    change: Callable[[Path], object] | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    model: str | None = None
+
+
+CASES = {
+    "unknown-flag": Case("bad_arguments", True, "no-such-flag", {"no-such-flag": 1}),
+    "mm-limit": Case("mm_limit_not_json", True, '{"image": 5}', {"limit-mm-per-prompt": "image=5"}),
+    "gone-folder": Case("model_folder_missing", True, "", change=shutil.rmtree),
+    "no-network": Case("network", False, "HF_HUB_OFFLINE", model="nobody/nothing-of-the-kind"),
+    "too-long": Case("max_model_len_too_large", True, "65536", {"max-model-len": 999999}),
+    "no-cache": Case(
+        "kv_cache_too_small", True, "max-model-len", {"max-model-len": 60000, "kv-cache-memory-bytes": 4_000_000}
+    ),
+    "remote-code": Case("trust_remote_code_needed", True, "trust-remote-code", change=needs_remote_code),
+    "unknown-model": Case("unsupported_architecture", True, "NobodyKnowsForCausalLM", change=unsupported),
+    "truncated": Case("truncated_weights", True, "model.safetensors", change=truncate),
+}
+
+
+@pytest.fixture(scope="module")
+def wrong(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with a model of each sort, none of which is started yet."""
+    folder = tmp_path_factory.mktemp("wrong")
+    settings: dict[str, Any] = config(engines)
+    base = settings["models"].pop(ALIAS)
+    for name, case in CASES.items():
+        model = folder / f"model-{name}"
+        shutil.copytree(engines.model, model)
+        settings["models"][name] = {
+            **base,
+            "model": case.model or str(model),
+            "port": free_port(),
+            "served_model_name": name,
+            "autostart": False,
+            "vllm": {**base["vllm"], **case.options},
+            "env": case.env,
+        }
+    with Daemon(folder, settings) as daemon:
+        daemon.wait("gateway", timeout=120, state="RUNNING")
+        yield daemon
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_model_is_named_and_not_tried_again(wrong: Daemon, name: str) -> None:
+    case = CASES[name]
+    if case.change is not None:
+        case.change(wrong.folder / f"model-{name}")
+    wrong.cli("start", name, "--no-wait")
+    end = time.monotonic() + 120
+    while (seen := wrong.program(name))["failure"] is None:
+        assert time.monotonic() < end, seen
+        time.sleep(0.2)
+    seen = wrong.wait(name, timeout=10, state="FATAL" if case.permanent else "BACKOFF")
+    wrong.cli("stop", name)
+    failure = seen["failure"]
+    assert failure["kind"] == case.kind, failure
+    assert failure["permanent"] is case.permanent
+    assert case.says in failure["summary"] + failure["advice"]
+    assert failure["advice"]
+    assert seen["restarts"] == 0, "one attempt was enough"
+    explained = wrong.cli("explain", name)
+    assert explained.returncode == 0
+    assert failure["summary"] in explained.stdout
+    assert failure["advice"] in explained.stdout
+    facts = json.loads(wrong.cli("explain", name, "--json").stdout)
+    assert facts["evidence"], "the lines of the log that say so"
+    assert facts["id"] == failure["incident"]
+
+
+def test_a_taken_port_is_waited_for_without_a_strike(wrong: Daemon) -> None:
+    """The holder is named; when it is gone the start goes on."""
+    name = "unknown-flag"
+    port = yaml.safe_load(wrong.config_file.read_text())["models"][name]["port"]
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+        wrong.cli("start", name, "--no-wait")
+        seen = wrong.wait(name, timeout=20, state="BACKOFF")
+        assert seen["failure"]["kind"] == "port_taken"
+        assert str(os.getpid()) in seen["failure"]["summary"], "by this very process"
+    wrong.wait(name, timeout=60, state="FATAL")
+    assert wrong.program(name)["failure"]["kind"] == "bad_arguments"
+    wrong.cli("stop", name)
+
+
+GATEWAY_CASES = {
+    "weak-key": ({}, {"LITELLM_MASTER_KEY": "sk-1234"}, 2, "known default"),
+    "broken-yaml": ("model_list: [\n", {}, 2, "is not valid YAML"),
+    "empty-file": ("", {}, 2, "is empty"),
+    "missing-file": (None, {}, 2, "no such file"),
+    "unset-key": (
+        {"model_list": [{"model_name": "x", "litellm_params": {"model": "openai/x", "api_key": "os.environ/NOT_SET_X"}}]},
+        {}, 2, "NOT_SET_X",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GATEWAY_CASES)
+def test_a_wrong_gateway_is_refused_before_it_starts(engines: Engines, tmp_path: Path, name: str) -> None:
+    native, env, code, says = GATEWAY_CASES[name]
+    settings: dict[str, Any] = config(engines)
+    del settings["models"]
+    settings["gateway"]["litellm_config"] = "litellm.yaml"
+    if native is not None:
+        text = native if isinstance(native, str) else yaml.safe_dump(native or {"litellm_settings": {}})
+        (tmp_path / "litellm.yaml").write_text(text)
+    with Daemon(tmp_path, settings, env=env) as daemon:
+        assert daemon.process is not None
+        assert daemon.process.wait(30) == code
+        assert says in daemon.stderr()
+        assert "Traceback" not in daemon.stderr()
+
+
+def gateway_daemon(engines: Engines, folder: Path, native: dict[str, Any], env: dict[str, str] | None = None) -> Daemon:
+    settings: dict[str, Any] = config(engines)
+    del settings["models"]
+    settings["gateway"] |= {"litellm_config": "litellm.yaml", "env": env or {}}
+    (folder / "litellm.yaml").write_text(yaml.safe_dump(native))
+    return Daemon(folder, settings)
+
+
+def test_an_unknown_provider_is_named(engines: Engines, tmp_path: Path) -> None:
+    entry = {"model_name": "x", "litellm_params": {"model": "no-such-provider/x", "api_key": "none"}}
+    with gateway_daemon(engines, tmp_path, {"model_list": [entry]}) as daemon:
+        seen = daemon.wait("gateway", timeout=60, health="degraded")
+        assert "x is missing" in seen["reason"], "LiteLLM drops it without a word"
+        assert seen["restarts"] == 0
+
+
+def test_a_database_that_is_not_there(engines: Engines, tmp_path: Path) -> None:
+    url = f"postgresql://user:secret-word@127.0.0.1:{free_port()}/litellm"
+    with gateway_daemon(engines, tmp_path, {"litellm_settings": {}}, {"DATABASE_URL": url}) as daemon:
+        end = time.monotonic() + 90
+        while (seen := daemon.program("gateway"))["failure"] is None and seen["state"] != "RUNNING":
+            assert time.monotonic() < end, seen
+            time.sleep(0.2)
+        # without prisma in its environment LiteLLM says so; with it, it waits for the database
+        assert seen["failure"]["kind"] in ("database_driver_missing", "database_unreachable"), seen
+        assert "secret-word" not in json.dumps(seen)
+        assert "secret-word" not in daemon.cli("explain", "gateway").stdout

@@ -1,0 +1,76 @@
+"""Waiting for GPU memory, on a stand-in for NVML behind the same interface and on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from llm_supervisor.host.gpu import MIB, Held, Memory, NoGpus, wait_for_memory
+from tests.core.virtual_time import VirtualLoop
+
+GIB = 1024 * MIB
+
+
+class Script:
+    """GPUs whose memory in use is a function of time."""
+
+    def __init__(self, **used: Any) -> None:
+        self.used = {int(name.removeprefix("gpu")): of for name, of in used.items()}
+
+    def memory(self, index: int) -> Memory | None:
+        of = self.used.get(index)
+        if of is None:
+            return None
+        used = of(asyncio.get_running_loop().time())
+        return Memory(used, 80 * GIB, ((4711, used),) if used else ())
+
+
+def play(work: Coroutine[Any, Any, list[Held]]) -> tuple[list[Held], float]:
+    """Run on virtual time; the result, and how long it took there."""
+    loop = VirtualLoop()
+    try:
+        began = loop.time()
+        return loop.run_until_complete(work), loop.time() - began
+    finally:
+        loop.close()
+
+
+def test_no_gpu_no_wait() -> None:
+    assert play(wait_for_memory(NoGpus(), [(0, 0)])) == ([], 0.0)
+    assert play(wait_for_memory(Script(gpu0=lambda t: 0), [])) == ([], 0.0)
+
+
+def test_memory_that_is_back_is_watched_until_it_is_flat() -> None:
+    held, took = play(wait_for_memory(Script(gpu0=lambda t: 3 * MIB), [(0, 0)], period=0.5, flat=4))
+    assert held == []
+    assert took == 1.5, "four readings, half a second apart"
+
+
+def test_memory_that_comes_back_late_and_in_steps() -> None:
+    def used(t: float) -> int:
+        return max(int(40 - t) * GIB, 0) if t < 20 else 0
+
+    held, took = play(wait_for_memory(Script(gpu0=used, gpu1=lambda t: 5 * GIB), [(0, 0), (1, 5 * GIB)]))
+    assert held == []
+    assert took >= 20
+
+
+def test_memory_that_never_comes_back_is_named() -> None:
+    held, took = play(wait_for_memory(Script(gpu0=lambda t: 30 * GIB), [(0, GIB)], patience=60))
+    assert held == [Held(0, 30 * GIB, GIB, ((4711, 30 * GIB),))]
+    assert 60 <= took <= 61
+    assert "pid 4711 (30720 MiB)" in str(held[0])
+    assert "29696 MiB more" in str(held[0])
+
+
+def test_memory_that_jitters_is_not_free() -> None:
+    def used(t: float) -> int:
+        return 100 * MIB if int(t * 2) % 2 and t < 10 else 0
+
+    _, took = play(wait_for_memory(Script(gpu0=used), [(0, 0)]))
+    assert took >= 10, "another engine lets memory go while we look: not flat"
+
+
+def test_a_gpu_that_cannot_be_asked_holds_nobody_up() -> None:
+    assert play(wait_for_memory(Script(gpu0=None), [(0, 0)])) == ([], 0.0)
