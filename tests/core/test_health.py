@@ -52,28 +52,29 @@ NOW = 1000.0
 # row.
 
 EXAMPLES = """
-rule              | word      | action | because
-gone              | unhealthy | kill   | liveness gone
-stalled           | unhealthy | kill   | progress stalled
-wrong catalogue   | degraded  | keep   | catalogue wrong
-working, but      | degraded  | keep   | progress moving, canary failing
-working           | busy      | keep   | progress moving, liveness failing, catalogue failing, tree stopped
-frozen            | unhealthy | doubt  | tree stopped
-standing          | unhealthy | doubt  | progress still
-failing           | unhealthy | leave  | liveness failing
-silent            | unhealthy | leave  | liveness mute, progress unknown, canary none
-mute              | unhealthy | doubt  | liveness mute
-catalogue failing | unhealthy | leave  | catalogue failing
-catalogue silent  | unhealthy | leave  | catalogue mute, progress unknown, canary none
-catalogue mute    | unhealthy | doubt  | catalogue mute
-canary failing    | unhealthy | leave  | canary failing
-canary shaky      | unhealthy | doubt  | canary shaky
-wrong answer      | degraded  | keep   | canary wrong
-wrong route       | degraded  | keep   | routes wrong
-shaky             | ready     | doubt  | liveness shaky
-catalogue shaky   | ready     | doubt  | catalogue shaky
-not asked         | unknown   | keep   | liveness unknown
-fine              | ready     | keep   |
+rule                 | word      | action | because
+gone                 | unhealthy | kill   | liveness gone
+stalled              | unhealthy | kill   | progress stalled
+working on the wrong | degraded  | keep   | progress moving, catalogue wrong, liveness failing
+working, but         | degraded  | keep   | progress moving, canary failing
+working              | busy      | keep   | progress moving, liveness failing, catalogue failing, tree stopped
+failing              | unhealthy | leave  | liveness failing
+silent               | unhealthy | leave  | liveness mute, canary none, tree stopped
+catalogue failing    | unhealthy | leave  | catalogue failing
+catalogue silent     | unhealthy | leave  | catalogue mute, canary none
+frozen               | unhealthy | doubt  | tree stopped
+standing             | unhealthy | doubt  | progress still
+mute                 | unhealthy | doubt  | liveness mute
+catalogue mute       | unhealthy | doubt  | catalogue mute
+canary failing       | unhealthy | leave  | canary failing
+canary shaky         | unhealthy | doubt  | canary shaky
+wrong catalogue      | degraded  | keep   | catalogue wrong
+wrong answer         | degraded  | keep   | canary wrong
+wrong route          | degraded  | keep   | routes wrong
+shaky                | ready     | doubt  | liveness shaky
+catalogue shaky      | ready     | doubt  | catalogue shaky
+not asked            | unknown   | keep   | liveness unknown
+fine                 | ready     | keep   |
 """
 ROWS = [tuple(cell.strip() for cell in line.split("|")) for line in EXAMPLES.strip().splitlines()[1:]]
 
@@ -100,26 +101,26 @@ def by_hand(shown: Signs) -> Decision:
         return "gone", Word.UNHEALTHY, Action.KILL
     if shown.progress is Sign.STALLED:
         return "stalled", Word.UNHEALTHY, Action.KILL
-    # Does it serve something else than it should? A restart would bring the same again.
-    if shown.catalogue is Sign.WRONG:
-        return "wrong catalogue", Word.DEGRADED, Action.KEEP
-    # Does it work? Then whatever fails may only be waiting; but a canary that did get an answer is to be told.
+    # Does it work? Then whatever fails may only be waiting; but what did get an answer, and a wrong one, is to be told.
     if shown.progress is Sign.MOVING:
+        if shown.catalogue is Sign.WRONG:
+            return "working on the wrong", Word.DEGRADED, Action.KEEP
         if shown.canary in (Sign.WRONG, Sign.SHAKY, Sign.FAILING, Sign.GONE):
             return "working, but", Word.DEGRADED, Action.KEEP
         return "working", Word.BUSY, Action.KEEP
-    # May it be hung? A canary will tell, or the stall's grace.
+    # Does it fail to answer? Silence may be business as long as a canary or the grace of a stall will tell.
+    something_tells = shown.canary is not Sign.NONE or shown.progress is Sign.STILL
+    for name, answer in (("", shown.liveness), ("catalogue ", shown.catalogue)):
+        if answer is Sign.FAILING:
+            return f"{name}failing", Word.UNHEALTHY, Action.LEAVE
+        if answer is Sign.MUTE and not something_tells:
+            return f"{name}silent", Word.UNHEALTHY, Action.LEAVE
+    # May it be hung?
     if shown.tree is Sign.STOPPED:
         return "frozen", Word.UNHEALTHY, Action.DOUBT
     if shown.progress is Sign.STILL:
         return "standing", Word.UNHEALTHY, Action.DOUBT
-    # Does it fail to answer? Silence may be business, as long as anything else can tell.
-    nothing_tells = shown.progress is Sign.UNKNOWN and shown.canary is Sign.NONE
     for name, answer in (("", shown.liveness), ("catalogue ", shown.catalogue)):
-        if answer is Sign.FAILING:
-            return f"{name}failing", Word.UNHEALTHY, Action.LEAVE
-        if answer is Sign.MUTE and nothing_tells:
-            return f"{name}silent", Word.UNHEALTHY, Action.LEAVE
         if answer is Sign.MUTE:
             return f"{name}mute", Word.UNHEALTHY, Action.DOUBT
     # Does it fail to work?
@@ -127,6 +128,9 @@ def by_hand(shown: Signs) -> Decision:
         return "canary failing", Word.UNHEALTHY, Action.LEAVE
     if shown.canary in (Sign.SHAKY, Sign.MUTE, Sign.GONE):
         return "canary shaky", Word.UNHEALTHY, Action.DOUBT
+    # Does it answer something else than it should? A restart would bring the same again.
+    if shown.catalogue is Sign.WRONG:
+        return "wrong catalogue", Word.DEGRADED, Action.KEEP
     if shown.canary is Sign.WRONG:
         return "wrong answer", Word.DEGRADED, Action.KEEP
     if shown.routes is Sign.WRONG:
@@ -311,7 +315,7 @@ def test_doubt_has_an_end() -> None:
     """Doubt is for a canary to end, or for the grace of a stall. Where neither will come, silence is the last word."""
     for shown, (_, _, action) in EXPECTED.items():
         ends = shown.canary is not Sign.NONE or shown.progress in (Sign.MOVING, Sign.STILL)
-        if Sign.MUTE in (shown.liveness, shown.catalogue) and not ends and shown.catalogue is not Sign.WRONG:
+        if Sign.MUTE in (shown.liveness, shown.catalogue) and not ends:
             assert action in (Action.LEAVE, Action.KILL), shown
 
 

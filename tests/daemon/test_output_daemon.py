@@ -51,7 +51,7 @@ def test_a_minute_of_lines_and_a_hundred_mib_at_once(make: Make) -> None:
     assert_numbered(logs / "steady", STEADY)
     assert_numbered(logs / "flood", FLOOD)
     assert segments(logs / "steady") == STEADY * LINE // MIB + 1
-    assert segments(logs / "flood") == FLOOD * LINE // MIB
+    assert segments(logs / "flood") - FLOOD * LINE // MIB in (0, 1), "the last may have just been begun"
     assert daemon.program("steady")["exit"] == daemon.program("flood")["exit"] == {"code": 0, "signal": None}
 
 

@@ -1031,6 +1031,12 @@ def killed_before_ready(seed: int) -> Case:
     return Case(text, (name, "out-of-memory killer"), "Engine core initialization failed")
 
 
+@spec("worker_died", None, "A33", "B13")
+def worker_killed_while_loading(seed: int) -> Case:
+    text = VllmLog(seed, workers=1 + seed).begin().engine().core_stops().text()
+    return Case(text, ("out-of-memory killer",), "WorkerProc initialization failed")
+
+
 @spec("engine_died", None, "A33")
 def wrapper_alone(seed: int) -> Case:
     codes = ["{'EngineCore': 1}", "{}", "{'EngineCore_DP1': 1}"][seed % 3]

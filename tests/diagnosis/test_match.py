@@ -55,7 +55,7 @@ def test_nothing_at_all_is_none(component: str) -> None:
     ],
 )
 def test_where_the_log_says_nothing_the_status_does(end: dict[str, Any], kind: str, permanent: bool | None) -> None:
-    found = diagnose("starting\nlistening\n", "command", **end)  # type: ignore[arg-type]
+    found = diagnose("starting\nlistening\n", "command", **end)
     assert (found.kind, found.permanent) == (kind, permanent)
     assert found.evidence == (() if kind == "none" else ("starting", "listening"))
 
@@ -294,7 +294,7 @@ def test_a_hostile_log_costs_less_than_a_second(number: int) -> None:
     for text in (HOSTILE[number], _wrapped(HOSTILE[number])):
         for component in ("vllm", "litellm", "command"):
             began = time.process_time()
-            diagnose(text, component, exit_code=1)  # type: ignore[arg-type]
+            diagnose(text, component, exit_code=1)
             assert time.process_time() - began < 1
 
 
@@ -304,7 +304,7 @@ def test_random_logs_are_read_without_a_fault() -> None:
     for _ in range(150):
         text = "\n".join(rng.choice(pieces)[rng.randrange(3) :] for _ in range(rng.randrange(1, 200)))
         for component in ("vllm", "litellm", "command"):
-            found = diagnose(text, component, exit_code=rng.choice([None, 0, 1, 137]))  # type: ignore[arg-type]
+            found = diagnose(text, component, exit_code=rng.choice([None, 0, 1, 137]))
             assert len(found.evidence) <= 6
             assert all(len(line) <= 400 for line in found.evidence)
 

@@ -27,6 +27,7 @@ from llm_supervisor.core.spec import (
 from llm_supervisor.engines import canary, litellm, vllm
 
 ENGINE_PIPE = 1024 * 1024
+START_GRACE = 3.0  # seconds between SIGTERM and SIGKILL for an engine that is not ready yet
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,12 @@ def _program(config: Config, name: str, program: schema.Program) -> Planned:
         ),
         health=replace(_health(program.health), canary=False),
         restart=_restart(program.restart),
-        stop=StopSpec(program.stop.signal, program.stop.grace, min(program.stop.grace, 5.0)),
+        stop=StopSpec(
+            program.stop.signal,
+            program.stop.grace,
+            start_grace=program.stop.grace,
+            sweep_grace=min(program.stop.grace, 5.0),
+        ),
         ready_after=program.ready.after,
         autostart=program.autostart,
     )
@@ -148,7 +154,7 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
         ),
         health=_health(model.health),
         restart=_restart(model.restart),
-        stop=StopSpec(model.stop.signal, model.stop.grace, sweep_grace=0.0),
+        stop=StopSpec(model.stop.signal, model.stop.grace, start_grace=START_GRACE, sweep_grace=0.0),
         vital=vllm.VITAL,
         gpus=tuple(model.gpus),
         autostart=model.autostart,
@@ -227,7 +233,7 @@ def _gateway(
         ),
         health=replace(_health(gateway.health), canary=False),
         restart=_restart(gateway.restart),
-        stop=StopSpec(gateway.stop.signal, gateway.stop.grace, sweep_grace=0.0),
+        stop=StopSpec(gateway.stop.signal, gateway.stop.grace, start_grace=START_GRACE, sweep_grace=0.0),
     )
     asking = Asking(
         uds,

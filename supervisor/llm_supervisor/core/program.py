@@ -101,11 +101,12 @@ def _run(spec: ProgramSpec, state: State, now: float, verdict: hl.Verdict) -> Ou
 
 
 def _terminate(spec: ProgramSpec, state: State, now: float, leaving: Departure) -> Outcome:
+    grace = spec.stop.grace if state.ready_since is not None else min(spec.stop.start_grace, spec.stop.grace)
     new = replace(
         state,
         phase=Phase.TERMINATING,
         began=now,
-        deadline=now + spec.stop.grace,
+        deadline=now + grace,
         leaving=leaving,
         reason=leaving.summary,
     )

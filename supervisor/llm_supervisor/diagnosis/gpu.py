@@ -297,6 +297,11 @@ SERVING = (
         ),
     ),
     row(
+        "worker_died", "WorkerProc initialization failed", permanent=None, rank=Rank.SYMPTOM,
+        summary="a worker died while it loaded, without a word",
+        advice="Mostly the kernel's out-of-memory killer: see the kernel log. Loading needs memory of the host, too.",
+    ),
+    row(
         "killed", "Failed core proc(s)", r"Failed core proc\(s\): \{[^}\n]{0,100}'(?P<process>[\w\-]{1,60})': -9\b",
         permanent=False, rank=Rank.SYMPTOM,
         summary="{process} was killed (SIGKILL) before it was ready",

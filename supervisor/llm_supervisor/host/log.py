@@ -7,15 +7,48 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
 _Renderer = Callable[[Any, str, Any], str]
 
 
+class Forgiving:
+    """A stream whose reader, terminal or disk may go away: what cannot be written is lost, and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write as far as it can be."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush as far as it can be."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def forgive() -> None:
+    """From now on no write to standard output or error raises: `llm-supervisor run | head` must not end an engine."""
+    for name in ("stdout", "stderr"):
+        if not isinstance(getattr(sys, name), Forgiving):
+            setattr(sys, name, Forgiving(getattr(sys, name)))
+
+
 def configure(*, json: bool | None = None, level: str = "info") -> None:
-    """Set up structlog. ``json`` None: decided by whether standard error is a terminal."""
+    """Set up structlog, and make both standard streams forgiving. ``json`` None: decided by whether standard error is a
+    terminal."""
+    forgive()
     as_json = not sys.stderr.isatty() if json is None else json
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -29,7 +62,7 @@ def configure(*, json: bool | None = None, level: str = "info") -> None:
     structlog.configure(
         processors=shared,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, sys.stderr)),
         cache_logger_on_first_use=True,
     )
 
