@@ -97,6 +97,7 @@ class ToyWorld(RuleBasedStateMachine):
         self.trees: dict[int, Tree] = {}
         self.asked: int | None = None  # a spawn that has not answered yet
         self.sweeping: list[int] = []  # sweeps that have not answered yet
+        self.overdue: list[int] = []  # those that nobody waits for any more, but that may still answer
         self.awaited: set[int] = set()  # whose end is to be told
         self.clean: set[int] = set()  # incarnations of which nothing is left, by the sweep's word or the last orphan's
         self.probing: int | None = None
@@ -132,7 +133,7 @@ class ToyWorld(RuleBasedStateMachine):
         match effect:
             case do.Spawn(incarnation):
                 assert self.asked is None, "one start at a time"
-                assert not self.waited_for, "no start during a sweep"
+                assert not self.sweeping, "no start during a sweep"
                 assert not any(tree.alive for tree in self.trees.values()), "never beside a living process"
                 assert incarnation == 1 or incarnation - 1 in self.clean, "not before the sweep of the one before"
                 self.asked, self.listening = incarnation, True
@@ -242,25 +243,34 @@ class ToyWorld(RuleBasedStateMachine):
         self.tree.others -= 1
         self.happen(ev.MemberLost(self.state.incarnation, 999, "Core"))
 
-    @precondition(lambda self: self.sweeping)
+    # A sweep may end before the spawn of its incarnation has answered: then what that makes is swept once more
+    @precondition(lambda self: self.sweeping or self.overdue)
     @rule(diagnosis=st.none() | FAILURES)
-    def the_sweep_finishes(self, diagnosis: Failure | None) -> None:
-        swept = self.sweeping.pop(0)
+    def a_sweep_finishes(self, diagnosis: Failure | None) -> None:
+        swept = self.next_to_answer()
         tree = self.trees.pop(swept, Tree(leader=False))
         if self.asked != swept:
             self.clean.add(swept)
         self.happen(ev.SweepFinished(swept, tree.others, diagnosis))
 
-    @precondition(lambda self: self.sweeping)
+    def next_to_answer(self) -> int:
+        """The oldest sweep; when that was overdue, it answers for one that was asked for since."""
+        swept = (self.overdue or self.sweeping).pop(0)
+        if swept in self.sweeping:
+            self.sweeping.remove(swept)
+            self.overdue.append(swept)
+        return swept
+
+    @precondition(lambda self: (self.overdue or self.sweeping or [None])[0] not in {None, *self.clean})
     @rule()
-    def the_sweep_gets_stuck(self) -> None:
-        swept = self.sweeping.pop(0)
+    def a_sweep_gets_stuck(self) -> None:
+        swept = self.next_to_answer()
         self.trees[swept] = Tree(leader=False, others=1)
         self.happen(ev.SweepStuck(swept, ("Core (pid 999, state D)",)))
         if swept == self.state.incarnation and self.state.phase is Phase.FATAL:
             assert self.state.orphaned
 
-    @precondition(lambda self: self.awaited and self.sweeping is None and self.asked is None)
+    @precondition(lambda self: self.awaited and self.asked is None)
     @rule()
     def the_last_orphan_goes(self) -> None:
         gone = self.awaited.pop()
@@ -288,6 +298,8 @@ class ToyWorld(RuleBasedStateMachine):
         """What the runner does at every turn."""
         before, due = self.state, self.state.deadline
         effects = self.happen(ev.DeadlinePassed())
+        if before.phase is Phase.SWEEPING and self.state.phase is Phase.FATAL:
+            self.overdue, self.sweeping = self.overdue + self.sweeping, []
         if due is None or self.now < due:
             assert self.state is before
             assert effects == ()
@@ -317,9 +329,9 @@ class ToyWorld(RuleBasedStateMachine):
                     self.the_spawn_fails(half=True, failure=SOME)
             elif self.sweeping:
                 if sticks:
-                    self.the_sweep_gets_stuck()
+                    self.a_sweep_gets_stuck()
                 else:
-                    self.the_sweep_finishes(diagnosis=None)
+                    self.a_sweep_finishes(diagnosis=None)
             elif self.tree is not None and self.tree.leader and self.tree.dying:
                 self.the_leader_obeys()
             elif self.state.deadline is not None:
@@ -336,9 +348,10 @@ class ToyWorld(RuleBasedStateMachine):
 
     @invariant()
     def at_most_one_incarnation_lives(self) -> None:
-        living = [number for number, tree in self.trees.items() if tree.alive]
-        assert len(living) + (self.asked is not None) <= 1
-        assert all(number == self.state.incarnation for number in living)
+        living = {number for number, tree in self.trees.items() if tree.alive}
+        if self.asked is not None:
+            living.add(self.asked)
+        assert living <= {self.state.incarnation}
 
     @invariant()
     def every_waiting_phase_has_a_deadline(self) -> None:
@@ -359,8 +372,10 @@ class ToyWorld(RuleBasedStateMachine):
 
     @invariant()
     def who_leaves_knows_why(self) -> None:
-        leaves = self.state.phase in (Phase.TERMINATING, Phase.KILLING, Phase.SWEEPING)
-        assert (self.state.leaving is not None) == leaves
+        if self.state.phase in (Phase.TERMINATING, Phase.KILLING, Phase.SWEEPING):
+            assert self.state.leaving is not None
+        elif self.state.phase is not Phase.FATAL:  # there it says what was to follow, had nothing been left
+            assert self.state.leaving is None
 
     @invariant()
     def only_what_is_wanted_up_waits_to_come_back(self) -> None:
@@ -374,7 +389,7 @@ class ToyWorld(RuleBasedStateMachine):
 
     @invariant()
     def a_rest_with_orphans_is_known_as_such(self) -> None:
-        if self.state.phase in (Phase.STOPPED, Phase.BACKOFF, Phase.FATAL) and self.sweeping is None:
+        if self.state.phase in (Phase.STOPPED, Phase.BACKOFF, Phase.FATAL) and not self.sweeping:
             assert any(tree.alive for tree in self.trees.values()) <= self.state.orphaned
 
     @invariant()

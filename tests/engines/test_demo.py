@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,26 @@ def test_status_of_a_ready_pair(daemon: Daemon) -> None:
     for program in status["programs"]:
         assert program["probes"]["liveness"]["answer"] == "ok"
         assert program["probes"]["catalogue"]["answer"] == "ok"
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process, all threads, to the nanosecond."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def test_probing_both_engines_costs_next_to_nothing(daemon: Daemon) -> None:
+    """DESIGN's budget: at most 2 ms of CPU a second with the defaults, and 64 MiB."""
+    daemon.wait_ready()
+    assert daemon.process is not None
+    time.sleep(2)  # what follows readiness (the route's canary) is over; this only keeps it out of the measurement
+    seconds, before = 30.0, cpu_seconds(daemon.process.pid)
+    time.sleep(seconds)
+    cost = (cpu_seconds(daemon.process.pid) - before) / seconds * 1000
+    memory = Path(f"/proc/{daemon.process.pid}/status").read_text().partition("VmRSS:")[2].split()[0]
+    print(f"probing: {cost:.2f} ms of CPU a second, {int(memory) / 1024:.1f} MiB resident")
+    assert cost <= 2.0
+    assert int(memory) <= 80 * 1024
 
 
 @pytest.mark.parametrize("victim", ["litellm", "api server", "VLLM::EngineCor", "VLLM::Worker"])

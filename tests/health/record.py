@@ -304,7 +304,7 @@ async def first_life(engine: Engine) -> None:
 
     recorder = Recorder(engine)
     async with recorder.recording(canaries=PACE), loaded(engine.port, 4):
-        await recorder.sees(lambda row: row.get("counters", [0])[-2] > 0)
+        await recorder.sees(lambda row: row.get("counters", [0, 0])[-2] > 0)
         recorder.do("VLLM::Worker", signal.SIGSTOP)
         await asyncio.sleep(22)
         recorder.do("VLLM::Worker", signal.SIGCONT)

@@ -160,7 +160,9 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
     )
     unanswered = failures.get("canary", 0) > 0 and probes["canary"].answer is Answer.SILENT
     standing = folded.pending and compared
-    if moved or answered or not (standing or unanswered or folded.stopped):
+    # without counters a stall cannot be told from rest: there the liveness of a stopped program falls silent soon
+    frozen = bool(folded.stopped) and counters is not None
+    if moved or answered or not (standing or unanswered or frozen):
         return replace(folded, suspect_since=None)
     if health.suspect_since is not None:
         return folded

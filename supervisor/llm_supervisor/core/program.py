@@ -251,6 +251,14 @@ def sweep_again(spec: ProgramSpec, state: State, event: Event, now: float) -> Ou
     return replace(state, spawning=False, sweeps=state.sweeps + 1), (sweep,)
 
 
+def too_late(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """A start that answers only now that it was given up: what it made is an orphan."""
+    if not state.spawning or isinstance(event, ev.SpawnFailed):
+        return replace(state, spawning=False), ()
+    end = do.SendSignal(state.incarnation, SIGKILL, tree=True)
+    return replace(state, spawning=False, orphaned=True), (end, do.AwaitOrphans(state.incarnation))
+
+
 def spawn_refused(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The start did not happen. A start can fail half-way, so what it may have left is swept all the same."""
     assert isinstance(event, ev.SpawnFailed)
@@ -356,7 +364,7 @@ def swept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
         return state, ()  # nobody knows yet whether the start that was asked for has made something
     failure = None
     if leaving.failed:
-        failure = leaving.failure or event.failure or Failure(leaving.cause.value, leaving.summary)
+        failure = event.failure or leaving.failure or Failure(leaving.cause.value, leaving.summary)
         state = replace(state, failure=failure)
     if state.wanted is Wanted.DOWN:
         return _stop(state, now, "asked to stop" if leaving.cause is Cause.ASKED else leaving.summary)
@@ -433,8 +441,8 @@ def leftover(spec: ProgramSpec, state: State, now: float) -> Outcome:
 
 
 _DEAD_MATTERS_NOT: dict[type, Handler] = {
-    ev.Spawned: ignore,
-    ev.SpawnFailed: ignore,
+    ev.Spawned: too_late,
+    ev.SpawnFailed: too_late,
     ev.Exited: ignore,
     ev.MemberLost: ignore,
     ev.Observed: ignore,

@@ -73,9 +73,10 @@ class StopSpec:
     """How a program is asked to leave.
 
     ``grace`` is the time between ``signal`` and SIGKILL; ``start_grace`` the same before the first readiness (vLLM 0.32
-    ignores SIGTERM while its EngineCore loads, and there is no request to wait for). ``sweep_grace`` is what the rest of a tree gets between
-    SIGTERM and SIGKILL once its leader is dead; nothing of a headless engine is worth waiting for, so engines
-    have 0. What survives SIGKILL for ``kill_grace`` seconds is stuck in the kernel: FATAL, never a second start.
+    ignores SIGTERM while its EngineCore loads, and there is no request to wait for). ``sweep_grace`` is what the rest
+    of a tree gets between SIGTERM and SIGKILL once its leader is dead; nothing of a headless engine is worth waiting
+    for, so engines have 0. What survives SIGKILL for ``kill_grace`` seconds is stuck in the kernel: FATAL, never a
+    second start.
     """
 
     signal: int = 15
