@@ -24,7 +24,7 @@ from llm_supervisor.core.question import Asking, Canary, Question, Reading
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Cause, Departure, State
 from llm_supervisor.diagnosis import Component, Diagnosis, diagnose
-from llm_supervisor.host import gpu, incident, net, output, probe
+from llm_supervisor.host import gpu, incident, kernel, net, output, probe
 from llm_supervisor.host.process import (
     COOKIE,
     Child,
@@ -231,6 +231,8 @@ class RealWorld:
         self._end_turn(spec.name)
         if swept.left or living is None:
             return swept
+        if spec.launch.uds is not None:  # its own, and dead with it
+            Path(spec.launch.uds).unlink(missing_ok=True)
         failure = self._post_mortem(spec, state, living)
         if await gpu.wait_for_memory(self._gpus, living.baselines):
             self._held[spec.name] = living.baselines  # the next start looks again, and waits
@@ -243,12 +245,16 @@ class RealWorld:
             return None
         log = output.excerpt(self._pump.folder(spec.name), living.log_from, self._pump.position(spec.name))
         exited = state.exited if leaving.cause is Cause.EXITED else None
+        kernel_says = []
+        if living.tree.leader is not None and spec.kind is not Kind.COMMAND:
+            kernel_says = kernel.telling_lines(living.tree.leader[1] / os.sysconf("SC_CLK_TCK"))
         found = diagnose(
-            log,
+            b"\n".join([log, *(line.encode() for line in kernel_says if "Xid" in line)]),
             COMPONENTS[spec.kind],
             exit_code=exited.code if exited else None,
             exit_signal=exited.signal if exited else None,
             was_ready=leaving.was_ready,
+            oom_killed=bool(kernel.oom_victims(kernel_says) & {pid for pid, _ in living.tree.seen}),
         )
         failure = leaving.failure or _named(leaving, found)
         facts = {
@@ -265,6 +271,7 @@ class RealWorld:
             "verdict": {"rule": state.health.verdict.rule, "reason": state.health.verdict.reason},
             "probes": {name: [one.answer.value, one.detail] for name, one in state.health.probes.items()},
             "tree": living.outlived,
+            "kernel": kernel_says,
         }
         try:
             return replace(failure, incident=incident.write(self._incidents, spec.name, facts, log))

@@ -41,6 +41,11 @@ def unsupported(model: Path) -> None:
     edited(model, lambda settings: settings.update(architectures=["NobodyKnowsForCausalLM"]))
 
 
+def claims_more(model: Path) -> None:
+    """A context for which a gigabyte of KV cache is not enough."""
+    edited(model, lambda settings: settings["text_config"].update(max_position_embeddings=10_000_000))
+
+
 def truncate(model: Path) -> None:
     file = model / "model.safetensors"
     os.truncate(file, file.stat().st_size // 2)
@@ -65,12 +70,10 @@ CASES = {
     "gone-folder": Case("model_folder_missing", True, "", change=shutil.rmtree),
     "no-network": Case("network", False, "HF_HUB_OFFLINE", model="nobody/nothing-of-the-kind"),
     "too-long": Case("max_model_len_too_large", True, "65536", {"max-model-len": 999999}),
-    "no-cache": Case(
-        "kv_cache_too_small", True, "max-model-len", {"max-model-len": 60000, "kv-cache-memory-bytes": 4_000_000}
-    ),
+    "no-cache": Case("kv_cache_too_small", True, "max-model-len", {"max-model-len": 5_000_000}, change=claims_more),
     "remote-code": Case("trust_remote_code_needed", True, "trust-remote-code", change=needs_remote_code),
     "unknown-model": Case("unsupported_architecture", True, "NobodyKnowsForCausalLM", change=unsupported),
-    "truncated": Case("truncated_weights", True, "model.safetensors", change=truncate),
+    "truncated": Case("truncated_weights", True, "cut off", change=truncate),
 }
 
 
@@ -187,10 +190,9 @@ def test_an_unknown_provider_is_named(engines: Engines, tmp_path: Path) -> None:
 def test_a_database_that_is_not_there(engines: Engines, tmp_path: Path) -> None:
     url = f"postgresql://user:secret-word@127.0.0.1:{free_port()}/litellm"
     with gateway_daemon(engines, tmp_path, {"litellm_settings": {}}, {"DATABASE_URL": url}) as daemon:
-        end = time.monotonic() + 90
-        while (seen := daemon.program("gateway"))["failure"] is None and seen["state"] != "RUNNING":
-            assert time.monotonic() < end, seen
-            time.sleep(0.2)
+        daemon.wait_up()
+        daemon.wait_for(lambda: daemon.program("gateway")["state"] in ("RUNNING", "FATAL", "BACKOFF"), "its end", 90)
+        seen = daemon.program("gateway")
         # without prisma in its environment LiteLLM says so; with it, it waits for the database
         assert seen["failure"]["kind"] in ("database_driver_missing", "database_unreachable"), seen
         assert "secret-word" not in json.dumps(seen)

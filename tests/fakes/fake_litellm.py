@@ -173,8 +173,8 @@ def private_socket(path: str) -> socket.socket:
 
 def main() -> None:
     """Serve until it is told to end."""
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     options = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))  # behind the path of the real replica
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with open(os.environ["CONFIG_FILE_PATH"]) as file:
         Handler.config = yaml.safe_load(file)
     time.sleep(scenario["start"])
@@ -187,8 +187,11 @@ def main() -> None:
         sock.listen(128)
         threading.Thread(target=Server(sock).serve_forever, kwargs={"poll_interval": 60}, daemon=True).start()
     print("INFO:     Application startup complete.", flush=True)
-    while True:
-        signal.pause()
+    try:
+        while True:
+            signal.pause()
+    finally:
+        os.unlink(options["--uds"])
 
 
 if __name__ == "__main__":

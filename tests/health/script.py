@@ -1,5 +1,5 @@
-"""An engine that follows a script, on virtual time, under the real ``Runner``. What it answers is judged by the engines'
-own judges; what becomes of it is written down as a timeline.
+"""An engine that follows a script, on virtual time, under the real ``Runner``. What it answers is judged by the judges
+of the engines; what becomes of it is written down as a timeline.
 
 A script is lines of ``TIME key=value ...``; a timeline is lines of ``TIME STATE health text``, where TIME is exact (to
 a second) or a range ``FROM..TO``, and the text is a part of ``rule: reason`` (for a program that leaves, of

@@ -2,8 +2,8 @@
 periods (a question every 10 s, a canary after 300 s of idleness, 120 s of grace for a stall).
 
 The notation is ``script``'s: a script's keys are ``Facts``; a timeline's row is a change of state or health, at a time
-or within a range. Where a range ends is what issue and design promise: a stopped process or a refusal is seen within one
-period, a hang within the stall grace + the canary's time-out + one period (160 s).
+or within a range. Where a range ends is what was promised: a stopped process or a refusal is seen within one period, a
+hang within the stall grace + the canary's time-out + one period (160 s).
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         """),
     S("the catalogue fails twice", "12 models=500\n35 models=right", ""),
     S("the catalogue fails three times in a row", "12 models=garbage", """
-        40           STOPPING  unhealthy  terminating: catalogue: /v1/models answers something that is no list of models (3
+        40           STOPPING  unhealthy  terminating: catalogue: /v1/models answers something that is no list of models
         41           STARTING  starting   no list of models
         61           RUNNING   ready      ready: answers
         """),
@@ -246,7 +246,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         10           RUNNING   busy       working: 1 running, 0 waiting
         300..310     RUNNING   ready      fine: answers
         """),
-    S("a prefill that shows nothing for 100 s", "15 load=1+0@50\n25 load=1+0@0 canary=hang\n125 load=1+0@50 canary=ok", """
+    S("a prefill that shows nothing for 100 s", """
+        15  load=1+0@50
+        25  load=1+0@0 canary=hang
+        125 load=1+0@50 canary=ok
+        """, """
         20           RUNNING   busy       working: 1 running
         40..82       RUNNING   unhealthy  standing: no progress
         125..135     RUNNING   busy       working: 1 running
@@ -351,14 +355,14 @@ SCENARIOS: tuple[Scenario, ...] = (
         61..81       RUNNING   ready      ready: answers
         """, canary=False),
     S("no metrics, no canary: the catalogue is silent three times", "0 metrics=404\n12 models=hang", """
-        40..60       STOPPING  unhealthy  terminating: catalogue: no answer from /v1/models within 10 s (3 times in a row)
+        40..60       STOPPING  unhealthy  terminating: catalogue: no answer from /v1/models within 10 s (3 times
         41..61       STARTING  starting   no answer
         61..81       RUNNING   ready      ready: answers
         """, canary=False),
 
     # The gateway -------------------------------------------------------------------------------------------------
     S("gateway: silent three times", "12 health=hang models=hang", """
-        40..52       STOPPING  unhealthy  terminating: liveness: no answer from /health/liveliness within 10 s (3 times in
+        40..52       STOPPING  unhealthy  terminating: liveness: no answer from /health/liveliness within 10 s (3
         41..53       STARTING  starting   no answer
         61..73       RUNNING   ready      ready: answers
         """, gateway=True, bug="liveness waits for the catalogue's time-out: found 30 s late"),
