@@ -96,8 +96,7 @@ class ToyWorld(RuleBasedStateMachine):
         self.state = State()
         self.trees: dict[int, Tree] = {}
         self.asked: int | None = None  # a spawn that has not answered yet
-        self.sweeping: list[int] = []  # sweeps that have not answered yet
-        self.overdue: list[int] = []  # those that nobody waits for any more, but that may still answer
+        self.sweeping: list[int] = []  # sweeps that have not answered yet; one that was overdue may do so at any time
         self.awaited: set[int] = set()  # whose end is to be told
         self.clean: set[int] = set()  # incarnations of which nothing is left, by the sweep's word or the last orphan's
         self.probing: int | None = None
@@ -133,7 +132,6 @@ class ToyWorld(RuleBasedStateMachine):
         match effect:
             case do.Spawn(incarnation):
                 assert self.asked is None, "one start at a time"
-                assert not self.sweeping, "no start during a sweep"
                 assert not any(tree.alive for tree in self.trees.values()), "never beside a living process"
                 assert incarnation == 1 or incarnation - 1 in self.clean, "not before the sweep of the one before"
                 self.asked, self.listening = incarnation, True
@@ -156,7 +154,8 @@ class ToyWorld(RuleBasedStateMachine):
                 assert self.state.phase in (Phase.STOPPED, Phase.FATAL), "clients queue while it is to come back"
                 self.listening = False
             case do.AwaitOrphans(incarnation):
-                assert self.state.phase is Phase.FATAL
+                assert self.state.phase in (Phase.STOPPED, Phase.FATAL)
+                assert self.state.orphaned
                 self.awaited.add(incarnation)
 
     @property
@@ -244,27 +243,19 @@ class ToyWorld(RuleBasedStateMachine):
         self.happen(ev.MemberLost(self.state.incarnation, 999, "Core"))
 
     # A sweep may end before the spawn of its incarnation has answered: then what that makes is swept once more
-    @precondition(lambda self: self.sweeping or self.overdue)
+    @precondition(lambda self: self.sweeping)
     @rule(diagnosis=st.none() | FAILURES)
     def a_sweep_finishes(self, diagnosis: Failure | None) -> None:
-        swept = self.next_to_answer()
+        swept = self.sweeping.pop(0)
         tree = self.trees.pop(swept, Tree(leader=False))
         if self.asked != swept:
             self.clean.add(swept)
         self.happen(ev.SweepFinished(swept, tree.others, diagnosis))
 
-    def next_to_answer(self) -> int:
-        """The oldest sweep; when that was overdue, it answers for one that was asked for since."""
-        swept = (self.overdue or self.sweeping).pop(0)
-        if swept in self.sweeping:
-            self.sweeping.remove(swept)
-            self.overdue.append(swept)
-        return swept
-
-    @precondition(lambda self: (self.overdue or self.sweeping or [None])[0] not in {None, *self.clean})
+    @precondition(lambda self: self.sweeping and self.sweeping[0] not in self.clean)
     @rule()
     def a_sweep_gets_stuck(self) -> None:
-        swept = self.next_to_answer()
+        swept = self.sweeping.pop(0)
         self.trees[swept] = Tree(leader=False, others=1)
         self.happen(ev.SweepStuck(swept, ("Core (pid 999, state D)",)))
         if swept == self.state.incarnation and self.state.phase is Phase.FATAL:
@@ -298,8 +289,6 @@ class ToyWorld(RuleBasedStateMachine):
         """What the runner does at every turn."""
         before, due = self.state, self.state.deadline
         effects = self.happen(ev.DeadlinePassed())
-        if before.phase is Phase.SWEEPING and self.state.phase is Phase.FATAL:
-            self.overdue, self.sweeping = self.overdue + self.sweeping, []
         if due is None or self.now < due:
             assert self.state is before
             assert effects == ()
@@ -321,14 +310,14 @@ class ToyWorld(RuleBasedStateMachine):
     def it_is_stopped_and_the_world_does_its_work(self, spawns: bool, obeys: bool, sticks: bool) -> None:
         """A stop always ends: in STOPPED, or in FATAL when something cannot be ended."""
         self.somebody_wants_it_down()
-        for _ in range(12):
+        for _ in range(20):
             if self.asked is not None:
                 if spawns:
                     self.the_spawn_succeeds(others=1, obeys=obeys)
                 else:
                     self.the_spawn_fails(half=True, failure=SOME)
-            elif self.sweeping:
-                if sticks:
+            elif self.sweeping and self.state.phase is Phase.SWEEPING:
+                if sticks and self.sweeping[0] not in self.clean:
                     self.a_sweep_gets_stuck()
                 else:
                     self.a_sweep_finishes(diagnosis=None)

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 from llm_supervisor.control.messages import settled
+from llm_supervisor.core import effect as do
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet, restart
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
-from llm_supervisor.core.health import Answer
+from llm_supervisor.core.health import Answer, Health
 from llm_supervisor.core.program import leftover, step
 from llm_supervisor.core.restart import FRESH, History
 from llm_supervisor.core.spec import ProgramSpec, RestartPolicy, RestartSpec
@@ -311,9 +312,6 @@ def test_a_failure_is_kept_for_people(departure: str, kind: str | None) -> None:
     assert (state.failure and state.failure.kind) == kind
 
 
-@pytest.mark.xfail(
-    strict=True, reason="swept() prefers the refusal as it was to the one that names its incident folder"
-)
 def test_the_incident_of_a_refused_spawn_is_kept() -> None:
     state = DEPARTURES["spawn refused"](CHECKED)
     state = walk(CHECKED, state, ev.SweepFinished(1, 0, replace(SOME, incident="incidents/1")), now=NOW)
@@ -409,13 +407,15 @@ def test_a_spawn_that_answers_only_after_its_sweep_is_not_forgotten() -> None:
     assert walk(CHECKED, state, ev.SweepFinished(1), now=NOW).phase is Phase.STARTING
 
 
-@pytest.mark.xfail(strict=True, reason="FATAL ignores Spawned: `spawning` stays, and no sweep ends any more")
 def test_a_spawn_that_answers_only_in_fatal_is_not_waited_for_afterwards() -> None:
     state = walk(CHECKED, State(), ev.StartRequested(), ev.RestartRequested(), now=NOW)
     while state.phase is not Phase.FATAL:  # nobody answers anything
         assert state.deadline is not None
         state = walk(CHECKED, state, ev.DeadlinePassed(), now=state.deadline)
-    state = walk(CHECKED, state, ev.Spawned(1, PID), ev.StartRequested(), ev.SweepFinished(1), now=NOW)
+    state, effects = step(CHECKED, state, ev.Spawned(1, PID), NOW)
+    assert state.orphaned
+    assert effects == (do.SendSignal(1, 9, tree=True), do.AwaitOrphans(1))
+    state = walk(CHECKED, state, ev.StartRequested(), ev.SweepFinished(1), now=NOW)
     assert (state.phase, state.incarnation) == (Phase.STARTING, 2)
 
 
@@ -508,6 +508,45 @@ def test_failures_older_than_the_window_are_forgotten(third: float, expected: st
     state = fail(spec, state, NOW + third)
     wait = f" {state.deadline - NOW - third:g}" if state.deadline is not None else ""
     assert (state.phase.name + wait, len(state.history.failures)) == (expected, kept)
+
+
+def test_a_new_incarnation_inherits_nothing_of_the_one_before() -> None:
+    state = starting(CHECKED)
+    state = walk(CHECKED, state, ev.Advanced(1, True, "loading weights", 3, 5), now=NOW + 10)
+    state = walk(CHECKED, state, ev.Observed(1, ALL_OK), now=NOW + 20)
+    state = walk(CHECKED, state, ev.Exited(1, ExitStatus(1)), ev.SweepFinished(1), now=NOW + 30)
+    assert (state.phase, state.incarnation, state.starts, state.restarts) == (Phase.STARTING, 2, 2, 1)
+    assert (state.pid, state.ready_since, state.loading, state.leaving) == (None, None, None, None)
+    assert state.health == Health()
+    state = walk(CHECKED, state, ev.Spawned(2, PID), now=NOW + 30)
+    late = walk(CHECKED, state, ev.Advanced(2, loading=False), now=NOW + 1800)
+    assert late.deadline == NOW + 30 + CHECKED.health.startup_budget, "its predecessor's loading extends nothing"
+    state = fail(CHECKED, state, NOW + 40)
+    assert state.phase is Phase.BACKOFF, "its predecessor's readiness is not its own"
+    assert "before it was ready" in state.reason
+
+
+@pytest.mark.parametrize("request_", [ev.StartRequested(), ev.RestartRequested()], ids=["start", "restart"])
+def test_a_persons_word_ends_the_backoff_and_forgives(request_: Event) -> None:
+    state = fail(CHECKED, starting(CHECKED), NOW)
+    assert state.phase is Phase.BACKOFF
+    state = walk(CHECKED, state, request_, now=NOW + 1)
+    assert (state.phase, state.history) == (Phase.STARTING, FRESH)
+
+
+def test_a_restart_by_a_persons_word_forgives() -> None:
+    state = fail(CHECKED, starting(CHECKED), NOW)
+    assert state.deadline is not None
+    state = walk(CHECKED, state, ev.DeadlinePassed(), ev.Spawned(2, PID), now=state.deadline)
+    assert state.history != FRESH
+    assert walk(CHECKED, state, ev.RestartRequested(), now=NOW + 10).history == FRESH
+
+
+def test_the_first_reason_to_leave_stays_the_reason() -> None:
+    """A restart was asked for; that the spawn is refused as well is the next start's business, not this one's."""
+    state = walk(CHECKED, State(), ev.StartRequested(), ev.RestartRequested(), now=NOW)
+    state = walk(CHECKED, state, ev.SpawnFailed(1, PERMANENT), ev.SweepFinished(1), now=NOW)
+    assert (state.phase, state.incarnation) == (Phase.STARTING, 2)
 
 
 # Without a readiness check ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ through which every token goes: a stopped Worker is a hang, a dead one ends Engi
     health, models, metrics: STATUS | "hang" | "close"                  metrics: "frozen" | "empty"
     chat: STATUS | "hang" | "empty" | "no template"                     image: STATUS    for requests with an image
     hang_after: N        the requests after the first N get no answer   answer_after: SECONDS before the first token
-    token: 0.002         seconds a token                                finish: true     every request ends with its next
+    token: 0.002         seconds a token                                finish: true     no more tokens than one
     core_outlives_worker: 5.0, api_outlives_core: 5.0                   seconds
     ignore_term: false   SIGTERM does nothing
 """

@@ -39,6 +39,7 @@ OPTIONS: dict[str, object] = {
 }
 PACE = 0.5  # seconds between two questions of one kind
 TIMEOUT = 2.0
+READING_TIMEOUT = 20.0  # the daemon waits for the counters longer than for anything else
 CANARY_TIMEOUT = 4.0
 PARALLEL = 48  # completions at a time while it is loaded
 SERIES = re.compile(rb"^(?:# (?:HELP|TYPE) )?vllm:(?:generation|prompt|iteration)_tokens|^vllm:num_requests", re.M)
@@ -189,7 +190,7 @@ class Recorder:
         work = [
             self.ask_for_ever("liveness", "/health", TIMEOUT, PACE),
             self.ask_for_ever("catalogue", "/v1/models", TIMEOUT, PACE),
-            self.ask_for_ever("metrics", "/metrics", TIMEOUT, PACE),
+            self.ask_for_ever("metrics", "/metrics", READING_TIMEOUT, PACE),
             self.watch_for_ever(),
         ]
         if canaries is not None:
@@ -341,11 +342,13 @@ async def fourth_life(engine: Engine) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("python", help="interpreter of a vLLM environment")
     parser.add_argument("model", help="folder of a tiny vision model")
+    parser.add_argument("--life", type=int, choices=range(1, 5), help="only the stories of this one of its four lives")
     options = parser.parse_args()
-    for life in (first_life, second_life, third_life, fourth_life):
+    lives = (first_life, second_life, third_life, fourth_life)
+    for life in lives if options.life is None else lives[options.life - 1 : options.life]:
         with tempfile.TemporaryDirectory() as folder:
             engine = Engine(options.python, os.path.abspath(options.model), Path(folder) / "log")
             try:

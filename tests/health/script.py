@@ -304,7 +304,7 @@ class Scenario:
     name: str
     script: str
     timeline: str
-    until: float = 400.0
+    until: float = 250.0
     born: bool = False
     gateway: bool = False
     health: dict[str, float] = field(default_factory=dict)

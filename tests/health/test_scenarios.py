@@ -95,7 +95,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         """, born=True, until=3700, bug="the lapsed hour counts for the start's budget"),
 
     # Idle: time 0 is ready from here on ------------------------------------------------------------------------
-    S("nothing happens, and the counters stand still", "", "", until=2000),
+    S("nothing happens, and the counters stand still", "", "", until=2000, canaries=(7, 7)),
     S("the clock jumps by an hour", "105 clock=3600", "", until=4000),
     S("health flaps below its threshold", """
         12 health=500
@@ -104,7 +104,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         65 health=200
         105 health=garbage
         115 health=200
-        """, ""),
+        """, "", canaries=(3, 8)),
     S("health fails three times in a row", "12 health=500", """
         40           STOPPING  unhealthy  terminating: liveness: /health answers 500 (3 times in a row)
         41           STARTING  starting   answers 500
@@ -147,7 +147,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         132..172     STOPPING  unhealthy  killing: no progress for 120 s while
         132..172     STARTING  starting   no progress
         152..192     RUNNING   ready      ready: answers
-        """),
+        """, canaries=(4, 7)),
     S("the Worker is stopped and goes on within the grace", "12 worker=stopped\n75 worker=runs", """
         12..22       RUNNING   unhealthy  frozen: VLLM::Worker (pid 7) is stopped
         76..115      RUNNING   ready      fine: answers
@@ -169,14 +169,19 @@ SCENARIOS: tuple[Scenario, ...] = (
     # The catalogue -----------------------------------------------------------------------------------------------
     S("a wrong catalogue, for ever: named, not restarted", "12 models=wrong", """
         12..22       RUNNING   degraded   wrong catalogue: catalogue: /v1/models lists another, not glm
-        """, until=3000),
+        """, until=3000, canaries=(9, 11)),
+    S("a wrong catalogue is named under load as well", "5 load=4+0@100\n32 models=wrong\n95 models=right", """
+        10           RUNNING   busy       working: 4 running
+        32..42       RUNNING   degraded   working on the wrong: catalogue: /v1/models lists another, not glm; 4 running
+        95..105      RUNNING   busy       working: 4 running
+        """, canaries=(1, 1)),
     S("a wrong catalogue flaps, and recovers", "12 models=wrong\n22 models=right\n32 models=wrong\n52 models=right", """
         12..22       RUNNING   degraded   wrong catalogue
         22..32       RUNNING   ready      fine: answers
         32..42       RUNNING   degraded   wrong catalogue
         52..62       RUNNING   ready      fine: answers
         """),
-    S("the catalogue fails twice", "12 models=500\n35 models=right", ""),
+    S("the catalogue fails twice", "12 models=500\n35 models=right", "", canaries=(2, 5)),
     S("the catalogue fails three times in a row", "12 models=garbage", """
         40           STOPPING  unhealthy  terminating: catalogue: /v1/models answers something that is no list of models
         41           STARTING  starting   no list of models
@@ -185,11 +190,11 @@ SCENARIOS: tuple[Scenario, ...] = (
     S("only the catalogue hangs; canaries are answered", "12 models=hang\n195 models=right", """
         40..60       RUNNING   unhealthy  catalogue mute: catalogue: no answer from /v1/models within 10 s (3 times in a
         195..215     RUNNING   ready      fine: answers
-        """),
+        """, canaries=(10, 30)),
     S("only the API's loop is slow; canaries are answered", "12 health=hang\n195 health=200", """
         40..60       RUNNING   unhealthy  mute: liveness: no answer from /health within 10 s (3 times in a row)
         195..215     RUNNING   ready      fine: answers
-        """),
+        """, canaries=(10, 30)),
     S("a wrong catalogue does not hide a stopped Worker", "12 models=wrong\n35 worker=stopped", """
         12..22       RUNNING   degraded   wrong catalogue
         35..45       RUNNING   unhealthy  frozen: VLLM::Worker (pid 7) is stopped
@@ -217,13 +222,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         320          STOPPING  unhealthy  terminating: canary: fails (500: it fails) (3 times in a row)
         321          STARTING  starting   canary: fails (500
         341          RUNNING   ready      ready: answers
-        """),
+        """, until=350),
     S("canaries get an empty answer", "12 canary=empty", """
         300          RUNNING   unhealthy  canary shaky: canary: gets an empty answer
         320          STOPPING  unhealthy  terminating: canary: gets an empty answer (3 times in a row)
         321          STARTING  starting   gets an empty answer
         341          RUNNING   ready      ready: answers
-        """),
+        """, until=350),
     S("canaries fail while others are served", "12 canary=500\n305 load=8+0@200", """
         300          RUNNING   unhealthy  canary shaky: canary: fails (500
         305..320     RUNNING   degraded   working, but: canary: fails (500: it fails); 8 running, 0 waiting
@@ -231,7 +236,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     S("canaries fail while others' short requests are served", "12 canary=500\n285 load=0+0@200", """
         300..320     RUNNING   degraded   canary: fails (500
         """, until=600, bug="nothing is pending at the moments of reading: restarted though tokens advance"),
-    S("no canary by configuration", "", "", canary=False, until=2000),
+    S("no canary by configuration", "", "", canary=False, until=2000, canaries=(0, 0)),
 
     # Work --------------------------------------------------------------------------------------------------------
     S("work comes and goes", "5 load=4+0@100\n95 load=none", """
@@ -245,7 +250,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     S("a long prefill: no tokens, but iterations", "5 load=1+0@0,2\n295 load=none", """
         10           RUNNING   busy       working: 1 running, 0 waiting
         300..310     RUNNING   ready      fine: answers
-        """),
+        """, until=350),
     S("a prefill that shows nothing for 100 s", """
         15  load=1+0@50
         25  load=1+0@0 canary=hang
@@ -258,7 +263,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     S("an hour of saturation: every probe times out while tokens advance",
       "5 load=64+32@900 health=hang models=hang canary=hang", """
         10           RUNNING   busy       working: 64 running, 32 waiting
-        """, until=3605),
+        """, until=3605, canaries=(1, 1)),
     S("ready again after saturation", """
         5   load=64+32@900 health=hang models=hang canary=hang
         605 load=none health=200 models=right canary=ok

@@ -163,12 +163,13 @@ class TestStop:
         machine.assert_nothing_left(PORT)
         assert machine.show("ActiveState", "Result") == ["inactive", "success"]
 
-    # the moments: systemd hardly knows; before the restart; about the restart; the new daemon's imports
-    @pytest.mark.parametrize("pause", [0, 0.05, 0.11, 0.3])
-    def test_leaves_nothing_of_a_daemon_killed_before(self, machine: Machine, pause: float) -> None:
+    # systemd hardly knows; it pauses before the restart; the new daemon starts; it has started
+    @pytest.mark.parametrize("moment", [(), ("stop-post",), ("start",), ("start", "running")], ids=".".join)
+    def test_leaves_nothing_of_a_daemon_killed_before(self, machine: Machine, moment: tuple[str, ...]) -> None:
         machine.install(PAIR)
         machine.start("web", "plain")
-        machine.run(f"{KILL}; sleep {pause}; systemctl stop {NAME}")
+        waits = [f"until systemctl show {NAME} -P SubState | grep -qx {state}; do :; done" for state in moment]
+        machine.run("; ".join([KILL, *waits, f"systemctl stop {NAME}"]))
         machine.assert_nothing_left(PORT)
 
     def test_leaves_nothing_of_a_daemon_killed_while_it_stops(self, machine: Machine) -> None:
