@@ -281,9 +281,10 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as group:
                 serving = group.create_task(control.run())
-                telling = [group.create_task(self._tell()), group.create_task(self._prove_routes())]
                 for name, runner in self.runners.items():
                     group.create_task(runner.run(sweep_first=name in leftovers))
+                # after the runners, whose first turn makes them wanted: before it, all is as it should be
+                telling = [group.create_task(self._tell()), group.create_task(self._prove_routes())]
                 self._state = "running"
                 await self._stop.wait()
                 self._state = "stopping"
@@ -300,7 +301,8 @@ class Daemon:
             await self._world.close()
             self._pump.stop()
             (self._runtime / SOCKET).unlink(missing_ok=True)
-            (self._runtime / "state.json").unlink(missing_ok=True)
+            if not self._world.incarnations:  # else a later daemon must find them
+                (self._runtime / "state.json").unlink(missing_ok=True)
             self.plan.litellm_file.unlink(missing_ok=True)
         self._log.info("ended")
 
@@ -359,8 +361,7 @@ class Daemon:
         while True:
             words = fleet.in_words(self.states)
             if not told_ready and fleet.reached(self.plan.ready_when, self.specs, self.states):
-                told_ready = True
-                self._notifier.ready(words)
+                told_ready = self._notifier.ready(words) or not self._notifier.active
             elif self._stop.is_set():
                 # every phase of leaving has its deadline, so this ends by itself
                 if any(runner.state.deadline is not None for runner in self.runners.values()):
@@ -404,6 +405,7 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
                 stuck += ended.left
             if not stuck:
                 (runtime / "state.json").unlink(missing_ok=True)
+                (runtime / SOCKET).unlink(missing_ok=True)
         finally:
             pump.stop()
             os.close(lock)

@@ -45,6 +45,7 @@ from llm_supervisor.runner import Refused, Swept
 # What the service manager says to us and nobody else, and what belongs to our own interpreter
 _NOT_INHERITED = frozenset(
     """NOTIFY_SOCKET LISTEN_FDS LISTEN_PID LISTEN_FDNAMES WATCHDOG_USEC WATCHDOG_PID JOURNAL_STREAM INVOCATION_ID
+    SYSTEMD_EXEC_PID MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE
     RUNTIME_DIRECTORY LOGS_DIRECTORY STATE_DIRECTORY VIRTUAL_ENV PYTHONHOME __PYVENV_LAUNCHER__""".split()
 )
 STATE_VERSION = 1
@@ -127,6 +128,7 @@ class RealWorld:
         living = Incarnation(incarnation, cookie, tree, fifo, pipe, log_from=begin, baselines=baselines)
         self.incarnations[spec.name] = living
         self._read[spec.name] = (begin, b"")
+        self._save()  # before it lives: a daemon killed from here on leaves nothing that its successor cannot find
         try:
             pid = spawn(
                 launch.argv,

@@ -32,7 +32,7 @@ def test_the_documented_example(place: Place) -> None:
     assert config.environ == {"ANTHROPIC_API_KEY": "sk-ant-1"}, "from the env file"
     assert config.native["router_settings"] == {"num_retries": 2}
     assert config.master_key is None
-    assert config.warnings == ()
+    assert all(problem.warning for problem in config.warnings)
     assert config.model_path(model) is None, "a hub id"
     assert config.model_path(root.models["tiny"]) == place.folder / "tiny"
     assert [row[:3] for row in config.port_places()] == [

@@ -407,6 +407,19 @@ def test_a_spawn_that_answers_only_after_its_sweep_is_not_forgotten() -> None:
     assert walk(CHECKED, state, ev.SweepFinished(1), now=NOW).phase is Phase.STARTING
 
 
+def test_a_spawn_that_answers_during_its_sweep_is_swept_too() -> None:
+    """The sweep may have looked before it was there; so both must have ended."""
+    state = walk(CHECKED, State(), ev.StartRequested(), ev.RestartRequested(), now=NOW)
+    for _ in range(2):
+        assert state.deadline is not None
+        state = walk(CHECKED, state, ev.DeadlinePassed(), now=state.deadline)
+    state, effects = step(CHECKED, state, ev.Spawned(1, PID), NOW)
+    assert effects == (do.Sweep(1, CHECKED.stop.sweep_grace, CHECKED.stop.kill_grace),)
+    state = walk(CHECKED, state, ev.SweepFinished(1), now=NOW)
+    assert state.phase is Phase.SWEEPING
+    assert walk(CHECKED, state, ev.SweepFinished(1), now=NOW).phase is Phase.STARTING
+
+
 def test_a_spawn_that_answers_only_in_fatal_is_not_waited_for_afterwards() -> None:
     state = walk(CHECKED, State(), ev.StartRequested(), ev.RestartRequested(), now=NOW)
     while state.phase is not Phase.FATAL:  # nobody answers anything
@@ -516,7 +529,7 @@ def test_a_new_incarnation_inherits_nothing_of_the_one_before() -> None:
     state = walk(CHECKED, state, ev.Observed(1, ALL_OK), now=NOW + 20)
     state = walk(CHECKED, state, ev.Exited(1, ExitStatus(1)), ev.SweepFinished(1), now=NOW + 30)
     assert (state.phase, state.incarnation, state.starts, state.restarts) == (Phase.STARTING, 2, 2, 1)
-    assert (state.pid, state.ready_since, state.loading, state.leaving) == (None, None, None, None)
+    assert (state.pid, state.ready_since, state.loaded_at, state.loading, state.leaving) == (None,) * 5
     assert state.health == Health()
     state = walk(CHECKED, state, ev.Spawned(2, PID), now=NOW + 30)
     late = walk(CHECKED, state, ev.Advanced(2, loading=False), now=NOW + 1800)

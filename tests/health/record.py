@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ PACE = 0.5  # seconds between two questions of one kind
 TIMEOUT = 2.0
 READING_TIMEOUT = 20.0  # the daemon waits for the counters longer than for anything else
 CANARY_TIMEOUT = 4.0
-PARALLEL = 48  # completions at a time while it is loaded
+PARALLEL = 32  # completions at a time while it is loaded
 SERIES = re.compile(rb"^(?:# (?:HELP|TYPE) )?vllm:(?:generation|prompt|iteration)_tokens|^vllm:num_requests", re.M)
 
 Row = dict[str, Any]
@@ -239,21 +240,17 @@ async def ready(recorder: Recorder) -> None:
     await recorder.sees(lambda row: row["signal"] == "canary" and row.get("status") == 200)
 
 
-async def complete(port: int, tokens: int, timeout: float = 300) -> None:
-    """One person's request."""
-    target = Target(("127.0.0.1", port))
-    body = canary.chat(SERVED, f"{time.monotonic_ns()} " + "tell me a story. " * 40, vision=False, max_tokens=tokens)
-    await target.ask("/v1/chat/completions", timeout, {**body, "ignore_eos": True})
-    await target.close()
-
-
 @asynccontextmanager
-async def loaded(port: int, parallel: int) -> AsyncIterator[None]:
-    """So many requests at any time."""
+async def loaded(port: int, parallel: int, prompt: str, tokens: Sequence[int]) -> AsyncIterator[None]:
+    """So many requests at any time, of these lengths in turn."""
+    target = Target(("127.0.0.1", port))
+    lengths = itertools.cycle(tokens)
 
     async def for_ever() -> None:
         while True:
-            await complete(port, 300)
+            text = f"{time.monotonic_ns()} {prompt}"
+            body = canary.chat(SERVED, text, vision=False, max_tokens=next(lengths))
+            await target.ask("/v1/chat/completions", 300, {**body, "ignore_eos": True})
 
     tasks = [asyncio.create_task(for_ever()) for _ in range(parallel)]
     try:
@@ -262,6 +259,7 @@ async def loaded(port: int, parallel: int) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await target.close()
 
 
 async def keep_page(port: int) -> None:
@@ -279,6 +277,7 @@ async def first_life(engine: Engine) -> None:
     recorder = Recorder(engine)
     async with recorder.recording(canaries=PACE, starting=True):
         await ready(recorder)
+        await asyncio.sleep(1)
     engine.ready = True
     write("start", "a cold start, until the first canary is answered", recorder.rows)
 
@@ -289,9 +288,15 @@ async def first_life(engine: Engine) -> None:
     await keep_page(engine.port)
 
     recorder = Recorder(engine)
-    async with recorder.recording(canaries=2.0), loaded(engine.port, PARALLEL):
+    async with recorder.recording(canaries=2.0), loaded(engine.port, PARALLEL, "go on", range(200, 1800, 70)):
         await asyncio.sleep(20)
-    write("load", f"{PARALLEL} completions at a time, from the first second on", recorder.rows)
+    write("load", f"{PARALLEL} completions at a time, of many lengths", recorder.rows)
+    await asyncio.sleep(3)
+
+    recorder = Recorder(engine)
+    async with recorder.recording(canaries=2.0), loaded(engine.port, PARALLEL, "tell me a story. " * 40, (300,)):
+        await asyncio.sleep(20)
+    write("load_in_bursts", f"{PARALLEL} long prompts at a time, whose answers end together", recorder.rows)
     await asyncio.sleep(3)
 
     recorder = Recorder(engine)
@@ -304,7 +309,7 @@ async def first_life(engine: Engine) -> None:
     write("worker_stopped_idle", "the Worker is stopped, and goes on after 22 s", recorder.rows)
 
     recorder = Recorder(engine)
-    async with recorder.recording(canaries=PACE), loaded(engine.port, 4):
+    async with recorder.recording(canaries=PACE), loaded(engine.port, 4, "go on", (1900,)):
         await recorder.sees(lambda row: row.get("counters", [0, 0])[-2] > 0)
         recorder.do("VLLM::Worker", signal.SIGSTOP)
         await asyncio.sleep(22)

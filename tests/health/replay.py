@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event, ExitStatus
-from llm_supervisor.core.health import Action, Answer, Counters, Observation, Probe, wants_canary
+from llm_supervisor.core.health import Answer, Counters, Observation, Probe, wants_canary
 from llm_supervisor.core.program import step
 from llm_supervisor.core.spec import HealthSpec, ProgramSpec
 from llm_supervisor.core.state import Loading, Phase, State
@@ -110,11 +110,6 @@ class _Player:
             text = f"{cause}: {self.state.reason}"
             at = round(now - self.zero, 3)
             self.result.timeline.append((at, self.state.word, self.state.health_word.value, text))
-
-    @property
-    def doubts(self) -> bool:
-        """Whether a canary is wanted at once."""
-        return self.state.health.verdict.action is Action.DOUBT
 
 
 def _event(row: dict[str, Any], blind: bool) -> Event | None:

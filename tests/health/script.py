@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import zip_longest
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event, ExitStatus
@@ -386,24 +387,26 @@ async def _perform(scenario: Scenario) -> Played:
 
 def differences(scenario: Scenario, played: Played) -> list[str]:
     """Where the timeline is not the expected one; nothing when it is."""
-    wanted = [line.split(maxsplit=3) for line in scenario.timeline.strip().splitlines()]
-    problems = []
+    problems = compare(scenario.timeline, played.timeline, slack=1.0)
     sent = len(played.world.canaries)
     if scenario.canaries and not scenario.canaries[0] <= sent <= scenario.canaries[1]:
         problems.append(f"{sent} canaries, not {scenario.canaries}")
-    for index in range(max(len(wanted), len(played.timeline))):
-        if index >= len(wanted):
-            problems.append(f"unexpected: {shown(played.timeline[index])}")
+    return problems
+
+
+def compare(wanted: str, found: list[Row], slack: float) -> list[str]:
+    """What distinguishes a timeline from the expected one. ``slack`` is allowed at either end of a range (seconds)."""
+    problems = []
+    rows = [line.split(maxsplit=3) for line in wanted.strip().splitlines()]
+    for expected, row in zip_longest(rows, found):
+        if expected is None or row is None:
+            problems.append(f"unexpected: {shown(row)}" if row else f"missing: {' '.join(expected)}")
             continue
-        when, state, word, *text = wanted[index]
-        if index >= len(played.timeline):
-            problems.append(f"missing: {' '.join(wanted[index])}")
-            continue
-        at, *found, said = played.timeline[index]
+        when, state, word, *text = expected
         first, _, last = when.partition("..")
-        in_time = float(first) - 1 <= at <= float(last or first) + 1
-        if not in_time or found != [state, word] or not all(part in said for part in text):
-            problems.append(f"expected: {' '.join(wanted[index])}; got: {shown(played.timeline[index])}")
+        in_time = float(first) - slack <= row[0] <= float(last or first) + slack
+        if not in_time or row[1:3] != (state, word) or not all(part in row[3] for part in text):
+            problems.append(f"expected: {' '.join(expected)}; got: {shown(row)}")
     return problems
 
 

@@ -164,7 +164,11 @@ class TestStop:
         assert machine.show("ActiveState", "Result") == ["inactive", "success"]
 
     # systemd hardly knows; it pauses before the restart; the new daemon starts; it has started
-    @pytest.mark.parametrize("moment", [(), ("stop-post",), ("start",), ("start", "running")], ids=".".join)
+    @pytest.mark.parametrize(
+        "moment",
+        [(), ("stop-post",), ("start",), ("start", "running")],
+        ids=["at-once", "pause", "start", "running"],
+    )
     def test_leaves_nothing_of_a_daemon_killed_before(self, machine: Machine, moment: tuple[str, ...]) -> None:
         machine.install(PAIR)
         machine.start("web", "plain")

@@ -42,7 +42,7 @@ class Notifier:
         if self._socket is None:
             return False
         try:
-            self._socket.sendto("\n".join(lines).encode(), self._address)
+            self._socket.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, self._address)
         except OSError:
             return False  # the manager is restarting: it asks again by its watchdog, and STATUS comes again
         return True

@@ -81,7 +81,7 @@ def find(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> list[Row]:
         if (
             row.key in known
             or (Source.SESSION in sources and tree.leader is not None and row.session == tree.leader[0])
-            or (Source.COOKIE in sources and _cookie(row) == tree.cookie)
+            or (Source.COOKIE in sources and bool(tree.cookie) and _cookie(row) == tree.cookie)
             or (Source.FIFO in sources and tree.fifo is not None and holds(row.pid, tree.fifo))
         ):
             mine[row.pid] = row
