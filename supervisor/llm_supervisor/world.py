@@ -94,6 +94,7 @@ class RealWorld:
         self._runtime, self._pump, self._incidents = runtime, pump, incidents
         self._gpus = gpus or gpu.NoGpus()
         self._starting: dict[int, str] = {}  # GPU: the program that starts on it
+        self._reserved: dict[str, str] = {}  # the cookie of each program's next incarnation
         self._held: dict[str, list[tuple[int, int]]] = {}  # baselines to which GPUs have not come back yet
         self._own_environ, self._engine_environ = own_environ, engine_environ
         self.incarnations: dict[str, Incarnation] = {}
@@ -114,8 +115,8 @@ class RealWorld:
         if launch.port is not None and (error := net.can_bind("127.0.0.1", launch.port)):
             raise self._taken(launch.port, error)
         sockets = [self._listen(spec.name, launch.listener)] if launch.listener else []
-        cookie = f"{spec.name}/{uuid.uuid4().hex}"
-        fifo = self._runtime / "fifo" / f"{spec.name}.{cookie[-8:]}"
+        cookie = self._reserved_cookie(spec.name)
+        fifo = self._fifo(cookie)
         try:
             pipe = output.make_fifo(fifo, launch.pipe_size)
             self._pump.add(spec.name, pipe)
@@ -128,7 +129,6 @@ class RealWorld:
         living = Incarnation(incarnation, cookie, tree, fifo, pipe, log_from=begin, baselines=baselines)
         self.incarnations[spec.name] = living
         self._read[spec.name] = (begin, b"")
-        self._save()  # before it lives: a daemon killed from here on leaves nothing that its successor cannot find
         try:
             pid = spawn(
                 launch.argv,
@@ -146,8 +146,20 @@ class RealWorld:
         tree.leader = (pid, leader.identity.started)
         tree.seen = {tree.leader}
         leader.watch(lambda status: post(ev.Exited(incarnation, status)))
+        self._reserved[spec.name] = _new_cookie(spec.name)
         self._save()
         return pid
+
+    def _reserved_cookie(self, name: str) -> str:
+        """A cookie that is on disk already: a daemon that is killed right after the spawn leaves nothing that its
+        successor cannot find, and a restart does not wait for the disk."""
+        if name not in self._reserved:
+            self._reserved[name] = _new_cookie(name)
+            self._save()
+        return self._reserved[name]
+
+    def _fifo(self, cookie: str) -> Path:
+        return self._runtime / "fifo" / f"{cookie.partition('/')[0]}.{cookie[-8:]}"
 
     def _take_turn(self, spec: ProgramSpec) -> None:
         """One start per GPU at a time: two that measure its free memory at once both get it wrong."""
@@ -328,8 +340,7 @@ class RealWorld:
             living.leader.reap()
         _remove_shared(living.shared)
         self.incarnations.pop(name, None)
-        self.reap()
-        self._save()
+        self.reap()  # the state file keeps it until the next start: what is dead is found dead
 
     def reap(self) -> None:
         """Reap orphans that came to us. Call on SIGCHLD."""
@@ -441,17 +452,20 @@ class RealWorld:
             "version": STATE_VERSION,
             "boot": boot_id(),
             "daemon": {"pid": os.getpid(), "started": me.started if me else 0},
-            "programs": {
-                name: {
-                    "cookie": living.cookie,
-                    "pid": living.tree.leader[0] if living.tree.leader else None,
-                    "started": living.tree.leader[1] if living.tree.leader else None,
-                    "fifo": str(living.fifo),
-                }
-                for name, living in self.incarnations.items()
-            },
+            "programs": {name: self._entry(name) for name in self.incarnations.keys() | self._reserved.keys()},
         }
         write_atomically(self._runtime / "state.json", json.dumps(state, indent=1).encode())
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        living = self.incarnations.get(name)
+        pid, started = living.tree.leader if living and living.tree.leader else (None, None)
+        return {
+            "cookie": living.cookie if living else "",
+            "next": self._reserved.get(name, ""),
+            "pid": pid,
+            "started": started,
+            "fifo": str(living.fifo) if living else "",
+        }
 
     def find_leftovers(self) -> set[str]:
         """Take over what a former daemon of this boot recorded, as something to sweep; the names."""
@@ -463,7 +477,9 @@ class RealWorld:
         except (OSError, ValueError, KeyError, TypeError):
             return set()
         for name, entry in entries.items():
-            fifo = Path(entry["fifo"])
+            fifo = self._fifo(entry["next"])
+            if not fifo.exists() and entry["fifo"]:  # else the next one was spawned already, and not recorded any more
+                fifo = Path(entry["fifo"])
             leader = (entry["pid"], entry["started"]) if entry["pid"] else None
             # the former daemon's leader is no zombie of ours: its session's number may have been reused since, so
             # only what is certain is kept
@@ -476,6 +492,7 @@ class RealWorld:
                 self._pump.add(name, pipe)
             except OSError:
                 tree, pipe = Tree(entry["cookie"], leader=certain), None
+            tree.next_cookie = entry["next"]
             tree.seen = {certain} if certain else set()
             self.incarnations[name] = Incarnation(0, entry["cookie"], tree, fifo, pipe)
         return set(entries)
@@ -487,6 +504,10 @@ def _named(leaving: Departure, found: Diagnosis) -> Failure:
         return Failure(leaving.cause.value, leaving.summary)
     summary = f"{leaving.summary}: {found.summary}" if found.kind == "unknown" else found.summary
     return Failure(found.kind, summary, found.advice, found.permanent, busy=found.busy)
+
+
+def _new_cookie(name: str) -> str:
+    return f"{name}/{uuid.uuid4().hex}"
 
 
 def _remove_shared(names: set[str]) -> None:

@@ -367,6 +367,16 @@ def test_an_orphans_end_starts_nothing_that_the_policy_would_not_bring_back(depa
     assert walk(spec, state, ev.OrphansGone(1), now=NOW).phase is not Phase.STARTING
 
 
+@pytest.mark.xfail(strict=True, reason="sweep_overdue() forgets how it left, unlike stuck()")
+def test_a_sweep_that_was_overdue_starts_nothing_that_the_policy_would_not_bring_back_either() -> None:
+    spec = with_policy(NEVER)
+    state = DEPARTURES["exit 1 after ready"](spec)
+    assert state.deadline is not None
+    state = walk(spec, state, ev.DeadlinePassed(), now=state.deadline)
+    assert state.phase is Phase.FATAL
+    assert walk(spec, state, ev.OrphansGone(1), now=NOW).phase is not Phase.STARTING
+
+
 def test_orphans_that_go_bring_the_program_back() -> None:
     state = walk(CHECKED, DEPARTURES["signal after ready"](CHECKED), ev.SweepStuck(1, ("Core",)), now=NOW)
     assert (state.phase, state.orphaned) == (Phase.FATAL, True)

@@ -147,6 +147,15 @@ def test_a_start_without_any_sign_of_life_has_ten_minutes() -> None:
     assert stage.state.failure.kind == Cause.STARTUP_STALL
 
 
+def test_who_worked_once_and_then_stands_still_has_ten_minutes_from_then() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(100.2)
+        stage.world.busy = False
+        await stage.until(Phase.TERMINATING)
+
+    assert act(scene, prepare=given(answers=NOBODY_ANSWERS, busy=True)).now == 700.0
+
+
 def test_a_line_of_output_is_a_sign_of_life() -> None:
     stage = act(never(1200), prepare=given(answers=NOBODY_ANSWERS, lines=[(500.0, b"still here")]))
     assert stage.phases[1] == (1100.0, "TERMINATING")
@@ -610,6 +619,20 @@ def test_doubt_sends_a_canary_at_once_and_then_at_the_probes_pace() -> None:
     stage = engine(scene)
     assert asked(stage, "canary") == [0.0, 10.0, 20.0, 30.0, 40.0]
     assert stage.state.phase is Phase.RUNNING, "it answers, so it only looks stopped"
+
+
+def test_doubt_that_has_ended_sends_no_more() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(5)
+        stage.world.stopped = ("Core (pid 101) is stopped",)
+        await stage.at(15)
+        stage.world.stopped = ()
+        await stage.at(200)
+        assert stage.state.ready
+
+    sent = asked(engine(scene), "canary")
+    assert sent[:2] == [0.0, 10.0]
+    assert max(sent) <= 20.0
 
 
 def test_who_hangs_with_work_to_do_is_killed_after_the_grace_of_a_stall() -> None:

@@ -51,11 +51,11 @@ def test_ready_when_it_answers(asked: Daemon, name: str) -> None:
     seen = asked.wait_for(lambda: asked.program(name).get("probes") and asked.program(name), "it was asked")
     assert (seen["state"], seen["health"]) == ("STARTING", "starting")
     assert seen["probes"]["liveness"]["answer"] == "refused"
-    assert asked.cli("status", name).returncode == 3
+    assert asked.call("status", name).returncode == 3
     open_gate(asked.folder / f"{name}.gate")
     seen = asked.wait(name, state="RUNNING", health="ready")
     assert seen["probes"]["liveness"]["answer"] == "ok"
-    assert asked.cli("status", name).returncode == 0
+    assert asked.call("status", name).returncode == 0
 
 
 def test_a_wrong_answer_is_a_reason_to_restart_at_its_threshold(asked: Daemon) -> None:
@@ -123,7 +123,7 @@ def test_a_gateway_and_its_model(pair: Daemon) -> None:
     assert (model["name"], model["local"], model["vision"], model["ready"]) == ("glm", True, True, True)
     kinds = {one["name"]: one["kind"] for one in status["programs"]}
     assert kinds == {"redis": "command", "glm": "vllm", "gateway": "litellm"}
-    text = pair.cli("status").stdout
+    text = pair.call("status").stdout
     assert text.splitlines()[-1] == f"{status['endpoint']}/v1  glm"
 
     key_file = pair.home / "master_key"
@@ -156,11 +156,11 @@ def test_the_gateway_is_replaced_without_a_refused_connection(pair: Daemon) -> N
 def test_a_models_death_is_nothing_to_the_gateway(pair: Daemon) -> None:
     gateway = pair.program("gateway")["incarnation"]
     before = pair.program("glm")["restarts"]
-    assert pair.cli("stop", "glm").stdout == "glm: stopped\n"
+    assert pair.call("stop", "glm").stdout == "glm: stopped\n"
     assert pair.status()["models"][0]["ready"] is False
-    done = pair.cli("status")
+    done = pair.call("status")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f"{pair.status()['endpoint']}/v1  glm (not ready)")
-    assert pair.cli("start", "glm").stdout == "glm: started\n"
+    assert pair.call("start", "glm").stdout == "glm: started\n"
     os.kill(pair.program("glm")["pid"], signal.SIGKILL)
     pair.wait("glm", state="RUNNING", health="ready", restarts=before + 2)
     assert pair.program("gateway")["incarnation"] == gateway
@@ -169,10 +169,10 @@ def test_a_models_death_is_nothing_to_the_gateway(pair: Daemon) -> None:
 def test_a_stopped_gateway_refuses_its_clients(pair: Daemon) -> None:
     """They are not left in a backlog that nobody accepts."""
     endpoint = pair.status()["endpoint"]
-    pair.cli("stop", "gateway")
+    pair.call("stop", "gateway")
     with pytest.raises(OSError, match="refused"):
         complete(endpoint, "x")
-    assert pair.cli("start", "gateway").returncode == 0
+    assert pair.call("start", "gateway").returncode == 0
     key = (pair.home / "master_key").read_text().strip()
     assert complete(endpoint, key).startswith("glm at ")
 
@@ -180,9 +180,9 @@ def test_a_stopped_gateway_refuses_its_clients(pair: Daemon) -> None:
 def test_a_port_that_is_taken_while_a_model_is_down_is_waited_for(pair: Daemon) -> None:
     """Not a strike: it says who holds it, and starts when it is free."""
     port = pair.ports[1]
-    pair.cli("stop", "glm")
+    pair.call("stop", "glm")
     with socket.create_server(("127.0.0.1", port)):
-        done = pair.cli("start", "glm")
+        done = pair.call("start", "glm")
         assert done.returncode == 1
         assert f"port {port} is taken" in done.stderr
         assert f"pid {os.getpid()} (" in done.stderr

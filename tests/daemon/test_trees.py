@@ -67,7 +67,7 @@ def test_what_a_leader_leaves_is_swept_before_its_successor_starts(grove: Daemon
 
 def test_a_stubborn_program_is_killed_after_its_grace(grove: Daemon) -> None:
     pid = grove.program("stubborn")["pid"]
-    done = grove.cli("stop", "stubborn")
+    done = grove.call("stop", "stubborn")
     assert (done.returncode, done.stdout, done.stderr) == (0, "stubborn: stopped\n", "")
     assert not alive(pid)
     seen = grove.program("stubborn")
@@ -75,7 +75,7 @@ def test_a_stubborn_program_is_killed_after_its_grace(grove: Daemon) -> None:
 
 
 def test_an_obedient_program_is_not_killed(grove: Daemon) -> None:
-    assert grove.cli("stop", "obedient").returncode == 0
+    assert grove.call("stop", "obedient").returncode == 0
     assert grove.program("obedient")["exit"] == {"code": 0, "signal": None}
     assert grove.log("obedient").splitlines()[-1].startswith(b"bye "), "its last words are in the log"
 
@@ -83,7 +83,7 @@ def test_an_obedient_program_is_not_killed(grove: Daemon) -> None:
 def test_a_frozen_program_can_be_stopped(grove: Daemon) -> None:
     """SIGTERM to a stopped process waits; SIGCONT goes with it."""
     os.kill(grove.program("frozen")["pid"], signal.SIGSTOP)
-    assert grove.cli("stop", "frozen", timeout=10).returncode == 0
+    assert grove.call("stop", "frozen").returncode == 0
     assert grove.program("frozen")["exit"] == {"code": 0, "signal": None}
 
 

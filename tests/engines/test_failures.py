@@ -143,13 +143,14 @@ def test_a_taken_port_is_waited_for_without_a_strike(wrong: Daemon) -> None:
     wrong.cli("stop", name)
 
 
+UNSET = "os.environ/NOT_SET_X"
 GATEWAY_CASES = {
     "weak-key": ({}, {"LITELLM_MASTER_KEY": "sk-1234"}, 2, "known default"),
     "broken-yaml": ("model_list: [\n", {}, 2, "is not valid YAML"),
     "empty-file": ("", {}, 2, "is empty"),
     "missing-file": (None, {}, 2, "no such file"),
     "unset-key": (
-        {"model_list": [{"model_name": "x", "litellm_params": {"model": "openai/x", "api_key": "os.environ/NOT_SET_X"}}]},
+        {"model_list": [{"model_name": "x", "litellm_params": {"model": "openai/x", "api_key": UNSET}}]},
         {}, 2, "NOT_SET_X",
     ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A real process tree that holds real GPU memory: its leader is killed, the rest is swept, and the memory is waited for.
+"""A real process tree that holds real GPU memory: its leader is killed, the rest is swept, the memory waited for.
 
 Needs NVML with a GPU, and torch with CUDA in this interpreter; says so and skips elsewhere. (The project's own
 environment has no torch: run it with one that has, with this project on its path.)

@@ -72,7 +72,7 @@ STORIES = (
         "worker_stopped_in_flight",
         """
         -1..1       RUNNING   busy       working: 4 running
-        0..6        RUNNING   unhealthy  standing: no progress for
+        0..9        RUNNING   unhealthy  standing: no progress for
         10..14.5    STOPPING  unhealthy  killing: no progress for 10 s
         """,
         blind=True,

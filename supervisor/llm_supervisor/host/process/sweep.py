@@ -37,6 +37,7 @@ class Tree:
     leader: tuple[int, int] | None = None
     fifo: tuple[int, int] | None = None
     seen: set[tuple[int, int]] = field(default_factory=set)
+    next_cookie: str = ""  # reserved: perhaps used by a daemon that was killed before it could say so
 
     def look(self, rows: dict[int, Row]) -> list[Row]:
         """Record the descendants among ``rows`` and return the living tree, the leader included. Cheap: no file is
@@ -74,6 +75,7 @@ def find(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> list[Row]:
     known = set(tree.seen) if Source.DESCENDANTS in sources else set()
     if tree.leader:
         known.add(tree.leader)
+    cookies = {tree.cookie, tree.next_cookie} - {""}
     mine: dict[int, Row] = {}
     for row in rows.values():
         if row.started < oldest or row.ppid == 2 or row.pid == 2 or row.dead:
@@ -81,7 +83,7 @@ def find(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> list[Row]:
         if (
             row.key in known
             or (Source.SESSION in sources and tree.leader is not None and row.session == tree.leader[0])
-            or (Source.COOKIE in sources and bool(tree.cookie) and _cookie(row) == tree.cookie)
+            or (Source.COOKIE in sources and _cookie(row) in cookies)
             or (Source.FIFO in sources and tree.fifo is not None and holds(row.pid, tree.fifo))
         ):
             mine[row.pid] = row
