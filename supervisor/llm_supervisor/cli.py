@@ -579,12 +579,14 @@ def _logs(options: argparse.Namespace) -> int:
     prefix = _prefixes(names)
     places = {}
     out = sys.stdout.buffer
+    rest = dict.fromkeys(names, b"")
     for name in names:
         lines, places[name] = output.tail(folder / name, options.lines)
+        if options.follow and lines and not output.ends_a_line(folder / name, places[name]):
+            rest[name] = lines.pop()  # shown when it is finished
         for line in lines:
             out.write(prefix[name] + line + b"\n")
     out.flush()
-    rest = dict.fromkeys(names, b"")
     while options.follow:
         quiet = True
         for name in names:

@@ -36,7 +36,12 @@ from llm_supervisor.core.state import Phase, State
 from llm_supervisor.engines import install
 from llm_supervisor.host import gpu, log, net, output
 from llm_supervisor.host.notify import Notifier
-from llm_supervisor.host.process import become_subreaper, find
+from llm_supervisor.host.process import (
+    become_subreaper,
+    disinherit_descriptors,
+    find,
+    raise_descriptor_limit,
+)
 from llm_supervisor.names import SOCKET
 from llm_supervisor.runner import HEARTBEAT, Runner
 from llm_supervisor.world import RealWorld, write_atomically
@@ -201,7 +206,8 @@ class Daemon:
             str(self.config.file),
             str(self._logs),
         )
-        groups = [ModelGroup(group.name, group.local, group.vision) for group in self.plan.groups]
+        asked = {alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes}
+        groups = [ModelGroup(one.name, one.local, one.vision, one.name in asked) for one in self.plan.groups]
         names = {name: uuid for name in self.runners if (uuid := self.incarnation(name))}
         return status_message(about, self.specs, self.states, groups, asyncio.get_running_loop().time(), names)
 
@@ -297,6 +303,12 @@ class Daemon:
                 await serving
                 for task in telling:
                     task.cancel()
+        except BaseException:
+            # something of ours is broken: nobody would watch the programs any more
+            self._log.exception("unexpected: stopping everything")
+            for names in fleet.stop_order(list(self.specs.values())):
+                await asyncio.gather(*(self._world.end(name, 5.0, 30.0) for name in names))
+            raise
         finally:
             await self._world.close()
             self._pump.stop()
@@ -337,9 +349,12 @@ class Daemon:
         while True:
             for gateway, asking, alias, canary in routes:
                 route = (gateway, alias)
-                pair = fleet.pair_ready(self.runners[gateway].state, self.runners[alias].state)
+                engine = self.runners[alias].state
+                pair = fleet.pair_ready(self.runners[gateway].state, engine)
                 if pair is None or (proved.get(route) == pair and loop.time() < again.get(route, math.inf)):
                     continue
+                if engine.health.pending:
+                    continue  # a canary would wait behind its work, and its silence would prove nothing
                 proved[route] = pair
                 timeout = self.plan.programs[gateway].spec.health.canary_timeout
                 probe = await self._world.send(gateway, asking, canary, timeout)
@@ -417,6 +432,8 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
 def run(config_file: Path, environ: dict[str, str], show: Callable[[Daemon], Show] | None = None) -> int:
     """Run the daemon in the foreground until it is told to end; its exit status."""
     hold_signals()
+    disinherit_descriptors()
+    raise_descriptor_limit()
     os.umask(0o077)
     notifier = Notifier.from_environment(environ)
     config = load(config_file, environ)
@@ -429,5 +446,10 @@ async def _main(
     daemon = Daemon(config, environ, notifier)
     if show is not None:
         daemon.show = show(daemon)
-    await daemon.run()
+    try:
+        await daemon.run()
+    except (ConfigError, Refusal):
+        raise
+    except Exception:
+        return 1  # it is in the log; the programs are stopped
     return 0

@@ -68,7 +68,7 @@ class World(Protocol):
         """Remember the tree; from now on the loss of a vital member is posted."""
 
     def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
-        """The vital members that are stopped (named), and the CPU time of the tree in clock ticks."""
+        """The vital members that are stopped, named; and what the tree has done (clock ticks and MiB)."""
 
     def output(self, name: str) -> tuple[list[bytes], bool]:
         """Complete lines that the program wrote since the last call, and whether it wrote anything at all."""
@@ -244,7 +244,8 @@ class Runner:
             await self._while_running(incarnation, self._asking)
 
     async def _until_ready(self, incarnation: int) -> None:
-        health = self.spec.health
+        health, loop = self.spec.health, asyncio.get_running_loop()
+        next_canary = loop.time()
         while not self._ready.is_set():
             if (asking := self._asking) is not None:
                 catalogue = canary = None
@@ -255,8 +256,10 @@ class Runner:
                     catalogue is not None
                     and asking.canary is not None
                     and catalogue.answer in (Answer.OK, Answer.WRONG)
+                    and loop.time() >= next_canary
                 ):
                     canary = await self._world.send(self.name, asking, asking.canary, health.canary_timeout)
+                    next_canary = loop.time() + health.period  # one that fails is not repeated at the probes' pace
                 seen = Observation(liveness=liveness, catalogue=catalogue, canary=canary)
                 self.post(ev.Observed(incarnation, seen))
             try:
@@ -269,6 +272,7 @@ class Runner:
         """Each signal at its own pace: one that gets no answer must not silence the others."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ask_for_ever(incarnation, asking))
+            group.create_task(self._list_for_ever(incarnation, asking))
             if asking.reading is not None:
                 group.create_task(self._read_for_ever(incarnation, asking, asking.reading))
             if asking.canary is not None:
@@ -276,20 +280,22 @@ class Runner:
 
     async def _ask_for_ever(self, incarnation: int, asking: Asking) -> None:
         health, loop = self.spec.health, asyncio.get_running_loop()
-        due = {"liveness": loop.time() + health.period, "catalogue": loop.time() + health.readiness_period}
+        due = loop.time()
         while True:
-            await asyncio.sleep(max(min(due.values()) - loop.time(), 0))
-            now = loop.time()
+            due = max(due + health.period, loop.time())
+            await asyncio.sleep(due - loop.time())
             stopped, _ = self._world.look(self.spec)
-            liveness = None
-            if now >= due["liveness"]:
-                due["liveness"] = now + health.period
-                liveness = await self._ask(asking, "liveness", health.timeout)
+            liveness = await self._ask(asking, "liveness", health.timeout)
             self.post(ev.Observed(incarnation, Observation(liveness=liveness, stopped=stopped)))
-            if now >= due["catalogue"]:  # asked after what was said is posted: a death must not wait for a list
-                due["catalogue"] = now + health.readiness_period
-                catalogue = await self._ask(asking, "catalogue", health.readiness_timeout)
-                self.post(ev.Observed(incarnation, Observation(catalogue=catalogue)))
+
+    async def _list_for_ever(self, incarnation: int, asking: Asking) -> None:
+        health, loop = self.spec.health, asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due = max(due + health.readiness_period, loop.time())
+            await asyncio.sleep(due - loop.time())
+            catalogue = await self._ask(asking, "catalogue", health.readiness_timeout)
+            self.post(ev.Observed(incarnation, Observation(catalogue=catalogue)))
 
     async def _read_for_ever(self, incarnation: int, asking: Asking, reading: Reading) -> None:
         """The counters. A saturated engine answers late: that it works is worth waiting for, up to the stall grace."""
@@ -314,6 +320,8 @@ class Runner:
                 self.post(ev.Observed(incarnation, Observation(canary=probe)))
                 # doubt that a canary did not end is asked about again at the probes' pace, not at once
                 await asyncio.sleep(health.period)
+            elif self._doubt.is_set():
+                await asyncio.sleep(CANARY_LOOK)  # doubt that no canary is wanted for must not turn in place
 
     async def _ask(self, asking: Asking, signal: str, timeout: float) -> Probe | None:
         if not asking.questions:  # a plain TCP port: that somebody accepts is all there is to know

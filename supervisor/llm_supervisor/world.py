@@ -39,6 +39,7 @@ from llm_supervisor.host.process import (
     shared_memory,
     signal_process,
     spawn,
+    transferred,
 )
 from llm_supervisor.runner import Refused, Swept
 
@@ -52,6 +53,7 @@ STATE_VERSION = 1
 COMPONENTS: Mapping[Kind, Component] = {Kind.VLLM: "vllm", Kind.LITELLM: "litellm", Kind.COMMAND: "command"}
 
 
+MIB = 1024 * 1024
 BEGINNING = output.Position(0, 0)
 
 
@@ -138,8 +140,8 @@ class RealWorld:
                 pass_fds=[sock.fileno() for sock in sockets],
             )
         except SpawnError as error:
-            advice = "Correct the command, or install it."
-            raise Refused(Failure("spawn_failed", str(error), advice, permanent=True)) from error
+            advice = "Correct the command, or install it." if error.permanent else "The machine is short of something."
+            raise Refused(Failure("spawn_failed", str(error), advice, permanent=error.permanent)) from error
         leader = Child.open(pid)
         assert leader is not None, "nobody else reaps, so a fresh child is there at least as a zombie"
         living.leader = leader
@@ -333,6 +335,8 @@ class RealWorld:
 
     def _bury(self, name: str, living: Incarnation) -> None:
         """Nothing of it is alive: take its last words, and let go of everything that was kept for it."""
+        if self.incarnations.get(name) is not living:
+            return  # another sweep of the same was quicker
         if living.pipe is not None:
             self._pump.remove(living.pipe)
         living.fifo.unlink(missing_ok=True)
@@ -387,7 +391,7 @@ class RealWorld:
             if row.key in waiting and row.key in living.waiting
         )
         living.waiting = waiting
-        return stopped, sum(row.cpu for row in mine)
+        return stopped, sum(row.cpu + transferred(row.pid) // MIB for row in mine)
 
     def output(self, name: str) -> tuple[list[bytes], bool]:
         """See ``runner.World``."""

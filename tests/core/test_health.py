@@ -63,7 +63,8 @@ silent               | unhealthy | leave  | liveness mute, canary none, tree sto
 catalogue failing    | unhealthy | leave  | catalogue failing
 catalogue silent     | unhealthy | leave  | catalogue mute, canary none
 frozen               | unhealthy | doubt  | tree stopped
-standing             | unhealthy | doubt  | progress still
+waiting              | busy      | doubt  | progress still, liveness mute
+standing             | unhealthy | doubt  | progress still, canary shaky
 mute                 | unhealthy | doubt  | liveness mute
 catalogue mute       | unhealthy | doubt  | catalogue mute
 canary failing       | unhealthy | leave  | canary failing
@@ -78,11 +79,11 @@ fine                 | ready     | keep   |
 """
 ROWS = [tuple(cell.strip() for cell in line.split("|")) for line in EXAMPLES.strip().splitlines()[1:]]
 
-# What each signal can show
-_ASKED = (Sign.FINE, Sign.WRONG, Sign.SHAKY, Sign.MUTE, Sign.FAILING, Sign.GONE, Sign.UNKNOWN)
+# What each signal can show. Only liveness speaks for the whole program: a catalogue that is refused is one that fails.
+_ASKED = (Sign.FINE, Sign.WRONG, Sign.SHAKY, Sign.MUTE, Sign.FAILING, Sign.UNKNOWN)
 WORDS_OF: dict[str, tuple[Sign, ...]] = {
     "tree": (Sign.FINE, Sign.STOPPED),
-    "liveness": _ASKED,
+    "liveness": (*_ASKED, Sign.GONE),
     "progress": (Sign.IDLE, Sign.MOVED, Sign.MOVING, Sign.STILL, Sign.STALLED, Sign.UNKNOWN),
     "catalogue": _ASKED,
     "canary": (*_ASKED, Sign.NONE),
@@ -105,7 +106,7 @@ def by_hand(shown: Signs) -> Decision:
     if shown.progress is Sign.MOVING:
         if shown.catalogue is Sign.WRONG:
             return "working on the wrong", Word.DEGRADED, Action.KEEP
-        if shown.canary in (Sign.WRONG, Sign.SHAKY, Sign.FAILING, Sign.GONE):
+        if shown.canary in (Sign.WRONG, Sign.SHAKY, Sign.FAILING):
             return "working, but", Word.DEGRADED, Action.KEEP
         return "working", Word.BUSY, Action.KEEP
     # Does it fail to answer? Silence may be business as long as a canary or the grace of a stall will tell.
@@ -119,6 +120,9 @@ def by_hand(shown: Signs) -> Decision:
     if shown.tree is Sign.STOPPED:
         return "frozen", Word.UNHEALTHY, Action.DOUBT
     if shown.progress is Sign.STILL:
+        # It answered when it was asked last: it may be at something long, and is asked again.
+        if shown.canary is Sign.FINE:
+            return "waiting", Word.BUSY, Action.DOUBT
         return "standing", Word.UNHEALTHY, Action.DOUBT
     for name, answer in (("", shown.liveness), ("catalogue ", shown.catalogue)):
         if answer is Sign.MUTE:
@@ -126,7 +130,7 @@ def by_hand(shown: Signs) -> Decision:
     # Does it fail to work?
     if shown.canary is Sign.FAILING:
         return "canary failing", Word.UNHEALTHY, Action.LEAVE
-    if shown.canary in (Sign.SHAKY, Sign.MUTE, Sign.GONE):
+    if shown.canary in (Sign.SHAKY, Sign.MUTE):
         return "canary shaky", Word.UNHEALTHY, Action.DOUBT
     # Does it answer something else than it should? A restart would bring the same again.
     if shown.catalogue is Sign.WRONG:
@@ -138,7 +142,7 @@ def by_hand(shown: Signs) -> Decision:
     # Once is not yet a reason.
     if shown.liveness is Sign.SHAKY:
         return "shaky", Word.READY, Action.DOUBT
-    if shown.catalogue in (Sign.SHAKY, Sign.GONE):
+    if shown.catalogue is Sign.SHAKY:
         return "catalogue shaky", Word.READY, Action.DOUBT
     if shown.liveness is Sign.UNKNOWN:
         return "not asked", Word.UNKNOWN, Action.KEEP
@@ -385,8 +389,13 @@ def words_of(answer: Answer | None, failures: int) -> list[Sign]:
         (Answer.INVALID, 2, "shaky shaky shaky"),
         (Answer.INVALID, 3, "failing shaky failing"),
         (Answer.INVALID, 4, "failing failing failing"),
-        (Answer.REFUSED, 1, "gone gone gone"),
-        (Answer.DEAD, 1, "gone gone gone"),
+        # of the whole program, only liveness can say that it is gone
+        (Answer.REFUSED, 1, "gone shaky shaky"),
+        (Answer.REFUSED, 3, "gone shaky failing"),
+        (Answer.REFUSED, 4, "gone failing failing"),
+        (Answer.DEAD, 1, "gone shaky shaky"),
+        (Answer.DEAD, 3, "gone shaky failing"),
+        (Answer.DEAD, 4, "gone failing failing"),
     ],
 )
 def test_an_answer_in_one_word(answer: Answer | None, failures: int, words: str) -> None:
@@ -509,24 +518,43 @@ def test_standing_still_with_something_to_do_is_suspect_from_its_first_moment() 
 
 
 @pytest.mark.parametrize(
-    ("then", "suspect"),
+    ("then", "since"),
     [
-        (seen(work=7.0, running=1), False),  # it moves again
-        (seen(work=6.0), False),  # nothing is left to do
-        (seen(work=6.0, running=1, canary=Answer.OK), False),  # it answers
-        (seen(work=6.0, running=1, canary=Answer.WRONG), False),  # it answers nonsense, which is alive
-        (seen(work=6.0, running=1), True),
-        (seen(work=6.0, running=1, canary=Answer.SILENT), True),
-        (seen(metrics=Answer.SILENT), True),  # what is known is that there was something to do
-        (seen(liveness=Answer.OK), True),
-        (seen(stopped=("Core",)), True),
+        (seen(work=7.0, running=1), None),  # it moves again
+        (seen(work=6.0), None),  # nothing is left to do
+        (seen(work=6.0, running=1, canary=Answer.OK), 30),  # it answers, whatever it counts: the grace begins anew
+        (seen(work=6.0, running=1, canary=Answer.WRONG), 20),  # that may be the API server alone
+        (seen(work=6.0, canary=Answer.WRONG), None),
+        (seen(work=6.0, running=1), 20),
+        (seen(work=6.0, running=1, canary=Answer.INVALID), 20),
+        (seen(work=6.0, running=1, canary=Answer.SILENT), 20),
+        (seen(metrics=Answer.SILENT), 20),  # what is known is that there was something to do
+        (seen(liveness=Answer.OK), 20),
+        (seen(stopped=("Core",)), 20),
     ],
 )
-def test_what_ends_the_suspicion(then: hl.Observation, suspect: bool) -> None:
+def test_what_ends_the_suspicion(then: hl.Observation, since: int | None) -> None:
     load = {"running": 1}
     still = fold(seen(work=5.0, **load), seen(work=6.0, **load), seen(work=6.0, **load))
     assert still.suspect_since == NOW + 20
-    assert observe(still, then, NOW + 30).suspect_since == (NOW + 20 if suspect else None)
+    assert observe(still, then, NOW + 30).suspect_since == (None if since is None else NOW + since)
+
+
+def test_a_reading_without_an_answer_is_suspect_from_the_moment_it_was_asked_for() -> None:
+    working = fold(seen(work=5.0, running=1), seen(work=6.0, running=1))
+    assert observe(working, seen(metrics=Answer.SILENT, took=60.0), NOW + 80).suspect_since == NOW + 20
+
+
+@pytest.mark.parametrize("signal", ["liveness", "catalogue"])
+def test_a_silence_behind_work_that_is_being_done_is_no_failure(signal: str) -> None:
+    silences = [hl.Observation(**{signal: Probe(Answer.SILENT)})] * 3
+    before = fold(seen(work=5.0, running=1), *silences)
+    assert before.failures[signal] == 3
+    assert fold(seen(work=6.0, running=1), start=before).failures[signal] == 0
+    assert fold(seen(work=5.0, running=1), start=before).failures[signal] == 3, "nothing is being done"
+    assert fold(seen(work=6.0), start=before).failures[signal] == 3, "the work is gone"
+    refused = fold(seen(work=5.0, running=1), *[hl.Observation(**{signal: Probe(Answer.INVALID)})] * 3)
+    assert fold(seen(work=6.0, running=1), start=refused).failures[signal] == 3, "an answer waited for nothing"
 
 
 def test_a_canary_without_an_answer_is_suspect_from_the_moment_it_was_sent() -> None:

@@ -367,7 +367,6 @@ def test_an_orphans_end_starts_nothing_that_the_policy_would_not_bring_back(depa
     assert walk(spec, state, ev.OrphansGone(1), now=NOW).phase is not Phase.STARTING
 
 
-@pytest.mark.xfail(strict=True, reason="sweep_overdue() forgets how it left, unlike stuck()")
 def test_a_sweep_that_was_overdue_starts_nothing_that_the_policy_would_not_bring_back_either() -> None:
     spec = with_policy(NEVER)
     state = DEPARTURES["exit 1 after ready"](spec)

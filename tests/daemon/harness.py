@@ -154,6 +154,17 @@ class Daemon:
         else:
             print(f"--- stdout\n{self.stdout()[-3000:]}\n--- stderr\n{self.stderr()[-3000:]}")
 
+    def clean_up(self) -> list[int]:
+        """Kill what is left, and remove FIFOs and sockets; the pids. For a test that says itself what may be left."""
+        left = [pid for pid in marked(self.mark) if self.process is None or pid != self.process.pid]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+            gone(pid)
+        for path in self.runtime.rglob("*"):
+            if path.is_fifo() or path.is_socket():
+                path.unlink()
+        return left
+
     def assert_nothing_held(self) -> None:
         """After its end: no socket, no FIFO, no port."""
         left = [str(path) for path in self.runtime.rglob("*") if path.is_fifo() or path.is_socket()]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.conftest import Make, program
-from tests.programs import Lines, alive
+from tests.programs import Lines, alive, open_gate
 
 
 def test_a_reader_that_goes_away(make: Make) -> None:
@@ -58,7 +58,6 @@ def test_a_closed_terminal(make: Make) -> None:
     assert daemon.end() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="an OSError while it runs exits 2 and leaves the children running")
 def test_an_unexpected_end_stops_the_children(make: Make) -> None:
     """Something of ours breaks (here: the state cannot be written any more): the children are stopped, and the exit
     status says that it was not the configuration."""
@@ -69,13 +68,9 @@ def test_an_unexpected_end_stops_the_children(make: Make) -> None:
     folder.mkdir()
     daemon.call("restart", "q")
     ended = daemon.wait_ended(60)
-    left = [pid for pid in pids if alive(pid)]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    for path in daemon.runtime.rglob("*"):
-        if path.is_fifo():
-            path.unlink()
+    left = daemon.clean_up()
     assert (ended, left) == (1, [])
+    assert not [pid for pid in pids if alive(pid)]
 
 
 def test_the_service_manager_is_told(make: Make, tmp_path: Path) -> None:
@@ -121,17 +116,16 @@ def test_many_requests_at_once(make: Make) -> None:
     assert "no such action" in body["error"]
 
 
-@pytest.mark.xfail(strict=True, reason="the one who asked for the stop waits for ever")
 def test_who_was_overruled_is_not_stranded(make: Make) -> None:
     """Somebody stops it, and before it is gone somebody else starts it again."""
-    daemon = make({"p": program("stubborn", stop={"grace": 1})})
+    daemon = make({"p": program("stubborn", stop={"grace": 0.5})})
     pid = daemon.wait("p", state="RUNNING")["pid"]
     stopping = daemon.background("stop", "p")
     try:
         daemon.wait("p", state="STOPPING")
         assert daemon.call("start", "p").returncode == 0
         assert daemon.program("p")["pid"] != pid
-        _, said = stopping.communicate(timeout=5)
+        _, said = stopping.communicate(timeout=3)
         assert stopping.returncode == 1
         assert said.startswith(b"p: ")
     finally:
@@ -149,3 +143,36 @@ def test_curl_reaches_the_control_socket(make: Make) -> None:
         timeout=20,
     )
     assert '"name":"p"' in done.stdout
+
+
+def test_a_low_soft_limit_of_descriptors(make: Make) -> None:
+    """A shell's 1024 is not enough for a few hundred programs; the hard limit is there to be used. The children get the
+    limit that we got: some programs close every descriptor there could be."""
+    sleeping = {"command": ["sleep", "1000"], "ready": {"after": 0}}
+    daemon = make({f"p{n}": sleeping for n in range(40)}, prefix=["prlimit", "--nofile=64:4096"])
+    try:
+        daemon.wait_ready()
+    except AssertionError:
+        daemon.clean_up()
+        raise
+    limits = Path(f"/proc/{daemon.program('p39')['pid']}/limits").read_text()
+    (soft,) = [line.split()[3] for line in limits.splitlines() if line.startswith("Max open files")]
+    assert soft == "64"
+
+
+def test_following_a_line_that_is_not_finished(make: Make, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    script = f"echo first; printf begun; read x < '{gate}'; echo ' and ended'; exec sleep 1000"
+    daemon = make({"p": {"command": ["sh", "-c", script], "ready": {"after": 0}}})
+    daemon.wait_for(lambda: daemon.log("p") == b"first\nbegun", "it began its line")
+    follower = daemon.background("logs", "-f", "p")
+    try:
+        assert follower.stdout is not None
+        lines = Lines(follower.stdout.fileno())
+        assert lines.next() == "first"
+        open_gate(gate)
+        assert lines.next() == "begun and ended"
+    finally:
+        follower.kill()
+        follower.communicate()

@@ -97,7 +97,6 @@ def test_orphans_of_programs_are_reaped(grove: Daemon) -> None:
     assert grove.program("parent")["pid"] == pid, "a stray's death is nothing to its leader"
 
 
-@pytest.mark.xfail(strict=True, reason="nobody calls host.process.disinherit_descriptors() at start")
 def test_nothing_of_the_daemons_arrives_in_a_program(grove: Daemon) -> None:
     """Nor of its own parent's: no variable, no blocked signal, no descriptor."""
     seen = json.loads(grove.log("introspect"))

@@ -197,7 +197,6 @@ def test_an_engine_whose_first_canaries_fail_is_not_ready_and_says_why(zoo: Zoo,
     assert not zoo.group(name)["ready"]
 
 
-@pytest.mark.xfail(strict=True, reason="program.judge_start does not put the verdict's reason into the state")
 def test_the_reason_of_a_start_that_is_not_ready_is_its_verdicts(zoo: Zoo) -> None:
     zoo.until(lambda: zoo.daemon.program("blind").get("probes", {}).get("canary"), "the canary's answer")
     assert "Failed to apply Glm4vProcessor" in zoo.daemon.program("blind")["reason"]

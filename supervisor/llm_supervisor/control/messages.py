@@ -23,6 +23,7 @@ class ModelGroup:
     name: str
     local: bool
     vision: bool | None
+    proved_by_canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ def model_message(group: ModelGroup, specs: Mapping[str, ProgramSpec], states: M
     else:
         routes = [state.health.probes.get(f"{ROUTE}{group.name}") for state in gateways]
         why = next((route.detail for route in routes if route is not None and route.answer is not Answer.OK), None)
+        if why is None and group.proved_by_canary and not any(routes):
+            why = "no request has gone through the gateway yet"
     return {
         "name": group.name,
         "local": group.local,
@@ -164,8 +167,8 @@ def failure_message(failure: Failure | None) -> dict[str, Any] | None:
 def settled(action: str, state: State, since: int) -> bool:
     """Whether what ``action`` asked for has come about, or cannot any more. ``since`` is the incarnation at the time of
     asking."""
-    if action == "stop":
-        return state.phase in (Phase.STOPPED, Phase.FATAL)
+    if action == "stop":  # or somebody else has started it again
+        return state.phase in (Phase.STOPPED, Phase.FATAL) or state.incarnation > since
     if state.phase in (Phase.STOPPED, Phase.FATAL):
         return True
     if state.phase is Phase.BACKOFF:
@@ -176,7 +179,8 @@ def settled(action: str, state: State, since: int) -> bool:
 def outcome(action: str, state: State) -> tuple[bool, str]:
     """Whether it worked, and in words."""
     if action == "stop":
-        return True, "stopped"
+        stopped = state.phase in (Phase.STOPPED, Phase.FATAL)
+        return stopped, "stopped" if stopped else "was started again by somebody else"
     if state.phase is Phase.RUNNING:
         return True, "started" if action == "start" else "restarted"
     why = state.failure.summary if state.failure else state.reason

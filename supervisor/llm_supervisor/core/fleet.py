@@ -29,7 +29,7 @@ def satisfied(state: State) -> bool:
     """Whether one program is as it is wanted: ready, down, or done with a clean exit."""
     if state.wanted is Wanted.DOWN:
         return state.phase is Phase.STOPPED
-    done = state.phase is Phase.STOPPED and state.exited is not None and state.exited.ok
+    done = state.phase is Phase.STOPPED and state.exited is not None and state.exited.ok and state.failure is None
     return state.ready or done
 
 

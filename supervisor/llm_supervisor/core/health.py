@@ -147,7 +147,14 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
         moved = False  # not read is not seen to move; nor is it idle: what was pending still is
     if moved and "canary" in probes and probes["canary"].answer is Answer.SILENT:
         failures["canary"] = 0  # it waited behind the work that is being done
+    if moved and counters is not None and counters.running + counters.waiting > 0:
+        # so did they; when the work is gone, they are asked anew
+        for name in ("liveness", "catalogue"):
+            if name in probes and probes[name].answer is Answer.SILENT:
+                failures[name] = 0
     answered = seen.canary is not None and seen.canary.answer not in FAILED
+    # a refusal is the API server's own: it says nothing of the engine behind it
+    proved = seen.canary is not None and seen.canary.answer is Answer.OK
     folded = replace(
         health,
         probes=probes,
@@ -162,12 +169,15 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
     standing = folded.pending and compared
     # without counters a stall cannot be told from rest: there the liveness of a stopped program falls silent soon
     frozen = bool(folded.stopped) and counters is not None
-    if moved or answered or not (standing or unanswered or frozen):
+    if moved or not (standing or unanswered or frozen):
         return replace(folded, suspect_since=None)
+    if proved:
+        return replace(folded, suspect_since=now)  # it answers, whatever it counts: the grace begins anew
     if health.suspect_since is not None:
         return folded
-    # a canary that got no answer shows a stall that began when it was sent, at the latest
-    return replace(folded, suspect_since=now - seen.canary.took if seen.canary is not None else now)
+    # a question that got no answer shows a stall that began when it was sent, at the latest
+    asked = seen.canary or seen.metrics
+    return replace(folded, suspect_since=now - asked.took if asked is not None else now)
 
 
 def _comparable(before: tuple[float, ...], after: tuple[float, ...]) -> bool:
@@ -231,7 +241,7 @@ def _answered(health: Health, name: str, threshold: int) -> Sign:
     failed = health.failures.get(name, 0)
     if probe.answer is Answer.OK or failed == 0:
         return Sign.FINE
-    if probe.answer in (Answer.DEAD, Answer.REFUSED):
+    if probe.answer in (Answer.DEAD, Answer.REFUSED) and name == "liveness":
         return Sign.GONE
     if failed < threshold:
         return Sign.SHAKY
@@ -319,6 +329,7 @@ RULES: tuple[Rule, ...] = (
          catalogue=(_S.MUTE,), canary=(_S.NONE,), progress=(_S.UNKNOWN, _S.IDLE, _S.MOVED)),
     # doubt: a canary will tell, or the grace will pass
     Rule("frozen", _W.UNHEALTHY, _A.DOUBT, "{stopped}", tree=(_S.STOPPED,)),
+    Rule("waiting", _W.BUSY, _A.DOUBT, _STILL, progress=(_S.STILL,), canary=(_S.FINE,)),
     Rule("standing", _W.UNHEALTHY, _A.DOUBT, _STILL, progress=(_S.STILL,)),
     Rule("mute", _W.UNHEALTHY, _A.DOUBT, _LIVENESS, liveness=(_S.MUTE,)),
     Rule("catalogue mute", _W.UNHEALTHY, _A.DOUBT, _CATALOGUE, catalogue=(_S.MUTE,)),

@@ -214,8 +214,12 @@ def leave_and_return(spec: ProgramSpec, state: State, event: Event, now: float) 
 
 
 def want_up(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """It is leaving: it will come back when it is gone."""
-    return replace(state, wanted=Wanted.UP), ()
+    """It is leaving: it will come back when it is gone, if need be because somebody said so."""
+    leaving = state.leaving
+    assert leaving is not None
+    if not restart.wanted_back(spec.restart.policy, failed=leaving.failed):
+        leaving = Departure(Cause.ASKED, "asked to start", leaving.was_ready)
+    return replace(state, wanted=Wanted.UP, leaving=leaving), ()
 
 
 def want_up_again(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
@@ -292,7 +296,7 @@ def judge_start(spec: ProgramSpec, state: State, event: Event, now: float) -> Ou
     verdict = hl.readiness(spec.health, health)
     state = replace(state, health=replace(health, verdict=verdict))
     if verdict.word is hl.Word.STARTING:
-        return state, ()
+        return replace(state, reason=verdict.reason), ()
     return _run(spec, state, now, verdict)
 
 
@@ -413,12 +417,15 @@ def stuck(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
 def sweep_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The sweeper itself did not answer."""
     failure = Failure("sweep_overdue", "the sweep of its processes did not end", "See the daemon's log.")
+    departure = state.leaving
     state, effects = _fatal(replace(state, orphaned=True), now, failure)
-    return state, (*effects, do.AwaitOrphans(state.incarnation))
+    return replace(state, leaving=departure), (*effects, do.AwaitOrphans(state.incarnation))
 
 
 def orphans_gone(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The very condition that FATAL named has ended."""
+    if state.spawning:
+        return state, ()  # a start that has not answered yet may be one more
     state, leaving = replace(state, orphaned=False), state.leaving
     if state.wanted is Wanted.DOWN:
         return _stop(state, now, "its last process is gone")

@@ -338,6 +338,15 @@ def tail(folder: Path, lines: int, limit: int = 16 * 1024 * 1024) -> tuple[list[
     return every[-lines:] if lines else [], end
 
 
+def ends_a_line(folder: Path, at: Position) -> bool:
+    """Whether what is before that place ends with a line feed."""
+    try:
+        with open(folder / f"{at.segment:08d}.log", "rb") as file:
+            return at.offset == 0 or os.pread(file.fileno(), 1, at.offset - 1) == b"\n"
+    except FileNotFoundError:
+        return True
+
+
 def split_lines(data: bytes) -> list[bytes]:
     """Lines as a terminal shows them: ended by a line feed, and of what carriage returns overwrote only the last."""
     lines = data.split(b"\n")

@@ -8,6 +8,7 @@ from llm_supervisor.host.process.child import (
     SpawnError,
     become_subreaper,
     disinherit_descriptors,
+    raise_descriptor_limit,
     reap_strangers,
     signal_process,
     spawn,
@@ -22,6 +23,7 @@ from llm_supervisor.host.process.table import (
     read_row,
     read_rows,
     shared_memory,
+    transferred,
 )
 
 __all__ = [
@@ -38,10 +40,12 @@ __all__ = [
     "disinherit_descriptors",
     "find",
     "identify",
+    "raise_descriptor_limit",
     "read_row",
     "read_rows",
     "reap_strangers",
     "shared_memory",
     "signal_process",
     "spawn",
+    "transferred",
 ]

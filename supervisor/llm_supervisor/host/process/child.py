@@ -7,12 +7,14 @@ is fetched once, by pidfd, by the one who watches it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import os
+import resource
 import shutil
 import signal
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llm_supervisor.core.failure import ExitStatus
@@ -23,7 +25,14 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class SpawnError(Exception):
-    """The program could not be started; the text says why, for people."""
+    """The program could not be started; the text says why, for people. ``permanent``: trying again cannot help."""
+
+    def __init__(self, text: str, *, permanent: bool = True) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+
+
+_SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 def become_subreaper() -> None:
@@ -45,6 +54,34 @@ def disinherit_descriptors() -> None:
                 os.set_inheritable(int(name), False)
             except OSError:
                 continue  # the listing's own
+
+
+# The limit of descriptors that we got, once we have raised our own: children get what we got
+_given_limit: tuple[int, int] | None = None
+
+
+def raise_descriptor_limit() -> None:
+    """Use the hard limit of descriptors: a shell's soft 1024 is not enough for a few hundred programs. Children start
+    with the soft limit that we got, as some close every descriptor there could be."""
+    global _given_limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _given_limit = (soft, hard)
+
+
+@contextlib.contextmanager
+def _limit_for_children() -> Iterator[None]:
+    """A child inherits the limit of the moment; lowering a limit closes nothing."""
+    if _given_limit is None:
+        yield
+        return
+    soft, hard = _given_limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def spawn(
@@ -91,17 +128,18 @@ def spawn(
         while any(fd < 3 + len(high) for fd in high):
             high = _raised(high, 3 + len(high))
         actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + n) for n, fd in enumerate(high)]
-        return os.posix_spawn(
-            program,
-            arguments,
-            dict(env),
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=[s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)],
-        )
+        with _limit_for_children():
+            return os.posix_spawn(
+                program,
+                arguments,
+                dict(env),
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=[s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)],
+            )
     except OSError as error:
-        raise SpawnError(f"{program}: {error.strerror}") from error
+        raise SpawnError(f"{program}: {error.strerror}", permanent=error.errno not in _SHORTAGES) from error
     except ValueError as error:  # a NUL, or = in a variable's name: nothing that the kernel can take
         raise SpawnError(f"{program}: {error}") from error
     finally:

@@ -127,6 +127,16 @@ def read_cookie(pid: int) -> str | None:
     return None
 
 
+def transferred(pid: int) -> int:
+    """Bytes that the process has read and written; 0 where we may not know."""
+    try:
+        with open(f"/proc/{pid}/io", "rb") as file:
+            fields = file.read().split()
+        return int(fields[1]) + int(fields[3])  # rchar: N wchar: N
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def shared_memory(pid: int) -> set[str]:
     """Names in /dev/shm that the process has mapped. Reads all of its maps: milliseconds for an engine."""
     try:
