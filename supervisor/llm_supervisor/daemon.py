@@ -48,12 +48,12 @@ from llm_supervisor.world import RealWorld, write_atomically
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # How often systemd is told how things stand (seconds); its watchdog is fed at least three times per period
-TELL = 2.0
+TELL = 5.0
 # What is asked of systemd at a time while a start or a stop makes progress (seconds)
 EXTENSION = 60.0
 # How often a route that fails is asked again, and how often it is looked whether there is a new one (seconds)
 ROUTE_RETRY = 30.0
-ROUTE_LOOK = 5.0
+ROUTE_LOOK = 10.0
 # Events that can be asked for later
 EVENTS_KEPT = 1000
 Show = Callable[[str, State, State], None]

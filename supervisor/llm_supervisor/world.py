@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
@@ -78,6 +78,15 @@ class Incarnation:
     def uuid(self) -> str:
         """The part of the cookie behind the program's name."""
         return self.cookie.rpartition("/")[2]
+
+
+class _Recorded(NamedTuple):
+    """What the state file says of one program."""
+
+    cookie: str
+    next: str
+    fifo: str
+    leader: tuple[int, int] | None
 
 
 class RealWorld:
@@ -157,7 +166,14 @@ class RealWorld:
         successor cannot find, and a restart does not wait for the disk."""
         if name not in self._reserved:
             self._reserved[name] = _new_cookie(name)
-            self._save()
+            try:
+                self._save()
+            except OSError as error:
+                del self._reserved[name]
+                failure = Failure(
+                    "state", f"the state cannot be written: {error}", f"Free some room in {self._runtime}."
+                )
+                raise Refused(failure) from error
         return self._reserved[name]
 
     def _fifo(self, cookie: str) -> Path:
@@ -477,28 +493,36 @@ class RealWorld:
             state = json.loads((self._runtime / "state.json").read_bytes())
             if state["version"] != STATE_VERSION or state["boot"] != boot_id():
                 return set()
-            entries = dict(state["programs"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return set()
+            entries = {
+                str(name): _Recorded(
+                    str(entry["cookie"]),
+                    str(entry["next"]),
+                    str(entry["fifo"]),
+                    None if entry["pid"] is None else (int(entry["pid"]), int(entry["started"])),
+                )
+                for name, entry in state["programs"].items()
+                if entry["cookie"] or entry["next"]
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return set()  # none, another boot's, or not ours: what is not understood is not touched
         for name, entry in entries.items():
-            fifo = self._fifo(entry["next"])
-            if not fifo.exists() and entry["fifo"]:  # else the next one was spawned already, and not recorded any more
-                fifo = Path(entry["fifo"])
-            leader = (entry["pid"], entry["started"]) if entry["pid"] else None
+            fifo = self._fifo(entry.next)
+            if not fifo.exists() and entry.fifo:  # else the next one was spawned already, and not recorded any more
+                fifo = Path(entry.fifo)
             # the former daemon's leader is no zombie of ours: its session's number may have been reused since, so
             # only what is certain is kept
-            row = None if leader is None else read_rows().get(leader[0])
-            certain = leader if row is not None and row.key == leader else None
+            row = None if entry.leader is None else read_rows().get(entry.leader[0])
+            certain = entry.leader if row is not None and row.key == entry.leader else None
+            tree = Tree(entry.cookie, leader=certain, seen={certain} if certain else set(), next_cookie=entry.next)
+            pipe = None
             try:
                 at = os.stat(fifo)
-                tree = Tree(entry["cookie"], leader=certain, fifo=(at.st_dev, at.st_ino))
+                tree.fifo = (at.st_dev, at.st_ino)
                 pipe = output.make_fifo(fifo, 256 * 1024)
                 self._pump.add(name, pipe)
             except OSError:
-                tree, pipe = Tree(entry["cookie"], leader=certain), None
-            tree.next_cookie = entry["next"]
-            tree.seen = {certain} if certain else set()
-            self.incarnations[name] = Incarnation(0, entry["cookie"], tree, fifo, pipe)
+                pass  # it had none yet, or none any more
+            self.incarnations[name] = Incarnation(0, entry.cookie, tree, fifo, pipe)
         return set(entries)
 
 

@@ -146,7 +146,7 @@ def test_a_models_specification(place: Place) -> None:
 
 def test_what_health_does_not_say_is_derived(place: Place) -> None:
     health = one_model(place, "health: {period: 3, timeout: 2, failure_threshold: 5}").programs["a"].spec.health
-    assert (health.readiness_period, health.readiness_timeout, health.readiness_threshold) == (3, 2, 5)
+    assert (health.readiness_period, health.readiness_timeout, health.readiness_threshold) == (9, 2, 5)
     assert health.startup_timeout == 2
     more = "readiness_period: 7, readiness_timeout: 6, readiness_threshold: 1, startup_timeout: 9"
     health = one_model(place, f"health: {{period: 3, {more}}}").programs["a"].spec.health

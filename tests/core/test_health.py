@@ -542,7 +542,8 @@ def test_what_ends_the_suspicion(then: hl.Observation, since: int | None) -> Non
 
 def test_a_reading_without_an_answer_is_suspect_from_the_moment_it_was_asked_for() -> None:
     working = fold(seen(work=5.0, running=1), seen(work=6.0, running=1))
-    assert observe(working, seen(metrics=Answer.SILENT, took=60.0), NOW + 80).suspect_since == NOW + 20
+    unread = hl.Observation(metrics=Probe(Answer.SILENT, took=60.0))
+    assert observe(working, unread, NOW + 80).suspect_since == NOW + 20
 
 
 @pytest.mark.parametrize("signal", ["liveness", "catalogue"])

@@ -352,6 +352,55 @@ def test_a_start_that_is_refused_is_not_taken_for_the_clean_exit_before_it() -> 
     assert not fleet.satisfied(state)
 
 
+def test_who_was_ended_for_a_failure_is_not_done_though_it_exits_cleanly() -> None:
+    spec = with_policy(NEVER)
+    state = walk(spec, unresponsive(spec), ev.Exited(1, ExitStatus(0)), ev.SweepFinished(1), now=NOW)
+    assert state.phase is Phase.STOPPED
+    assert state.exited == ExitStatus(0)
+    assert state.failure is not None
+    assert not fleet.satisfied(state)
+
+
+def test_a_clean_exit_is_done_though_it_failed_before() -> None:
+    """Within the probation of a program without a check, while the failure before is still told."""
+    spec = replace(UNCHECKED, restart=replace(UNCHECKED.restart, policy=ON_FAILURE))
+    state = fail(spec, starting(spec), NOW)
+    assert state.deadline is not None
+    state = walk(spec, state, ev.DeadlinePassed(), ev.Spawned(2, PID), now=state.deadline)
+    state = walk(spec, state, ev.DeadlinePassed(), now=NOW + 6)
+    assert state.phase is Phase.RUNNING
+    state = walk(spec, state, ev.Exited(2, ExitStatus(0)), ev.SweepFinished(2), now=NOW + 7)
+    assert (state.phase, state.exited) == (Phase.STOPPED, ExitStatus(0))
+    assert fleet.satisfied(state)
+
+
+@pytest.mark.parametrize(
+    ("departure", "policy", "phase"),
+    [
+        ("unresponsive", NEVER, Phase.TERMINATING),
+        ("member lost", NEVER, Phase.KILLING),
+        ("exit 1 after ready", NEVER, Phase.SWEEPING),
+        ("exit 0 after ready", NEVER, Phase.SWEEPING),
+        ("exit 0 after ready", ON_FAILURE, Phase.SWEEPING),
+    ],
+)
+def test_a_start_asked_for_while_it_leaves_is_heard_where_the_policy_would_not_bring_it_back(
+    departure: str, policy: RestartPolicy, phase: Phase
+) -> None:
+    spec = with_policy(policy)
+    state = DEPARTURES[departure](spec)
+    assert (state.phase, state.wanted) == (phase, Wanted.UP)
+    gone = (ev.Exited(1, ExitStatus(signal=15)), ev.SweepFinished(1))
+    assert walk(spec, state, *gone, now=NOW).phase is Phase.STOPPED
+    assert walk(spec, state, ev.StartRequested(), *gone, now=NOW).phase is Phase.STARTING
+    assert walk(spec, state, ev.StartRequested(), ev.StopRequested(), *gone, now=NOW).phase is Phase.STOPPED
+
+
+def test_a_start_asked_for_while_it_leaves_does_not_forgive_what_the_policy_brings_back() -> None:
+    state = walk(CHECKED, DEPARTURES["exit 1 before ready"](CHECKED), ev.StartRequested(), now=NOW)
+    assert walk(CHECKED, state, ev.SweepFinished(1), now=NOW).phase is Phase.BACKOFF
+
+
 def test_a_stop_that_got_stuck_is_done_when_the_last_orphan_is_gone() -> None:
     stuck = walk(CHECKED, DEPARTURES["stop requested"](CHECKED), ev.Exited(1, ExitStatus(0)), now=NOW)
     stuck = walk(CHECKED, stuck, ev.SweepStuck(1, ("Core (pid 101, state D)",)), now=NOW)
@@ -439,6 +488,30 @@ def test_a_spawn_that_answers_only_in_fatal_is_not_waited_for_afterwards() -> No
     assert effects == (do.SendSignal(1, 9, tree=True), do.AwaitOrphans(1))
     state = walk(CHECKED, state, ev.StartRequested(), ev.SweepFinished(1), now=NOW)
     assert (state.phase, state.incarnation) == (Phase.STARTING, 2)
+
+
+def given_up_without_an_answer() -> State:
+    state = walk(CHECKED, State(), ev.StartRequested(), ev.RestartRequested(), now=NOW)
+    while state.phase is not Phase.FATAL:
+        assert state.deadline is not None
+        state = walk(CHECKED, state, ev.DeadlinePassed(), now=state.deadline)
+    return state
+
+
+def test_orphans_that_go_before_the_spawn_answered_start_nothing_beside_it() -> None:
+    state = walk(CHECKED, given_up_without_an_answer(), ev.OrphansGone(1), now=NOW)
+    assert (state.phase, state.orphaned) == (Phase.FATAL, True)
+    state, effects = step(CHECKED, state, ev.Spawned(1, PID), NOW)
+    assert do.AwaitOrphans(1) in effects
+    assert walk(CHECKED, state, ev.OrphansGone(1), now=NOW).phase is Phase.STARTING
+
+
+def test_a_spawn_that_is_refused_after_the_orphans_went_leaves_nothing_to_wait_for() -> None:
+    state = walk(CHECKED, given_up_without_an_answer(), ev.OrphansGone(1), now=NOW)
+    state, effects = step(CHECKED, state, ev.SpawnFailed(1, SOME), NOW)
+    if do.AwaitOrphans(1) in effects:
+        state = walk(CHECKED, state, ev.OrphansGone(1), now=NOW)
+    assert state.phase is Phase.STARTING
 
 
 # A failure after a failure ----------------------------------------------------------------------------------

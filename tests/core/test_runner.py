@@ -449,6 +449,18 @@ def test_slow_answers_never_pile_up() -> None:
     assert stage.phases == [(0.0, "STARTING"), (18.0, "RUNNING")]
 
 
+@pytest.mark.parametrize(("slow", "other"), [("catalogue", "liveness"), ("liveness", "catalogue")])
+def test_a_question_without_an_answer_does_not_delay_the_other(slow: str, other: str) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(5)
+        stage.world.ask_takes = {slow: 1e9}
+        await stage.at(35)
+
+    stage = act(scene, period=10.0, readiness_period=10.0, timeout=30.0, readiness_timeout=30.0)
+    assert asked(stage, other) == [0.0, 10.0, 20.0, 30.0]
+    assert asked(stage, slow) == [0.0, 10.0]
+
+
 def test_three_silences_in_a_row_are_a_reason_to_leave_and_two_are_not() -> None:
     async def scene(stage: Stage) -> None:
         await stage.at(5)
@@ -577,6 +589,8 @@ def test_an_engine_is_ready_when_its_first_canary_is_answered() -> None:
         (20.0, "catalogue", 10.0),
         (20.0, "canary", 30.0),
     ]
+    assert asked(stage, "canary") == [0.0, 10.0, 20.0], "one that fails is repeated at the pace of a running engine's"
+    assert asked(stage, "liveness") == [0.5 * n for n in range(41)]
 
 
 def test_no_canary_is_sent_before_the_catalogue_is_valid() -> None:

@@ -367,6 +367,7 @@ def test_without_a_canary_nothing_is_sent(zoo: Zoo) -> None:
     zoo.shows("unasked", state="RUNNING", health="ready", restarts=0)
     assert told(zoo.ports["unasked"]) == []
     assert zoo.through_gateway("unasked") == 0
+    assert zoo.group("unasked")["ready"]
     assert "canary" not in zoo.daemon.program("unasked")["probes"]
 
 

@@ -24,18 +24,21 @@ from .test_recorded import STORIES, problems
 from .test_scenarios import SCENARIOS, played
 
 # What no timeline can show: the word of a row that ends the program (its state says the same), doubt about a gateway
-# (which has no canary), and the row before the first answer
+# (which has no canary) or about what works (which gets none), and the row before the first answer
 SIGNS = """
-rule               | word      | action | because
-gone               | unhealthy | kill   | liveness gone
-stalled            | unhealthy | kill   | progress stalled
-failing            | unhealthy | leave  | liveness failing
-silent             | unhealthy | leave  | liveness mute, canary none
-catalogue failing  | unhealthy | leave  | catalogue failing
-catalogue silent   | unhealthy | leave  | catalogue mute, canary none
-canary failing     | unhealthy | leave  | canary failing
-wrong route        | degraded  | keep   | routes wrong
-not asked          | unknown   | keep   | liveness unknown
+rule                 | word      | action | because
+gone                 | unhealthy | kill   | liveness gone
+stalled              | unhealthy | kill   | progress stalled
+working on the wrong | degraded  | keep   | progress moving, catalogue wrong
+working, but         | degraded  | keep   | progress moving, canary failing
+working              | busy      | keep   | progress moving, liveness failing
+failing              | unhealthy | leave  | liveness failing
+silent               | unhealthy | leave  | liveness mute, canary none
+catalogue failing    | unhealthy | leave  | catalogue failing
+catalogue silent     | unhealthy | leave  | catalogue mute, canary none
+canary failing       | unhealthy | leave  | canary failing
+wrong route          | degraded  | keep   | routes wrong
+not asked            | unknown   | keep   | liveness unknown
 """
 FINE = Signs(Sign.FINE, Sign.FINE, Sign.IDLE, Sign.FINE, Sign.FINE, Sign.FINE)
 

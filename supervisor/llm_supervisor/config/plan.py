@@ -252,7 +252,7 @@ def _health(health: schema.Health) -> HealthSpec:
         period=health.period,
         timeout=health.timeout,
         failure_threshold=health.failure_threshold,
-        readiness_period=health.readiness_period or health.period,
+        readiness_period=health.readiness_period or 3 * health.period,
         readiness_timeout=health.readiness_timeout or health.timeout,
         readiness_threshold=health.readiness_threshold or health.failure_threshold,
         startup_period=health.startup_period,

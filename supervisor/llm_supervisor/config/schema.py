@@ -93,7 +93,7 @@ class Health(Block):
     period: Positive = 10.0
     timeout: Positive = 10.0
     failure_threshold: Annotated[int, Field(ge=1)] = 3
-    readiness_period: Positive | None = Field(default=None, description="of the catalogue; default: period")
+    readiness_period: Positive | None = Field(default=None, description="of the catalogue; default: 3 x period")
     readiness_timeout: Positive | None = Field(default=None, description="default: timeout")
     readiness_threshold: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="default: failure_threshold"

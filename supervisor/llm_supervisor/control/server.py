@@ -88,9 +88,8 @@ def application(fleet: Fleet) -> Starlette:
         await fleet.post(name, REQUESTS[action]())
         if request.query_params.get("wait", "1") != "0":
             # on snapshots, never on edges: whatever happens in between, the question is asked of the present
-            while not settled(action, fleet.states[name], since):
-                if await request.is_disconnected():
-                    break
+            # (the question comes last: what changes while we look for the client must not be missed)
+            while not await request.is_disconnected() and not settled(action, fleet.states[name], since):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         await fleet.changed()

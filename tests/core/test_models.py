@@ -1,0 +1,40 @@
+"""What the gateway's clients are told of a model: ready when a request for it can be answered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llm_supervisor.control.messages import ModelGroup, model_message
+from llm_supervisor.core import event as ev
+from llm_supervisor.core.health import Answer
+from llm_supervisor.core.spec import Kind
+from llm_supervisor.core.state import Phase
+
+from .makers import CHECKED, at, seen, walk
+
+GATEWAY = replace(CHECKED, name="gateway", kind=Kind.LITELLM)
+MODEL = replace(CHECKED, name="glm", kind=Kind.VLLM)
+NOT_YET = "no request has gone through the gateway yet"
+
+
+@pytest.mark.parametrize(
+    ("by_canary", "routes", "why"),
+    [
+        (True, {}, NOT_YET),
+        (True, {"another": Answer.OK}, NOT_YET),
+        (True, {"glm": Answer.OK}, None),
+        (True, {"glm": Answer.SILENT}, "answered silent"),
+        (False, {}, None),
+        (False, {"glm": Answer.SILENT}, "answered silent"),
+    ],
+)
+def test_a_local_group_is_ready_when_its_route_was_proved(
+    by_canary: bool, routes: dict[str, Answer], why: str | None
+) -> None:
+    gateway = walk(GATEWAY, at(Phase.RUNNING), ev.Observed(1, seen(routes=routes)), now=1.0)
+    states = {"gateway": gateway, "glm": at(Phase.RUNNING)}
+    group = ModelGroup("glm", local=True, vision=None, proved_by_canary=by_canary)
+    message = model_message(group, {"gateway": GATEWAY, "glm": MODEL}, states)
+    assert (message["ready"], message["reason"]) == (why is None, why)
