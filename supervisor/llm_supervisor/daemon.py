@@ -353,11 +353,12 @@ class Daemon:
                 pair = fleet.pair_ready(self.runners[gateway].state, engine)
                 if pair is None or (proved.get(route) == pair and loop.time() < again.get(route, math.inf)):
                     continue
-                if engine.health.pending:
-                    continue  # a canary would wait behind its work, and its silence would prove nothing
                 proved[route] = pair
                 timeout = self.plan.programs[gateway].spec.health.canary_timeout
                 probe = await self._world.send(gateway, asking, canary, timeout)
+                if probe.answer is Answer.SILENT and self.runners[alias].state.health.pending:
+                    again[route] = loop.time() + ROUTE_RETRY  # it waited behind the engine's work: no verdict
+                    continue
                 self.runners[gateway].post(ev.Observed(pair[0], Observation(routes={alias: probe})))
                 # what is wrong with a route may be mended elsewhere: ask again now and then
                 again[route] = math.inf if probe.answer is Answer.OK else loop.time() + ROUTE_RETRY

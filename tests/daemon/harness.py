@@ -236,7 +236,7 @@ class Daemon:
         """One program of the status."""
         return next((one for one in self.status()["programs"] if one["name"] == name), {"state": "NONE", "pid": None})
 
-    def wait_for(self, look: Callable[[], Any], what: str, timeout: float = 30) -> Any:
+    def wait_for(self, look: Callable[[], Any], what: str, timeout: float = 90) -> Any:
         """What ``look`` returns as soon as it is true. Raises AssertionError when the daemon ends before."""
 
         def seen() -> Any:

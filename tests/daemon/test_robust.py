@@ -8,8 +8,6 @@ import socket
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.daemon.conftest import Make, program
 from tests.programs import Lines, alive, open_gate
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.fleet import all_ready
-from llm_supervisor.core.health import ROUTE, Answer, Health
+from llm_supervisor.core.health import ROUTE, Answer, Health, Word
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State
 
@@ -76,7 +76,8 @@ def model_message(group: ModelGroup, specs: Mapping[str, ProgramSpec], states: M
     else:
         routes = [state.health.probes.get(f"{ROUTE}{group.name}") for state in gateways]
         why = next((route.detail for route in routes if route is not None and route.answer is not Answer.OK), None)
-        if why is None and group.proved_by_canary and not any(routes):
+        busy = group.local and states[group.name].health_word is Word.BUSY  # others' requests prove enough
+        if why is None and group.proved_by_canary and not any(routes) and not busy:
             why = "no request has gone through the gateway yet"
     return {
         "name": group.name,

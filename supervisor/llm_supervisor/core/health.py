@@ -318,7 +318,7 @@ RULES: tuple[Rule, ...] = (
     Rule("working on the wrong", _W.DEGRADED, _A.KEEP, "{catalogue}; {load}",
          progress=(_S.MOVING,), catalogue=(_S.WRONG,)),
     Rule("working, but", _W.DEGRADED, _A.KEEP, "{canary}; {load}",
-         progress=(_S.MOVING,), canary=(_S.WRONG, _S.SHAKY, _S.FAILING, _S.GONE)),
+         progress=(_S.MOVING,), canary=(_S.WRONG, _S.SHAKY, _S.FAILING)),
     Rule("working", _W.BUSY, _A.KEEP, "{load}", progress=(_S.MOVING,)),
     # no valid answer for its threshold; where a canary can be sent, silence is only doubt
     Rule("failing", _W.UNHEALTHY, _A.LEAVE, _LIVENESS, liveness=(_S.FAILING,)),
@@ -334,14 +334,14 @@ RULES: tuple[Rule, ...] = (
     Rule("mute", _W.UNHEALTHY, _A.DOUBT, _LIVENESS, liveness=(_S.MUTE,)),
     Rule("catalogue mute", _W.UNHEALTHY, _A.DOUBT, _CATALOGUE, catalogue=(_S.MUTE,)),
     Rule("canary failing", _W.UNHEALTHY, _A.LEAVE, _CANARY, canary=(_S.FAILING,)),
-    Rule("canary shaky", _W.UNHEALTHY, _A.DOUBT, _CANARY, canary=(_S.SHAKY, _S.MUTE, _S.GONE)),
+    Rule("canary shaky", _W.UNHEALTHY, _A.DOUBT, _CANARY, canary=(_S.SHAKY, _S.MUTE)),
     # it answers, but not as it should
     Rule("wrong catalogue", _W.DEGRADED, _A.KEEP, "{catalogue}", catalogue=(_S.WRONG,)),
     Rule("wrong answer", _W.DEGRADED, _A.KEEP, "{canary}", canary=(_S.WRONG,)),
     Rule("wrong route", _W.DEGRADED, _A.KEEP, "{routes}", routes=(_S.WRONG,)),
     # one failure is none yet
     Rule("shaky", _W.READY, _A.DOUBT, "{liveness}", liveness=(_S.SHAKY,)),
-    Rule("catalogue shaky", _W.READY, _A.DOUBT, "{catalogue}", catalogue=(_S.SHAKY, _S.GONE)),
+    Rule("catalogue shaky", _W.READY, _A.DOUBT, "{catalogue}", catalogue=(_S.SHAKY,)),
     Rule("not asked", _W.UNKNOWN, _A.KEEP, "not asked yet", liveness=(_S.UNKNOWN,)),
     Rule("fine", _W.READY, _A.KEEP, "answers"),
 )

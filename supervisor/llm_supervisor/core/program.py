@@ -257,8 +257,12 @@ def sweep_again(spec: ProgramSpec, state: State, event: Event, now: float) -> Ou
 
 def too_late(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """A start that answers only now that it was given up: what it made is an orphan."""
-    if not state.spawning or isinstance(event, ev.SpawnFailed):
-        return replace(state, spawning=False), ()
+    if not state.spawning:
+        return state, ()
+    if isinstance(event, ev.SpawnFailed):
+        # that the orphans went may have been said while this was open
+        await_orphans = (do.AwaitOrphans(state.incarnation),) if state.orphaned else ()
+        return replace(state, spawning=False), await_orphans
     end = do.SendSignal(state.incarnation, SIGKILL, tree=True)
     return replace(state, spawning=False, orphaned=True), (end, do.AwaitOrphans(state.incarnation))
 
@@ -367,7 +371,9 @@ def swept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     if state.spawning or state.sweeps > 0:
         return state, ()  # nobody knows yet whether the start that was asked for has made something
     failure = None
-    if leaving.failed:
+    if not leaving.failed:
+        state = replace(state, failure=None)
+    else:
         failure = event.failure or leaving.failure or Failure(leaving.cause.value, leaving.summary)
         state = replace(state, failure=failure)
     if state.wanted is Wanted.DOWN:
