@@ -356,6 +356,9 @@ class Daemon:
                 proved[route] = pair
                 timeout = self.plan.programs[gateway].spec.health.canary_timeout
                 probe = await self._world.send(gateway, asking, canary, timeout)
+                if fleet.pair_ready(self.runners[gateway].state, self.runners[alias].state) != pair:
+                    proved.pop(route, None)  # one of the two has gone meanwhile: no verdict on its successor
+                    continue
                 if probe.answer is Answer.SILENT and self.runners[alias].state.health.pending:
                     again[route] = loop.time() + ROUTE_RETRY  # it waited behind the engine's work: no verdict
                     continue

@@ -46,7 +46,9 @@ def test_status_of_a_ready_pair(daemon: Daemon) -> None:
         ["gateway", "RUNNING", "ready"],
     ]
     status = daemon.status()
-    assert status["models"] == [{"name": ALIAS, "local": True, "vision": True, "ready": True}]
+    daemon.wait_for(lambda: daemon.status()["models"][0]["ready"], "a request through the gateway")
+    ready = {"name": ALIAS, "local": True, "vision": True, "ready": True, "state": "ready", "reason": None}
+    assert daemon.status()["models"] == [ready]
     for program in status["programs"]:
         assert program["probes"]["liveness"]["answer"] == "ok"
         assert program["probes"]["catalogue"]["answer"] == "ok"
@@ -99,8 +101,9 @@ def test_a_killed_process_is_healed_without_a_hand(daemon: Daemon, victim: str) 
 def test_a_vllm_that_is_down_leaves_the_gateway_up(daemon: Daemon) -> None:
     gateway = daemon.program("gateway")["incarnation"]
     assert daemon.cli("stop", ALIAS).stdout == f"{ALIAS}: stopped\n"
-    status = daemon.status()
-    assert status["models"] == [{"name": ALIAS, "local": True, "vision": True, "ready": False}]
+    (model,) = daemon.status()["models"]
+    assert (model["ready"], model["state"]) == (False, "degraded")
+    assert model["reason"] == f"{ALIAS} is STOPPED: asked to stop"
     assert daemon.program("gateway")["state"] == "RUNNING"
     assert not daemon.tree(ALIAS, "") or daemon.program(ALIAS)["pid"] is None
     done = daemon.cli("start", ALIAS, timeout=180)
