@@ -29,7 +29,7 @@ HEARTBEAT = 5.0
 # How often a starting program's output and CPU time are looked at (seconds)
 START_LOOK = 0.5
 # How often the core is asked whether it wants a canary (seconds); doubt does not wait for it
-CANARY_LOOK = 5.0
+CANARY_LOOK = 10.0
 
 
 class Refused(Exception):

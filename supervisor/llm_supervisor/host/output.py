@@ -26,6 +26,7 @@ from pathlib import Path
 SEGMENT_BYTES = 50 * 1024 * 1024  # supervisord's stdout_logfile_maxbytes
 SEGMENTS_KEPT = 10  # supervisord's stdout_logfile_backups
 _CHUNK = 1024 * 1024
+TURN = 5.0  # seconds after which the pump shows that it turns, though nothing is written
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 
@@ -227,7 +228,7 @@ class Pump:
 
     def _run(self) -> None:
         while not self._stopping:
-            events = self._epoll.poll(1.0)
+            events = self._epoll.poll(TURN)
             self.turned_at = time.monotonic()
             for fd, _ in events:
                 if fd == self._wake_r:
