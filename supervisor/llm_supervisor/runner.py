@@ -26,6 +26,8 @@ from llm_supervisor.core.state import State
 
 # A runner turns at least this often (seconds), so that the watchdog can tell a quiet one from a stuck one
 HEARTBEAT = 5.0
+# Waking so much later than planned (seconds) is no busy loop: nobody ran
+OVERSLEPT = 30.0
 # How often a starting program's output and CPU time are looked at (seconds)
 START_LOOK = 0.5
 # How often the core is asked whether it wants a canary (seconds); doubt does not wait for it
@@ -165,6 +167,8 @@ class Runner:
                         await self._wake.wait()
                 except TimeoutError:
                     pass
+                if (late := loop.time() - until) > OVERSLEPT:
+                    self._handle(ev.Overslept(late), loop.time())
             self._end_probing()
             for task in self._waiting:
                 task.cancel()

@@ -101,6 +101,7 @@ def events(incarnation: int) -> Iterator[Event]:
     yield ev.SweepStuck(incarnation, ("Core (pid 101, state D)",))
     yield ev.OrphansGone(incarnation)
     yield ev.DeadlinePassed()
+    yield ev.Overslept(3600.0)
 
 
 CHILD_CLASSES = tuple({type(event): None for event in events(1) if hasattr(event, "incarnation")})

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,15 @@ def test_a_killed_process_is_healed_without_a_hand(daemon: Daemon, victim: str) 
         name, pid = ALIAS, before[ALIAS]["pid"]
     else:
         name, pid = ALIAS, next(pid for pid, comm in old_tree.items() if comm == victim)
+    killed_at = datetime.now(UTC)
     os.kill(pid, signal.SIGKILL)
     daemon.wait(name, timeout=5, restarts=before[name]["restarts"] + 1)
+    noticed_at = min(
+        datetime.fromisoformat(line["timestamp"])
+        for line in daemon.events()
+        if line.get("program") == name and line["timestamp"] > killed_at.isoformat()
+    )
+    assert (noticed_at - killed_at).total_seconds() < 1, "by the kernel's word, not by a probe"
     after = {program["name"]: program for program in daemon.wait_ready(timeout=120)["programs"]}
 
     assert answer(daemon)

@@ -118,6 +118,14 @@ class DeadlinePassed:
     """``State.deadline`` is reached. The runner derives it from the state, so it cannot be stale."""
 
 
+@dataclass(frozen=True, slots=True)
+class Overslept:
+    """The clock went on while nobody ran (a stopped daemon, a paused machine): for so many seconds nothing could
+    happen that a deadline waits for."""
+
+    seconds: float
+
+
 Event = (
     StartRequested
     | StopRequested
@@ -132,4 +140,5 @@ Event = (
     | SweepStuck
     | OrphansGone
     | DeadlinePassed
+    | Overslept
 )

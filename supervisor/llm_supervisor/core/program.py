@@ -446,6 +446,25 @@ def backoff_over(spec: ProgramSpec, state: State, event: Event, now: float) -> O
     return _start(spec, state, now, state.reason)
 
 
+def overslept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """What is waited for, from when on it is waited for, and since when something is suspected: all of it later."""
+    assert isinstance(event, ev.Overslept)
+
+    def later(at: float | None) -> float | None:
+        return None if at is None else at + event.seconds
+
+    new = replace(
+        state,
+        deadline=later(state.deadline),
+        spawned=later(state.spawned),
+        alive_since=later(state.alive_since),
+        stirred_at=later(state.stirred_at),
+        loaded_at=later(state.loaded_at),
+        health=replace(state.health, suspect_since=later(state.health.suspect_since)),
+    )
+    return new, ()
+
+
 def leftover(spec: ProgramSpec, state: State, now: float) -> Outcome:
     """The first state of a program whose processes a former daemon may have left: sweep before anything else."""
     wanted = Wanted.UP if spec.autostart else Wanted.DOWN
@@ -472,6 +491,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.RestartRequested: start,
         **_DEAD_MATTERS_NOT,
         ev.OrphansGone: orphans_gone,  # stopped while it was FATAL for them
+        ev.Overslept: overslept,
         ev.DeadlinePassed: ignore,
     },
     Phase.STARTING: {
@@ -487,6 +507,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.SweepFinished: ignore,
         ev.SweepStuck: ignore,
         ev.OrphansGone: ignore,
+        ev.Overslept: overslept,
         ev.DeadlinePassed: start_overdue,
     },
     Phase.RUNNING: {
@@ -502,6 +523,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.SweepFinished: ignore,
         ev.SweepStuck: ignore,
         ev.OrphansGone: ignore,
+        ev.Overslept: overslept,
         ev.DeadlinePassed: keep_running,
     },
     Phase.TERMINATING: {
@@ -517,6 +539,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.SweepFinished: ignore,
         ev.SweepStuck: ignore,
         ev.OrphansGone: ignore,
+        ev.Overslept: overslept,
         ev.DeadlinePassed: grace_over,
     },
     Phase.KILLING: {
@@ -532,6 +555,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.SweepFinished: ignore,
         ev.SweepStuck: ignore,
         ev.OrphansGone: ignore,
+        ev.Overslept: overslept,
         ev.DeadlinePassed: unkillable,
     },
     Phase.SWEEPING: {
@@ -547,6 +571,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.SweepFinished: swept,
         ev.SweepStuck: stuck,
         ev.OrphansGone: ignore,
+        ev.Overslept: overslept,
         ev.DeadlinePassed: sweep_overdue,
     },
     Phase.BACKOFF: {
@@ -554,6 +579,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.StopRequested: give_up,
         ev.RestartRequested: hurry,
         **_DEAD_MATTERS_NOT,
+        ev.Overslept: overslept,
         ev.DeadlinePassed: backoff_over,
     },
     Phase.FATAL: {
@@ -562,6 +588,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.RestartRequested: start,
         **_DEAD_MATTERS_NOT,
         ev.OrphansGone: orphans_gone,
+        ev.Overslept: overslept,
         ev.DeadlinePassed: ignore,
     },
 }
