@@ -25,7 +25,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Adding what the tests need ..."
 	@$(BIN)/python tests/requirements.py | xargs $(BIN)/python -m pip install -q --disable-pip-version-check 2>&1 \
 	  | { grep -v 'is ignored: it is neither' || true; }
-	@$(BIN)/python -c 'import hypothesis, mypy, openai, pytest' && touch $@
+	@$(BIN)/python -c 'import hypothesis, mypy, pytest' && touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check supervisor tests
