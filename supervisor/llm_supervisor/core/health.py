@@ -45,6 +45,9 @@ class Counters:
 
 
 ROUTE = "route "
+# Tokens and iterations that canaries alone may account for between two readings. More is somebody's work, though none
+# is pending at the moment of reading: a saturated server answers when it has just finished a batch.
+CANARY_WORK = 2000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ class Health:
     """Everything folded so far about one incarnation. Times are monotonic seconds.
 
     ``failures`` counts consecutive failed answers by signal. ``compared``: the last reading of the counters could be
-    compared with one before it; ``moved``: and they differed. ``suspect_since`` is when work was first seen to stand
+    compared with one before it; ``moved``: and they differed; ``worked``: by how much in all. ``suspect_since`` is when work was first seen to stand
     still while there was some to do (or the canary got no answer, or a member is stopped); None while there is nothing
     to suspect. ``proved_at`` is when the last canary was answered.
     """
@@ -117,6 +120,7 @@ class Health:
     counters: Counters | None = None
     compared: bool = False
     moved: bool = False
+    worked: float = 0.0
     suspect_since: float | None = None
     stopped: tuple[str, ...] = ()
     proved_at: float | None = None
@@ -138,10 +142,11 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
     for name, probe in seen.probes.items():
         probes[name] = probe
         failures[name] = failures.get(name, 0) + 1 if probe.answer in FAILED else 0
-    counters, compared, moved = health.counters, health.compared, health.moved
+    counters, compared, moved, worked = health.counters, health.compared, health.moved, health.worked
     if seen.counters is not None:
         compared = counters is not None and _comparable(counters.work, seen.counters.work)
         moved = compared and counters is not None and counters.work != seen.counters.work
+        worked = sum(seen.counters.work) - sum(counters.work) if moved and counters is not None else 0.0
         counters = seen.counters
     elif seen.metrics is not None and seen.metrics.answer in FAILED:
         moved = False  # not read is not seen to move; nor is it idle: what was pending still is
@@ -162,6 +167,7 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
         counters=counters,
         compared=compared,
         moved=moved,
+        worked=worked,
         stopped=health.stopped if seen.stopped is None else seen.stopped,
         proved_at=now if answered else health.proved_at,
     )
@@ -256,7 +262,7 @@ def _progress(spec: HealthSpec, health: Health, now: float) -> Sign:
         return Sign.UNKNOWN
     if not health.moved:
         return Sign.IDLE
-    return Sign.MOVING if health.pending else Sign.MOVED
+    return Sign.MOVING if health.pending or health.worked > CANARY_WORK else Sign.MOVED
 
 
 def signs(spec: HealthSpec, health: Health, now: float) -> Signs:
