@@ -69,6 +69,10 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     try:
         yield here
     finally:
+        for child in here.children:
+            # by its pidfd: the mark of one that is in the middle of an exec cannot be read
+            if child.signal(signal.SIGKILL):
+                gone(child.pid)
         for pid in marked(mark):
             os.kill(pid, signal.SIGKILL)
             gone(pid)

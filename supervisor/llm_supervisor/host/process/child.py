@@ -213,6 +213,8 @@ class Child:
 
     def signal(self, signum: int) -> bool:
         """Send a signal through the pidfd, so that it cannot hit a successor of the pid; False when it is dead."""
+        if self._pidfd < 0:
+            return False  # reaped
         try:
             signal.pidfd_send_signal(self._pidfd, signum)
         except ProcessLookupError:
