@@ -25,7 +25,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Adding what the tests need ..."
 	@$(BIN)/python tests/requirements.py | xargs $(BIN)/python -m pip install -q --disable-pip-version-check 2>&1 \
 	  | { grep -v 'is ignored: it is neither' || true; }
-	@$(BIN)/python -c 'import hypothesis, mypy, pytest' && touch $@
+	@$(BIN)/python -c 'import hypothesis, mypy, pytest, xdist' && touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check supervisor tests
@@ -33,7 +33,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict
 
 check: lint
-	$(BIN)/python -m pytest -q -m "not real and not slow and not systemd and not soak"
+	$(BIN)/python -m pytest -q -n 2 -m "not real and not slow and not systemd and not soak"
 
 test: lint
 	$(BIN)/llm-supervisor install --tiny-model $(TINY)

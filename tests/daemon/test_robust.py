@@ -8,8 +8,12 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.daemon.conftest import Make, program
 from tests.programs import Lines, alive, open_gate
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_reader_that_goes_away(make: Make) -> None:

@@ -14,6 +14,8 @@ from tests.daemon.conftest import Make, program
 from tests.daemon.harness import Daemon, died
 from tests.programs import alive, gone, open_gate
 
+pytestmark = pytest.mark.slow
+
 
 def strays(daemon: Daemon, name: str) -> list[int]:
     """Pids of the descendants that a ``stray`` program announced, oldest first."""

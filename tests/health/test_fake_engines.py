@@ -25,6 +25,8 @@ from tests.daemon.harness import Daemon
 from tests.fakes import VLLM, litellm_python, scenario, tell, told
 from tests.programs import free_port
 
+pytestmark = pytest.mark.slow
+
 PERIOD, GRACE, CANARY = 0.4, 2.0, 1.0
 # For what the machine does meanwhile; reaching it is a failure, never a way to wait
 PATIENCE = 90.0

@@ -110,9 +110,9 @@ class Health:
     """Everything folded so far about one incarnation. Times are monotonic seconds.
 
     ``failures`` counts consecutive failed answers by signal. ``compared``: the last reading of the counters could be
-    compared with one before it; ``moved``: and they differed; ``worked``: by how much in all. ``suspect_since`` is when work was first seen to stand
-    still while there was some to do (or the canary got no answer, or a member is stopped); None while there is nothing
-    to suspect. ``proved_at`` is when the last canary was answered.
+    compared with one before it; ``moved``: and they differed; ``worked``: by how much in all. ``suspect_since`` is when
+    work was first seen to stand still while there was some to do (or the canary got no answer, or a member is stopped);
+    None while there is nothing to suspect. ``proved_at`` is when the last canary was answered.
     """
 
     probes: Mapping[str, Probe] = field(default_factory=dict)
