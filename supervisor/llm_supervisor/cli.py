@@ -530,7 +530,9 @@ def _explain(options: argparse.Namespace) -> int:
         print("\nIts own words:")
         for line in facts["evidence"]:
             print(f"  {line}")
-    else:
+    if (stacks := incident.stacks_of(folder, options.name, wanted)) is not None:
+        print(f"\nWhere its processes stood: {stacks}")
+    if not facts["evidence"]:
         last = output.split_lines(incident.log_of(folder, options.name, wanted))[-8:]
         if last:
             print("\nThe last lines of its log:")

@@ -355,7 +355,8 @@ class Daemon:
                     continue
                 proved[route] = pair
                 timeout = self.plan.programs[gateway].spec.health.canary_timeout
-                probe = await self._world.send(gateway, asking, canary, timeout)
+                with self.runners[alias].own_request():
+                    probe = await self._world.send(gateway, asking, canary, timeout)
                 if fleet.pair_ready(self.runners[gateway].state, self.runners[alias].state) != pair:
                     proved.pop(route, None)  # one of the two has gone meanwhile: no verdict on its successor
                     continue

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,6 +73,9 @@ class World(Protocol):
     def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
         """The vital members that are stopped, named; and what the tree has done (clock ticks and MiB)."""
 
+    async def photograph(self, spec: ProgramSpec) -> None:
+        """Keep where its processes stand now, for the incident should it be found to hang."""
+
     def output(self, name: str) -> tuple[list[bytes], bool]:
         """Complete lines that the program wrote since the last call, and whether it wrote anything at all."""
 
@@ -119,6 +123,16 @@ class Runner:
         self._waiting: list[asyncio.Task[None]] = []  # for orphans, perhaps for ever
         self._ready = asyncio.Event()
         self._doubt = asyncio.Event()
+        self._sent = self._ended = 0  # requests of ours: to tell others' work from them
+
+    @contextmanager
+    def own_request(self) -> Iterator[None]:
+        """Around a request that we send to the program, so that it is not taken for somebody's work."""
+        self._sent += 1
+        try:
+            yield
+        finally:
+            self._ended += 1
 
     @property
     def name(self) -> str:
@@ -277,6 +291,7 @@ class Runner:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ask_for_ever(incarnation, asking))
             group.create_task(self._list_for_ever(incarnation, asking))
+            group.create_task(self._photograph_stalls())
             if asking.reading is not None:
                 group.create_task(self._read_for_ever(incarnation, asking, asking.reading))
             if asking.canary is not None:
@@ -305,10 +320,26 @@ class Runner:
         """The counters. A saturated engine answers late: that it works is worth waiting for, up to the stall grace."""
         health = self.spec.health
         patience = max(health.timeout, health.stall_grace / 2)
+        ended_before = self._ended
         while True:
+            ended = self._ended
             probe, counters = await self._world.read(self.name, asking, reading, patience)
-            self.post(ev.Observed(incarnation, Observation(metrics=probe, counters=counters)))
+            # what was on its way at the reading before, and what was sent since
+            own, ended_before = self._sent - ended_before, ended
+            self.post(ev.Observed(incarnation, Observation(metrics=probe, counters=counters, own=own)))
             await asyncio.sleep(health.period)
+
+    async def _photograph_stalls(self) -> None:
+        """Once for each stall, when half of its grace is over: the judgement must not wait for it."""
+        loop, grace = asyncio.get_running_loop(), self.spec.health.stall_grace
+        done: float | None = None  # the stall that was photographed
+        while True:
+            await self._doubt.wait()
+            since = self.state.health.suspect_since
+            if since is not None and since != done and loop.time() >= since + grace / 2:
+                done = since
+                await self._world.photograph(self.spec)
+            await asyncio.sleep(max(grace / 8, 0.1))
 
     async def _send_canaries(self, incarnation: int, asking: Asking, canary: Canary) -> None:
         """One at a time, whenever the core wants one."""
@@ -320,7 +351,8 @@ class Runner:
             except TimeoutError:
                 pass
             if hl.wants_canary(health, self.state.health, loop.time()):
-                probe = await self._world.send(self.name, asking, canary, health.canary_timeout)
+                with self.own_request():
+                    probe = await self._world.send(self.name, asking, canary, health.canary_timeout)
                 self.post(ev.Observed(incarnation, Observation(canary=probe)))
                 # doubt that a canary did not end is asked about again at the probes' pace, not at once
                 await asyncio.sleep(health.period)

@@ -24,7 +24,7 @@ from llm_supervisor.core.question import Asking, Canary, Question, Reading
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Cause, Departure, State
 from llm_supervisor.diagnosis import Component, Diagnosis, diagnose
-from llm_supervisor.host import gpu, incident, kernel, net, output, probe
+from llm_supervisor.host import gpu, incident, kernel, net, output, probe, stacks
 from llm_supervisor.host.process import (
     COOKIE,
     Child,
@@ -32,6 +32,7 @@ from llm_supervisor.host.process import (
     SpawnError,
     Tree,
     boot_id,
+    cgroup,
     find,
     identify,
     read_rows,
@@ -66,10 +67,12 @@ class Incarnation:
     tree: Tree
     fifo: Path
     pipe: int | None = None
+    port: int | None = None  # where it alone should listen
     leader: Child | None = None
     members: list[Child] = field(default_factory=list)
     log_from: output.Position = BEGINNING
     baselines: list[tuple[int, int]] = field(default_factory=list)  # (GPU, bytes in use before the start)
+    stacks: str = ""  # where its processes stood when it was suspected to hang
     outlived: list[str] = field(default_factory=list)  # processes that the sweep found
     shared: set[str] = field(default_factory=set)  # names in /dev/shm that its tree had mapped
     waiting: set[tuple[int, int]] = field(default_factory=set)  # members that were in state D at the last look
@@ -86,6 +89,7 @@ class _Recorded(NamedTuple):
     cookie: str
     next: str
     fifo: str
+    cgroup: str
     leader: tuple[int, int] | None
 
 
@@ -137,7 +141,7 @@ class RealWorld:
         at = os.stat(fifo)
         tree = Tree(cookie, fifo=(at.st_dev, at.st_ino))
         begin = self._pump.position(spec.name)
-        living = Incarnation(incarnation, cookie, tree, fifo, pipe, log_from=begin, baselines=baselines)
+        living = Incarnation(incarnation, cookie, tree, fifo, pipe, launch.port, log_from=begin, baselines=baselines)
         self.incarnations[spec.name] = living
         self._read[spec.name] = (begin, b"")
         try:
@@ -156,6 +160,7 @@ class RealWorld:
         living.leader = leader
         tree.leader = (pid, leader.identity.started)
         tree.seen = {tree.leader}
+        tree.cgroup = cgroup.enclose(pid, cookie.replace("/", "."))
         leader.watch(lambda status: post(ev.Exited(incarnation, status)))
         self._reserved[spec.name] = _new_cookie(spec.name)
         self._save()
@@ -251,6 +256,8 @@ class RealWorld:
         if tree:
             for row in find(living.tree):
                 _signal(row, signum)
+            if signum == signal.SIGKILL and living.tree.cgroup is not None:
+                cgroup.kill(living.tree.cgroup)
         elif living.leader is not None:
             living.leader.signal(signum)
             if signum != signal.SIGKILL:
@@ -306,7 +313,8 @@ class RealWorld:
             "kernel": kernel_says,
         }
         try:
-            return replace(failure, incident=incident.write(self._incidents, spec.name, facts, log))
+            more = {"stacks.txt": living.stacks.encode()} if living.stacks else {}
+            return replace(failure, incident=incident.write(self._incidents, spec.name, facts, log, more))
         except OSError:
             return failure  # no room for it: what is known is in the status and in the log all the same
 
@@ -328,6 +336,8 @@ class RealWorld:
             waited = loop.time() - began
             if waited >= grace + kill_grace:
                 return Swept(found, tuple(f"{row.comm} (pid {row.pid}, state {row.state})" for row in left))
+            if waited >= grace and living.tree.cgroup is not None:
+                cgroup.kill(living.tree.cgroup)
             for row in left:
                 if waited >= grace:
                     _signal(row, signal.SIGKILL)
@@ -358,6 +368,8 @@ class RealWorld:
         living.fifo.unlink(missing_ok=True)
         if living.leader is not None:
             living.leader.reap()
+        if living.tree.cgroup is not None:
+            cgroup.remove(living.tree.cgroup)
         _remove_shared(living.shared)
         self.incarnations.pop(name, None)
         self.reap()  # the state file keeps it until the next start: what is dead is found dead
@@ -409,6 +421,13 @@ class RealWorld:
         living.waiting = waiting
         return stopped, sum(row.cpu + transferred(row.pid) // MIB for row in mine)
 
+    async def photograph(self, spec: ProgramSpec) -> None:
+        """See ``runner.World``."""
+        if (living := self.incarnations.get(spec.name)) is not None:
+            vital = [row for row in living.tree.look(read_rows()) if row.comm.startswith(spec.vital or ("\0",))]
+            pids = [living.leader.pid] if living.leader is not None else []
+            living.stacks = await stacks.dump(dict.fromkeys([*pids, *(row.pid for row in vital)]))
+
     def output(self, name: str) -> tuple[list[bytes], bool]:
         """See ``runner.World``."""
         at, rest = self._read.get(name, (output.Position(0, 0), b""))
@@ -425,7 +444,25 @@ class RealWorld:
         reply = await (await self._target(name, asking)).ask(question.path, timeout)
         if isinstance(reply, Probe):
             return reply
+        if question.signal == "catalogue" and (stranger := self._stranger(name)) is not None:
+            return replace(stranger, took=reply.took)
         return replace(question.judge(reply.status, reply.body), took=reply.took)
+
+    def _stranger(self, name: str) -> Probe | None:
+        """Whether somebody else answers on the program's port, alone or beside it: vLLM listens with SO_REUSEPORT, so
+        that a second one of the same user takes half of the requests and no one gets an error."""
+        living = self.incarnations.get(name)
+        if living is None or living.port is None:
+            return None
+        listening = net.listening(living.port)
+        mine = net.held(listening, (row.pid for row in living.tree.look(read_rows())))
+        if listening <= mine:
+            return None
+        holder = net.holder(living.port, listening - mine)
+        who = str(holder) if holder else "another process"
+        if mine:
+            return Probe(Answer.WRONG, f"port {living.port} is shared: {who} listens on it too and takes requests")
+        return Probe(Answer.INVALID, f"port {living.port} is answered by {who}, not by {name}")
 
     async def read(self, name: str, asking: Asking, reading: Reading, timeout: float) -> tuple[Probe, Counters | None]:
         """See ``runner.World``."""
@@ -485,6 +522,7 @@ class RealWorld:
             "pid": pid,
             "started": started,
             "fifo": str(living.fifo) if living else "",
+            "cgroup": str(living.tree.cgroup) if living and living.tree.cgroup else "",
         }
 
     def find_leftovers(self) -> set[str]:
@@ -498,6 +536,7 @@ class RealWorld:
                     str(entry["cookie"]),
                     str(entry["next"]),
                     str(entry["fifo"]),
+                    str(entry.get("cgroup", "")),
                     None if entry["pid"] is None else (int(entry["pid"]), int(entry["started"])),
                 )
                 for name, entry in state["programs"].items()
@@ -514,6 +553,8 @@ class RealWorld:
             row = None if entry.leader is None else read_rows().get(entry.leader[0])
             certain = entry.leader if row is not None and row.key == entry.leader else None
             tree = Tree(entry.cookie, leader=certain, seen={certain} if certain else set(), next_cookie=entry.next)
+            if entry.cgroup:
+                tree.cgroup = Path(entry.cgroup)
             pipe = None
             try:
                 at = os.stat(fifo)

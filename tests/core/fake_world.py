@@ -118,6 +118,10 @@ class FakeWorld:
         """See ``runner.World``."""
         self.did(f"baseline {incarnation}")
 
+    async def photograph(self, spec: ProgramSpec) -> None:
+        """See ``runner.World``."""
+        self.did("photograph")
+
     def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
         """See ``runner.World``."""
         self._cpu += CPU_TICK if self.busy else 0

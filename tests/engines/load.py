@@ -13,9 +13,11 @@ import httpx
 
 @dataclass
 class Load:
-    """What came of a load: answers by status (0: no answer), and how long the slowest took (seconds)."""
+    """What came of a load: answers by status (0: no answer; why is in ``errors``), and how long the slowest took
+    (seconds)."""
 
     answers: Counter[int] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
 
 
@@ -25,15 +27,17 @@ async def _client(load: Load, http: httpx.AsyncClient, path: str, body: dict[str
         try:
             answer = await http.post(path, json=body)
             load.answers[answer.status_code] += 1
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
             load.answers[0] += 1
+            load.errors[f"{type(error).__name__}: {error} after {time.monotonic() - began:.1f} s"] += 1
         load.slowest = max(load.slowest, time.monotonic() - began)
 
 
 async def run(base: str, key: str, body: dict[str, Any], *, clients: int, seconds: float) -> Load:
     """``clients`` parallel clients for ``seconds``, each sending its next request when the last is answered."""
     load = Load()
-    limits = httpx.Limits(max_connections=clients)
+    # below the five seconds after which uvicorn closes an idle connection: a request must not meet that
+    limits = httpx.Limits(max_connections=clients, keepalive_expiry=2)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(base_url=base, headers=headers, timeout=300, limits=limits, trust_env=False) as http:
         end = time.monotonic() + seconds

@@ -92,6 +92,9 @@ def test_a_worker_stopped_while_idle_is_found_and_replaced(nervous: Daemon) -> N
     assert json.loads(run_in_shell(pasted_curl(nervous)))["usage"]["completion_tokens"] > 0
     why = [line["reason"] for line in verdicts(nervous) if line["state"] == "STOPPING"]
     assert "no progress for" in str(why[0]), why
+    explained = nervous.cli("explain", ALIAS).stdout
+    stacks = Path(explained.partition("Where its processes stood: ")[2].splitlines()[0]).read_text()
+    assert "worker_busy_loop" in stacks, "the incident shows in which function the stopped worker stands"
 
 
 def test_a_worker_stopped_with_requests_in_flight_is_found_and_replaced(nervous: Daemon) -> None:
@@ -152,7 +155,8 @@ def check_saturation(daemon: Daemon, seconds: float) -> None:
     assert [one["incarnation"] for one in after] == [one["incarnation"] for one in before], reasons[-20:]
     assert "busy" in words
     assert any("running" in reason for reason in reasons), "and it says how much it has to do"
-    assert set(result.answers) == {200}, result.answers
+    assert set(result.answers) == {200}, (result.answers, result.errors)
+    print(f"{result.answers[200]} answers in {seconds:g} s, the slowest after {result.slowest:.1f} s; {sorted(words)}")
     assert daemon.wait_ready(timeout=30)
 
 

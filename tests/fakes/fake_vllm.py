@@ -310,7 +310,8 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def server_bind(self) -> None:
-        """Without looking up its own name, which may take its time."""
+        """Shared, as the real one does; without looking up its own name, which may take its time."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, *_: object) -> None:

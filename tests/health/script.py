@@ -58,6 +58,8 @@ GATEWAY_SPEC = replace(ENGINE_SPEC, name="gateway", kind=Kind.LITELLM, health=He
 
 Row = tuple[float, str, str, str]
 Reply = tuple[int, bytes]
+# Requests of others that end in a second under load
+REQUESTS = 0.5
 
 
 # What the script sets ---------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ class ScriptedWorld:
         self._spawned_at = 0.0
         self._incarnation = 0
         self._post: Callable[[Event], None] = lambda event: None
-        self._tokens = self._iterations = 0.0
+        self._tokens = self._iterations = self._finished = 0.0
         self._counted_at = 0.0
         self._was_waiting = False
         self._asked = 0  # canaries on their way
@@ -114,7 +116,7 @@ class ScriptedWorld:
             case "says":
                 self._said.append(value.replace("_", " ").encode())
             case "counts":
-                self._tokens = self._iterations = float(value)
+                self._tokens = self._iterations = self._finished = float(value)
             case "clock":
                 loop = asyncio.get_running_loop()
                 assert isinstance(loop, VirtualLoop)
@@ -139,6 +141,8 @@ class ScriptedWorld:
             tokens, _, iterations = self.facts.load.partition("@")[2].partition(",")
             self._tokens += passed * float(tokens)
             self._iterations += passed * float(iterations or tokens)
+            if float(tokens):
+                self._finished += passed * REQUESTS
 
     # Processes --------------------------------------------------------------------------------------------
 
@@ -147,7 +151,7 @@ class ScriptedWorld:
         if incarnation > 1:
             self.facts = Facts()
         self._post, self._incarnation, self._spawned_at = post, incarnation, self.now
-        self._tokens = self._iterations = 0.0
+        self._tokens = self._iterations = self._finished = 0.0
         return 100 + incarnation
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
@@ -170,6 +174,9 @@ class ScriptedWorld:
         """See ``runner.World``."""
 
     def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> None:
+        """See ``runner.World``."""
+
+    async def photograph(self, spec: ProgramSpec) -> None:
         """See ``runner.World``."""
 
     def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
@@ -230,6 +237,7 @@ class ScriptedWorld:
             self._count()
             self._tokens += 4
             self._iterations += 1
+            self._finished += 1
         return replace(canary.judge(*reply), took=takes)
 
     async def _reply(self, wanted: str, path: str, timeout: float, page: Callable[[str, str], Reply]) -> Reply | Probe:
@@ -270,6 +278,7 @@ class ScriptedWorld:
             "generation_tokens_total": self._tokens,
             "prompt_tokens_total": 0.0,
             "iteration_tokens_total_count": self._iterations,
+            "request_success_total": self._finished,
             "num_requests_running": running,
             "num_requests_waiting": waiting,
         }

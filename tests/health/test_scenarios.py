@@ -237,8 +237,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         305..320     RUNNING   degraded   working, but: canary: fails (500: it fails); 8 running, 0 waiting
         """, until=800),
     S("canaries fail while others' short requests are served", "12 canary=500\n285 load=0+0@200", """
-        300..320     RUNNING   degraded   canary: fails (500
-        """, until=600, bug="nothing is pending at the moments of reading: restarted though tokens advance"),
+        290          RUNNING   busy       working: 0 running, 0 waiting, 2 answered since the last look
+        300          RUNNING   degraded   working, but: canary: fails (500: it fails); 0 running, 0 waiting, 5 answered
+        """, until=600),
+    S("canaries fail while another's request is served now and then", "12 canary=500\n285 load=0+0@1", """
+        290          RUNNING   busy       working: 0 running, 0 waiting
+        300          RUNNING   degraded   working, but: canary: fails (500
+        """, until=600),
     S("no canary by configuration", "", "", canary=False, until=2000, canaries=(0, 0)),
 
     # Work --------------------------------------------------------------------------------------------------------

@@ -83,6 +83,8 @@ def stray(options: argparse.Namespace) -> None:
 
     The descendant writes its pid to ``--report`` (a descriptor) or standard output once it is what it should be.
     """
+    if options.go:
+        os.read(options.go, 1)
     # the new process is a child of init (or of the nearest subreaper) unless the leader stays
     if os.fork() == 0:
         if options.double and os.fork() != 0:
@@ -202,6 +204,7 @@ def main() -> None:
         for flag in ("setsid", "double", "wipe", "redirect", "stubborn", "stay"):
             one.add_argument(f"--{flag}", action="store_true", default=preset.get(flag, False))
         one.add_argument("--report", type=int)
+        one.add_argument("--go", type=int, default=0, metavar="FD", help="begin when something comes here")
         one.add_argument("--linger", type=int, default=0, metavar="FD", help="end when something comes here")
         one.add_argument("--status", type=int, default=0)
         one.add_argument("--tag", default="", help="words for the descendant's command line")

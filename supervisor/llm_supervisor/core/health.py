@@ -37,16 +37,19 @@ class Probe:
 @dataclass(frozen=True, slots=True)
 class Counters:
     """What an engine counts. ``work`` only grows while it works (tokens and iterations); a smaller value than
-    before is a restart of the counting, which is no progress and no stall."""
+    before is a restart of the counting, which is no progress and no stall. ``finished`` counts requests that have
+    ended; None where the engine does not say."""
 
     work: tuple[float, ...]
     running: int = 0
     waiting: int = 0
+    finished: float | None = None
 
 
 ROUTE = "route "
-# Tokens and iterations that canaries alone may account for between two readings. More is somebody's work, though none
-# is pending at the moment of reading: a saturated server answers when it has just finished a batch.
+# Tokens and iterations that canaries alone may account for between two readings, where finished requests are not
+# counted. More is somebody's work, though none is pending at the moment of reading: a saturated server answers when it
+# has just finished a batch.
 CANARY_WORK = 2000.0
 
 
@@ -58,6 +61,7 @@ class Observation:
     catalogue: Probe | None = None
     metrics: Probe | None = None  # the reading of the counters, as a question and its answer
     counters: Counters | None = None
+    own: int = 0  # with counters: requests of ours that may have ended since the reading before
     canary: Probe | None = None
     stopped: tuple[str, ...] | None = None  # members in state T or D, named
     routes: Mapping[str, Probe] = field(default_factory=dict)  # a gateway's groups, each asked for a completion
@@ -110,7 +114,8 @@ class Health:
     """Everything folded so far about one incarnation. Times are monotonic seconds.
 
     ``failures`` counts consecutive failed answers by signal. ``compared``: the last reading of the counters could be
-    compared with one before it; ``moved``: and they differed; ``worked``: by how much in all. ``suspect_since`` is when
+    compared with one before it; ``moved``: and they differed; ``served``: others' requests that ended in between (or,
+    where these are not counted, 1 when more was done than canaries do). ``suspect_since`` is when
     work was first seen to stand still while there was some to do (or the canary got no answer, or a member is stopped);
     None while there is nothing to suspect. ``proved_at`` is when the last canary was answered.
     """
@@ -120,7 +125,7 @@ class Health:
     counters: Counters | None = None
     compared: bool = False
     moved: bool = False
-    worked: float = 0.0
+    served: float = 0.0
     suspect_since: float | None = None
     stopped: tuple[str, ...] = ()
     proved_at: float | None = None
@@ -142,14 +147,14 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
     for name, probe in seen.probes.items():
         probes[name] = probe
         failures[name] = failures.get(name, 0) + 1 if probe.answer in FAILED else 0
-    counters, compared, moved, worked = health.counters, health.compared, health.moved, health.worked
+    counters, compared, moved, served = health.counters, health.compared, health.moved, health.served
     if seen.counters is not None:
         compared = counters is not None and _comparable(counters.work, seen.counters.work)
         moved = compared and counters is not None and counters.work != seen.counters.work
-        worked = sum(seen.counters.work) - sum(counters.work) if moved and counters is not None else 0.0
+        served = _served(counters, seen.counters, seen.own) if moved and counters is not None else 0.0
         counters = seen.counters
     elif seen.metrics is not None and seen.metrics.answer in FAILED:
-        moved = False  # not read is not seen to move; nor is it idle: what was pending still is
+        moved, served = False, 0.0  # not read is not seen to move; nor is it idle: what was pending still is
     if moved and "canary" in probes and probes["canary"].answer is Answer.SILENT:
         failures["canary"] = 0  # it waited behind the work that is being done
     if moved and counters is not None and counters.running + counters.waiting > 0:
@@ -167,7 +172,7 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
         counters=counters,
         compared=compared,
         moved=moved,
-        worked=worked,
+        served=served,
         stopped=health.stopped if seen.stopped is None else seen.stopped,
         proved_at=now if answered else health.proved_at,
     )
@@ -190,6 +195,13 @@ def _comparable(before: tuple[float, ...], after: tuple[float, ...]) -> bool:
     """Whether two readings are of the same counting. A count that is smaller than before was restarted: that is neither
     progress nor a stall."""
     return len(before) == len(after) and all(new >= old for new, old in zip(after, before, strict=True))
+
+
+def _served(before: Counters, after: Counters, own: int) -> float:
+    """How many requests of others have ended between two comparable readings, of which ``own`` may have been ours."""
+    if before.finished is None or after.finished is None:
+        return 1.0 if sum(after.work) - sum(before.work) > CANARY_WORK else 0.0
+    return max(0.0, after.finished - before.finished - own)
 
 
 def wants_canary(spec: HealthSpec, health: Health, now: float) -> bool:
@@ -262,7 +274,7 @@ def _progress(spec: HealthSpec, health: Health, now: float) -> Sign:
         return Sign.UNKNOWN
     if not health.moved:
         return Sign.IDLE
-    return Sign.MOVING if health.pending or health.worked > CANARY_WORK else Sign.MOVED
+    return Sign.MOVING if health.pending or health.served else Sign.MOVED
 
 
 def signs(spec: HealthSpec, health: Health, now: float) -> Signs:
@@ -377,7 +389,8 @@ def _reason(template: str, health: Health, now: float) -> str:
         catalogue_failures=health.failures.get("catalogue", 0),
         still=now - health.suspect_since if health.suspect_since is not None else 0.0,
         why=_why(health),
-        load=f"{load.running} running, {load.waiting} waiting",
+        load=f"{load.running} running, {load.waiting} waiting"
+        + (f", {health.served:.0f} answered since the last look" if health.served and not health.pending else ""),
         stopped=", ".join(health.stopped),
     )
 

@@ -120,14 +120,14 @@ def judge_models(status: int, body: bytes, served_name: str) -> Probe:
 
 _SERIES = re.compile(
     rb"^vllm:(generation_tokens_total|prompt_tokens_total|iteration_tokens_total_count"
-    rb"|num_requests_running|num_requests_waiting)(?:\{[^}\n]*\})? ([0-9.eE+]+)$",
+    rb"|request_success_total|num_requests_running|num_requests_waiting)(?:\{[^}\n]*\})? ([0-9.eE+]+)$",
     re.MULTILINE,
 )
 _WORK = (b"generation_tokens_total", b"prompt_tokens_total", b"iteration_tokens_total_count")
 
 
 def read_metrics(page: bytes) -> Counters | None:
-    """Five series of ``/metrics``, summed over engines; None when the page shows none of them. A pattern over the
+    """Six series of ``/metrics``, summed over engines; None when the page shows none of them. A pattern over the
     bytes: a parser of the whole page (50 KB) would block the loop thirty times as long."""
     sums: dict[bytes, float] = {}
     try:
@@ -141,6 +141,7 @@ def read_metrics(page: bytes) -> Counters | None:
         work=tuple(sums.get(name, 0.0) for name in _WORK),
         running=int(sums.get(b"num_requests_running", 0)),
         waiting=int(sums.get(b"num_requests_waiting", 0)),
+        finished=sums.get(b"request_success_total"),
     )
 
 

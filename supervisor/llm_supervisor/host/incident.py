@@ -1,7 +1,8 @@
 """Incidents: a folder for each failure, bounded in number and size, for ``explain`` and for people.
 
 ``<folder>/<program>/<id>/`` holds ``incident.json`` (what happened, and why) and ``log.txt`` (the end of what the dead
-incarnation wrote). An id is the UTC time of the failure, so ids sort by age.
+incarnation wrote), and ``stacks.txt`` (where a hung engine stood) if that could be seen. An id is the UTC time of the
+failure, so ids sort by age.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ LOG_BYTES = 256 * 1024  # of the log in each
 FOLDER_BYTES = 8 * 1024 * 1024  # of all of a program's
 
 
-def write(folder: Path, program: str, facts: dict[str, Any], log: bytes) -> str:
-    """Keep one incident, drop the oldest ones beyond the bounds, and return its id. Raises OSError."""
+def write(
+    folder: Path, program: str, facts: dict[str, Any], log: bytes, more: Mapping[str, bytes] | None = None
+) -> str:
+    """Keep one incident (``more`` are other files by name), drop the oldest ones beyond the bounds, and return its id.
+    Raises OSError."""
     home = folder / program
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
@@ -31,7 +36,8 @@ def write(folder: Path, program: str, facts: dict[str, Any], log: bytes) -> str:
         except FileExistsError:
             number += 1
     facts = {"id": name, "program": program, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **facts}
-    (home / name / "log.txt").write_bytes(log[-LOG_BYTES:])
+    for file, data in {"log.txt": log[-LOG_BYTES:], **(more or {})}.items():
+        (home / name / file).write_bytes(data)
     # the folder counts as an incident once this file is there
     fresh = home / name / ".incident.json"
     fresh.write_text(json.dumps(facts, indent=1, default=str))
@@ -57,6 +63,12 @@ def read(folder: Path, program: str, incident: str) -> dict[str, Any]:
     """One incident. Raises OSError or ValueError when there is none, or it is broken."""
     facts: dict[str, Any] = json.loads((folder / program / incident / "incident.json").read_text())
     return facts
+
+
+def stacks_of(folder: Path, program: str, incident: str) -> Path | None:
+    """The file that shows where a hung engine stood, if there is one."""
+    path = folder / program / incident / "stacks.txt"
+    return path if path.exists() else None
 
 
 def log_of(folder: Path, program: str, incident: str) -> bytes:

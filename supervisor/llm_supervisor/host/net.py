@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import psutil
@@ -25,20 +26,56 @@ class Holder:
         return f"pid {self.pid} ({self.command}){since}"
 
 
-def holder(port: int) -> Holder | None:
-    """Who listens on this TCP port; None when nobody does."""
-    for connection in psutil.net_connections(kind="tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
-            if connection.pid is None:
-                return Holder(None, "", None)
-            try:
-                process = psutil.Process(connection.pid)
-                return Holder(
-                    connection.pid, " ".join(process.cmdline())[:120] or process.name(), process.create_time()
-                )
-            except psutil.Error:
-                return Holder(connection.pid, "", None)
-    return None
+def listening(port: int) -> set[int]:
+    """The inodes of the TCP sockets that listen on a port, of whatever address."""
+    found = set()
+    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(name, "rb") as file:
+                next(file)
+                rows = (line.split() for line in file)
+                found |= {
+                    int(row[9]) for row in rows if row[3] == b"0A" and int(row[1].rpartition(b":")[2], 16) == port
+                }
+        except FileNotFoundError:
+            continue  # no IPv6 here
+    return found
+
+
+def held(sockets: set[int], pids: Iterable[int]) -> set[int]:
+    """Which of these sockets, by inode, the processes have open."""
+    links = {f"socket:[{inode}]": inode for inode in sockets}
+    found: set[int] = set()
+    for pid in pids:
+        try:
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                if len(found) == len(sockets):
+                    return found
+                try:
+                    inode = links.get(os.readlink(f"/proc/{pid}/fd/{fd}"))
+                except OSError:
+                    continue
+                if inode is not None:
+                    found.add(inode)
+        except OSError:
+            continue
+    return found
+
+
+def holder(port: int, sockets: set[int] | None = None) -> Holder | None:
+    """Who listens on this TCP port (with these sockets); None when nobody does. Looks into every
+    process: milliseconds."""
+    sockets = listening(port) if sockets is None else sockets
+    if not sockets:
+        return None
+    for process in psutil.process_iter():
+        if not held(sockets, (process.pid,)):
+            continue
+        try:
+            return Holder(process.pid, " ".join(process.cmdline())[:120] or process.name(), process.create_time())
+        except psutil.Error:
+            return Holder(process.pid, "", None)
+    return Holder(None, "", None)
 
 
 def can_bind(host: str, port: int) -> OSError | None:

@@ -2,14 +2,17 @@
 
 No source alone is enough. Descendants are lost when a parent dies before it was seen; a session is left by setsid;
 the cookie is lost where an environment is wiped or was never there (a fork server's children); the FIFO is left by
-redirection. Their union misses only what tries to hide. Finding only; signalling is ``child``'s.
+redirection; a control group is there only where ours is delegated to us. Their union misses only what tries to hide.
+Finding only; signalling is ``child``'s.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
+from llm_supervisor.host.process import cgroup
 from llm_supervisor.host.process.table import Row, holds, read_cookie, read_rows
 
 
@@ -20,6 +23,7 @@ class Source(StrEnum):
     SESSION = "session"
     COOKIE = "cookie"
     FIFO = "fifo"
+    CGROUP = "cgroup"
 
 
 ALL_SOURCES = frozenset(Source)
@@ -37,6 +41,7 @@ class Tree:
     leader: tuple[int, int] | None = None
     fifo: tuple[int, int] | None = None
     seen: set[tuple[int, int]] = field(default_factory=set)
+    cgroup: Path | None = None
     next_cookie: str = ""  # reserved: perhaps used by a daemon that was killed before it could say so
 
     def look(self, rows: dict[int, Row]) -> list[Row]:
@@ -76,12 +81,14 @@ def find(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> list[Row]:
     if tree.leader:
         known.add(tree.leader)
     cookies = {tree.cookie, tree.next_cookie} - {""}
+    grouped = cgroup.members(tree.cgroup) if tree.cgroup and Source.CGROUP in sources else set()
     mine: dict[int, Row] = {}
     for row in rows.values():
         if row.started < oldest or row.ppid == 2 or row.pid == 2 or row.dead:
             continue  # older than the tree, a kernel thread, or gone
         if (
             row.key in known
+            or row.pid in grouped
             or (Source.SESSION in sources and tree.leader is not None and row.session == tree.leader[0])
             or (Source.COOKIE in sources and _cookie(row) in cookies)
             or (Source.FIFO in sources and tree.fifo is not None and holds(row.pid, tree.fifo))
