@@ -9,14 +9,19 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.daemon.harness import Daemon, marked, name_of
 
 # Cookies that were ever seen, by program: an older one must have no process left
 Seen = dict[str, set[str]]
+FLOOD = 16 * 1024 * 1024  # bytes
 
 
 @dataclass
@@ -28,6 +33,8 @@ class Faults:
     seed: int
     stops: bool = True  # SIGSTOP too, where a stopped program is found
     patience: float = 60.0
+    ports: Mapping[str, int] = field(default_factory=dict)  # where programs listen by themselves
+    disk: Path | None = None  # a small file system that the logs are on
     history: list[str] = field(default_factory=list)
     seen: Seen = field(default_factory=dict)
 
@@ -40,9 +47,12 @@ class Faults:
         for name, program in before.items():
             self.seen.setdefault(name, set()).add(program["incarnation"])
         name = self._random.choice(self.programs)
-        kinds: list[Callable[[str], bool]] = [self._kill_leader, self._kill_any, self._kill_all, self._garbage]
+        kinds: list[Callable[[str], bool]] = [self._kill_leader, self._kill_any, self._kill_all]
+        kinds += [self._garbage, self._flood, self._squat]
         if self.stops:
             kinds.append(self._stop_any)
+        if self.disk is not None:
+            kinds.append(self._fill_disk)
         hurt = self._random.choice(kinds)(name)
         if hurt:
             self.daemon.wait_for(
@@ -94,6 +104,60 @@ class Faults:
         self.daemon.config_file.write_text(text)
         return False
 
+    def _flood(self, name: str) -> bool:
+        """Its log, written to as if it did so itself, faster than any disk takes it."""
+        self.history.append(f"log flood of {name}")
+        line = b"flood " * 20 + b"\n"
+        (fifo,) = (self.daemon.runtime / "fifo").glob(f"{name}.*")
+        with open(fifo, "wb", buffering=0) as file:
+            for _ in range(FLOOD // (len(line) * 500)):
+                file.write(line * 500)
+        return False
+
+    def _squat(self, name: str) -> bool:
+        """It dies, and somebody takes its port for a while."""
+        leader = self.daemon.program(name)["pid"]
+        port = self.ports.get(name)
+        if port is None:  # a gateway's: the port is the daemon's, and never free
+            return self._signal(name, [leader], signal.SIGKILL, "kill leader")
+        self.history.append(f"squatter on port {port} of {name}")
+        with socket.socket() as squatter:
+            squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            os.kill(leader, signal.SIGKILL)
+            while True:
+                try:
+                    squatter.bind(("127.0.0.1", port))
+                    squatter.listen()
+                    break
+                except OSError:
+                    time.sleep(0.001)
+            time.sleep(self._random.uniform(0.1, 1.0))
+        return True
+
+    def _fill_disk(self, name: str) -> bool:
+        """No room for logs and incidents: the program dies, comes back and works all the same."""
+        assert self.disk is not None
+        self.history.append(f"full disk, kill leader of {name}")
+        before = self.daemon.program(name)
+        filler = self.disk / "filler"
+        with open(filler, "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(1024 * 1024)) == 1024 * 1024:
+                    pass
+            except OSError:
+                pass  # full
+        try:
+            os.kill(before["pid"], signal.SIGKILL)
+            self.daemon.wait_for(
+                lambda: self.daemon.program(name)["incarnation"] not in (None, before["incarnation"]),
+                f"{name} to be replaced on a full disk",
+                self.patience,
+            )
+            self.daemon.wait_ready(self.patience)
+        finally:
+            filler.unlink()
+        return True
+
     def _signal(self, name: str, pids: list[int], signum: int, what: str) -> bool:
         self.history.append(f"{what} of {name}: {pids}")
         for pid in pids:
@@ -118,3 +182,18 @@ def run(faults: Faults, count: int) -> None:
     for _ in range(count):
         faults.one()
     print(f"{count} faults (seed {faults.seed}) in {time.monotonic() - began:.0f} s")
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path | None]:
+    """A small file system of its own at that folder; None where this user may not mount one."""
+    folder.mkdir(parents=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode != 0:
+        print(f"no small disk, so the fault of a full one is left out: {done.stderr.decode().strip()}")
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,28 +18,28 @@ SEED = int(os.environ.get("FAULTS_SEED", "20261120"))
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+def made(tmp_path: Path) -> Iterator[faults.Faults]:
     health = {"period": 0.3, "timeout": 0.5, "failure_threshold": 2, "startup_period": 0.1}
-    programs = {}
-    for name in ("one", "two", "three"):
-        port = free_port()
+    programs: dict[str, object] = {}
+    ports = {name: free_port() for name in ("one", "two", "three")}
+    for name, port in ports.items():
         programs[name] = {
             "command": [sys.executable, "-S", str(SERVED), port],
             "ready": {"http": f"http://127.0.0.1:{port}/"},
             "health": health,
-            "restart": {"backoff": 0.2, "intensity": 20},
+            "restart": {"backoff": 0.2, "intensity": 100},
             "stop": {"grace": 1},
         }
-    with Daemon(tmp_path, {"programs": programs}) as running:
+    with faults.small_disk(tmp_path / "home", "48m") as disk, Daemon(tmp_path, {"programs": programs}) as running:
         running.wait_ready()
-        yield running
+        yield faults.Faults(running, tuple(ports), SEED, ports=ports, disk=disk)
 
 
 @pytest.mark.slow
-def test_thirty_random_faults(daemon: Daemon) -> None:
-    faults.run(faults.Faults(daemon, ("one", "two", "three"), SEED), 30)
+def test_thirty_random_faults(made: faults.Faults) -> None:
+    faults.run(made, 30)
 
 
 @pytest.mark.soak
-def test_three_hundred_random_faults(daemon: Daemon) -> None:
-    faults.run(faults.Faults(daemon, ("one", "two", "three"), SEED + 1), 300)
+def test_three_hundred_random_faults(made: faults.Faults) -> None:
+    faults.run(replace(made, seed=SEED + 1), 300)

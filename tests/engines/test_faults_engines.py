@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,21 +17,23 @@ SEED = int(os.environ.get("FAULTS_SEED", "20261120"))
 
 
 @pytest.fixture(scope="module")
-def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def made(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[faults.Faults]:
     settings: dict[str, Any] = config(engines)
     settings["models"][ALIAS]["health"] = {"period": 1, "stall_grace": 5, "canary_timeout": 5}
     settings["gateway"]["health"] = {"period": 1, "timeout": 3}
+    ports = {ALIAS: settings["models"][ALIAS]["port"]}
     shared = set(os.listdir("/dev/shm"))
-    with Daemon(tmp_path_factory.mktemp("faults"), settings) as running:
+    folder = tmp_path_factory.mktemp("faults")
+    with faults.small_disk(folder / "home", "64m") as disk, Daemon(folder, settings) as running:
         running.wait_ready(timeout=300)
-        yield running
+        yield faults.Faults(running, (ALIAS, "gateway"), SEED, patience=180, ports=ports, disk=disk)
     assert set(os.listdir("/dev/shm")) <= shared, "dead trees leave nothing in shared memory"
 
 
-def test_six_random_faults(daemon: Daemon) -> None:
-    faults.run(faults.Faults(daemon, (ALIAS, "gateway"), SEED, patience=180), 6)
+def test_six_random_faults(made: faults.Faults) -> None:
+    faults.run(made, 6)
 
 
 @pytest.mark.soak
-def test_forty_random_faults(daemon: Daemon) -> None:
-    faults.run(faults.Faults(daemon, (ALIAS, "gateway"), SEED + 1, patience=180), 40)
+def test_forty_random_faults(made: faults.Faults) -> None:
+    faults.run(replace(made, seed=SEED + 1), 40)
