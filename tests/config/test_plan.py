@@ -117,6 +117,7 @@ def test_a_key_of_the_daemons_does_not_become_an_engines(place: Place) -> None:
 
 def test_the_environment_of_vllm(place: Place) -> None:
     base = {"VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
+    base |= {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600"}
     assert env(one_model(place, "vision: true")) == base
     gpus = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1,0"}
     assert env(one_model(place, "gpus: [1, 0]")) == base | gpus

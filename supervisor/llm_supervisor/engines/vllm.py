@@ -75,6 +75,9 @@ def environment(*, gpus: Sequence[int], api_key: str | None, cpu: bool, offline:
     """What vLLM needs in its environment. ``offline``: the model is a folder, so no hub is to be asked."""
     env = {
         "VLLM_NO_USAGE_STATS": "1",
+        # seconds. uvicorn's 5 close idle connections just when the gateway sends on them, and where the loop is busy for
+        # longer than that, with a request unread in the socket: seen as a reset connection, 6 of 8,312 at saturation
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
         "PYTHONUNBUFFERED": "1",
         # setproctitle otherwise overwrites the environment area of /proc, and our cookie with it
         "SPT_NOENV": "1",

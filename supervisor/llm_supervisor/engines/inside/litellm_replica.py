@@ -48,7 +48,8 @@ def main() -> int:
     import uvicorn
     from litellm.proxy.proxy_server import app
 
-    config = uvicorn.Config(app, timeout_graceful_shutdown=options.drain, log_level="info")
+    # longer than clients keep an idle connection: it is theirs to close, or a request meets its end
+    config = uvicorn.Config(app, timeout_graceful_shutdown=options.drain, timeout_keep_alive=75, log_level="info")
     server = uvicorn.Server(config)
     server.run(sockets=[shared, private])
     return 0 if server.started else 3
