@@ -34,7 +34,7 @@ from llm_supervisor.core.health import Answer, Observation
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.engines import install
-from llm_supervisor.host import gpu, log, net, output
+from llm_supervisor.host import gpu, log, net, output, probe
 from llm_supervisor.host.notify import Notifier
 from llm_supervisor.host.process import (
     become_subreaper,
@@ -54,6 +54,8 @@ EXTENSION = 60.0
 # How often a route that fails is asked again, and how often it is looked whether there is a new one (seconds)
 ROUTE_RETRY = 30.0
 ROUTE_LOOK = 10.0
+NEED_TIMEOUT = 5.0
+WITHOUT = {"redis": "until it is back, the cache and the limits that are shared through it do nothing"}
 # Events that can be asked for later
 EVENTS_KEPT = 1000
 Show = Callable[[str, State, State], None]
@@ -290,7 +292,7 @@ class Daemon:
                 for name, runner in self.runners.items():
                     group.create_task(runner.run(sweep_first=name in leftovers))
                 # after the runners, whose first turn makes them wanted: before it, all is as it should be
-                telling = [group.create_task(self._tell()), group.create_task(self._prove_routes())]
+                telling = [group.create_task(one) for one in (self._tell(), self._prove_routes(), self._watch_needs())]
                 self._state = "running"
                 await self._stop.wait()
                 self._state = "stopping"
@@ -356,22 +358,45 @@ class Daemon:
                 proved[route] = pair
                 timeout = self.plan.programs[gateway].spec.health.canary_timeout
                 with self.runners[alias].own_request():
-                    probe = await self._world.send(gateway, asking, canary, timeout)
+                    answer = await self._world.send(gateway, asking, canary, timeout)
                 if fleet.pair_ready(self.runners[gateway].state, self.runners[alias].state) != pair:
                     proved.pop(route, None)  # one of the two has gone meanwhile: no verdict on its successor
                     continue
-                if probe.answer is Answer.SILENT and self.runners[alias].state.health.pending:
+                if answer.answer is Answer.SILENT and self.runners[alias].state.health.pending:
                     again[route] = loop.time() + ROUTE_RETRY  # it waited behind the engine's work: no verdict
                     continue
-                self.runners[gateway].post(ev.Observed(pair[0], Observation(routes={alias: probe})))
+                self.runners[gateway].post(ev.Observed(pair[0], Observation(routes={alias: answer})))
                 # what is wrong with a route may be mended elsewhere: ask again now and then
-                again[route] = math.inf if probe.answer is Answer.OK else loop.time() + ROUTE_RETRY
+                again[route] = math.inf if answer.answer is Answer.OK else loop.time() + ROUTE_RETRY
             try:
                 async with asyncio.timeout(ROUTE_LOOK):
                     await self.changed()
                 await asyncio.sleep(0.05)
             except TimeoutError:
                 pass
+
+    async def _watch_needs(self) -> None:
+        """Whether what a gateway needs beside its engines is there: it may work without, but not do all that it
+        should. The result is an observation of the gateway, as a route's is."""
+        needy = [
+            (self.runners[name], one.asking.needs) for name, one in self.plan.programs.items() if one.asking is not None
+        ]
+        needy = [(runner, needs) for runner, needs in needy if needs]
+        asked = 0  # the incarnation that was told last
+        while needy:
+            for runner, needs in needy:
+                if runner.state.phase is not Phase.RUNNING:
+                    continue
+                asked = runner.state.incarnation
+                seen = {}
+                for need, address in needs.items():
+                    found = await probe.connect(*address, NEED_TIMEOUT)
+                    if found.answer is not Answer.OK:
+                        found = replace(found, answer=Answer.WRONG, detail=f"{found.detail}; {WITHOUT[need]}")
+                    seen[need] = found
+                runner.post(ev.Observed(asked, Observation(routes=seen)))
+            # a new one is told soon
+            await asyncio.sleep(ROUTE_LOOK if any(runner.state.incarnation == asked for runner, _ in needy) else 0.5)
 
     async def _tell(self) -> None:
         """Tell systemd how things stand, as long as everything turns."""

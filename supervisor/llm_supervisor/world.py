@@ -287,13 +287,15 @@ class RealWorld:
         kernel_says = []
         if living.tree.leader is not None and spec.kind is not Kind.COMMAND:
             kernel_says = kernel.telling_lines(living.tree.leader[1] / os.sysconf("SC_CLK_TCK"))
+        mine = {pid for pid, _ in living.tree.seen}
+        killed = [line for line in kernel_says if kernel.oom_victims([line]) & mine]
         found = diagnose(
             b"\n".join([log, *(line.encode() for line in kernel_says if "Xid" in line)]),
             COMPONENTS[spec.kind],
             exit_code=exited.code if exited else None,
             exit_signal=exited.signal if exited else None,
             was_ready=leaving.was_ready,
-            oom_killed=bool(kernel.oom_victims(kernel_says) & {pid for pid, _ in living.tree.seen}),
+            oom_killed=bool(killed),
         )
         failure = leaving.failure or _named(leaving, found)
         facts = {
@@ -301,7 +303,7 @@ class RealWorld:
             "permanent": failure.permanent,
             "summary": failure.summary,
             "advice": failure.advice,
-            "evidence": list(found.evidence),
+            "evidence": killed or list(found.evidence),
             "cause": leaving.cause.value,
             "left": leaving.summary,
             "was_ready": leaving.was_ready,

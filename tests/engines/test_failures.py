@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.daemon import faults
 from tests.daemon.harness import Daemon, free_port
 from tests.engines.conftest import ALIAS, Engines, config
 
@@ -75,6 +78,23 @@ CASES = {
     "unknown-model": Case("unsupported_architecture", True, "NobodyKnowsForCausalLM", change=unsupported),
     "truncated": Case("truncated_weights", True, "cut off", change=truncate),
 }
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system with no room on it."""
+    with faults.small_disk(tmp_path_factory.mktemp("disk") / "full", "64k") as disk:
+        if disk is None:
+            pytest.skip("no small disk can be mounted by this user")
+        yield disk
+
+
+def compiled(daemon: Daemon, disk: Path) -> dict[str, Any]:
+    """A model that is compiled, with the caches for it on that disk."""
+    (base,) = yaml.safe_load(daemon.config_file.read_text())["models"].values()
+    options = {name: value for name, value in base["vllm"].items() if name != "enforce-eager"}
+    caches = ("TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR")
+    return {**base, "vllm": options, "env": dict.fromkeys(caches, str(disk))}
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +218,106 @@ def test_a_database_that_is_not_there(engines: Engines, tmp_path: Path) -> None:
         assert seen["failure"]["kind"] in ("database_driver_missing", "database_unreachable"), seen
         assert "secret-word" not in json.dumps(seen)
         assert "secret-word" not in daemon.cli("explain", "gateway").stdout
+
+
+def test_a_redis_that_is_not_there_is_named_and_taken_when_it_is(engines: Engines, tmp_path: Path) -> None:
+    """LiteLLM serves without it: so it is left alone, and its health says what does not work."""
+    port = free_port()
+    cache = {"type": "redis", "host": "127.0.0.1", "port": port}
+    with gateway_daemon(engines, tmp_path, {"litellm_settings": {"cache": True, "cache_params": cache}}) as daemon:
+        seen = daemon.wait("gateway", timeout=90, state="RUNNING", health="degraded")
+        assert "redis" in seen["reason"] and f"127.0.0.1:{port} refuses connections" in seen["reason"]
+        assert daemon.cli("status").returncode == 3
+        with socket.socket() as redis:
+            redis.bind(("127.0.0.1", port))
+            redis.listen()
+            seen = daemon.wait("gateway", timeout=30, health="ready")
+        assert seen["restarts"] == 0
+    said = subprocess.run(
+        [sys.executable, "-m", "llm_supervisor.cli", "diagnose", "--component", "litellm"],
+        input=daemon.log("gateway"), capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    assert json.loads(said)["kind"] in ("none", "redis_unreachable"), "no failure of LiteLLM's"
+
+
+def test_a_missing_package_is_named(engines: Engines, tmp_path: Path) -> None:
+    with gateway_daemon(
+        engines, tmp_path, {"litellm_settings": {"callbacks": ["a_missing_package.handler"]}}
+    ) as daemon:
+        seen = daemon.wait("gateway", timeout=90, state="FATAL")
+        assert seen["failure"]["permanent"] is True
+        assert "a_missing_package" in seen["failure"]["summary"]
+        assert "install it" in seen["failure"]["advice"]
+        assert seen["restarts"] == 0
+
+
+def test_a_full_disk_is_named_and_waited_for(engines: Engines, tmp_path: Path, full: Path) -> None:
+    settings: dict[str, Any] = config(engines)
+    daemon = Daemon(tmp_path, settings)
+    settings["models"][ALIAS] = compiled(daemon, full)
+    daemon.write(settings)
+    with daemon:
+        seen = daemon.wait(ALIAS, timeout=180, state="BACKOFF")
+        assert (seen["failure"]["kind"], seen["failure"]["permanent"]) == ("disk_full", False)
+        assert "space" in seen["failure"]["advice"]
+        assert "No space left on device" in " ".join(evidence(daemon))
+
+
+def evidence(daemon: Daemon) -> list[str]:
+    """The lines that the last incident quotes."""
+    facts: dict[str, Any] = json.loads(daemon.cli("explain", ALIAS, "--json").stdout)
+    return list(facts["evidence"])
+
+
+def limited(kibibytes: int) -> list[str]:
+    """A prefix: no process may have more memory than that."""
+    return ["/bin/sh", "-c", f'ulimit -v {kibibytes}; exec "$@"', "sh"]
+
+
+def test_a_limit_of_memory_is_named(engines: Engines, tmp_path: Path) -> None:
+    with Daemon(tmp_path, config(engines), prefix=limited(3_300_000)) as daemon:
+        daemon.wait_for(lambda: daemon.program(ALIAS).get("failure"), "its failure", 180)
+        failure = daemon.program(ALIAS)["failure"]
+        assert (failure["kind"], failure["permanent"]) == ("host_out_of_memory", False)
+        assert "emory" in failure["advice"]
+        assert "allocate memory" in " ".join(evidence(daemon))
+
+
+@pytest.fixture
+def control_group() -> Iterator[Path]:
+    """A group whose processes may have 1,600 MiB together: enough for the gateway, and not for vLLM."""
+    # version 1 or 2 of the controller, whichever this machine has
+    for parent, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(parent) / f"llm-supervisor-test-{os.getpid()}"
+        try:
+            group.mkdir()
+            (group / limit).write_text(str(1600 * 1024 * 1024))
+            break
+        except OSError:
+            if group.is_dir():
+                group.rmdir()
+    else:
+        pytest.skip("no memory control group can be made by this user")
+    try:
+        yield group
+    finally:
+        end = time.monotonic() + 30
+        while True:
+            try:
+                group.rmdir()
+                break
+            except OSError:
+                assert time.monotonic() < end, "somebody is left in it"
+                time.sleep(0.1)
+
+
+def test_the_kernels_oom_killer_is_named(engines: Engines, tmp_path: Path, control_group: Path) -> None:
+    prefix = ["/bin/sh", "-c", f'echo $$ > {control_group}/cgroup.procs; exec "$@"', "sh"]
+    with Daemon(tmp_path, config(engines), prefix=prefix) as daemon:
+        daemon.wait_for(lambda: daemon.program(ALIAS).get("failure"), "its failure", 180)
+        failure = daemon.program(ALIAS)["failure"]
+        if not os.access("/dev/kmsg", os.R_OK):
+            pytest.skip("the kernel's log cannot be read here")
+        assert (failure["kind"], failure["permanent"]) == ("host_out_of_memory", False), failure
+        assert "the kernel killed" in failure["summary"]
+        assert "Killed process" in " ".join(evidence(daemon)), "in the kernel's own words"

@@ -86,7 +86,7 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
         generated = litellm.compose(config.native, local)
         expected = litellm.expected_groups(generated)
         groups = tuple(Group(name, name in root.models, vision) for name, vision in expected.items())
-        programs[GATEWAY] = _gateway(config, root.gateway, pythons, runtime, litellm_file, master_key, expected)
+        programs[GATEWAY] = _gateway(config, root.gateway, pythons, runtime, litellm_file, master_key, generated)
         host = root.gateway.host
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         endpoint = f"http://{shown}:{root.gateway.port}"
@@ -216,7 +216,7 @@ def _gateway(
     runtime: Path,
     file: Path,
     master_key: str,
-    expected: Mapping[str, bool | None],
+    generated: Mapping[str, Any],
 ) -> Planned:
     uds = str(runtime / "gateway.sock")
     keys = {key_variable(alias): key for alias, model in config.root.models.items() if (key := _engine_key(model))}
@@ -235,6 +235,8 @@ def _gateway(
         restart=_restart(gateway.restart),
         stop=StopSpec(gateway.stop.signal, gateway.stop.grace, start_grace=START_GRACE, sweep_grace=0.0),
     )
+    redis = litellm.redis_address(generated, {**config.environ, **env})
+    expected = litellm.expected_groups(generated)
     asking = Asking(
         uds,
         (
@@ -243,6 +245,7 @@ def _gateway(
         ),
         headers=(("Authorization", f"Bearer {master_key}"),),
         routes={alias: _canary(model, alias) for alias, model in config.root.models.items() if model.health.canary},
+        needs={"redis": redis} if redis else {},
     )
     return Planned(spec, asking)
 

@@ -43,7 +43,7 @@ class Canary:
 class Asking:
     """All questions to one program. ``address`` is (host, port), or the path of a unix socket; without questions, a TCP
     connection to it is the question. ``headers`` may hold a key, so it is kept out of ``repr``. ``routes`` are a
-    gateway's canaries, by group."""
+    gateway's canaries, by group; ``needs`` what it cannot do all of its work without, by name: (host, port)."""
 
     address: tuple[str, int] | str
     questions: tuple[Question, ...] = ()
@@ -51,6 +51,7 @@ class Asking:
     reading: Reading | None = None
     canary: Canary | None = None
     routes: Mapping[str, Canary] = field(default_factory=dict)
+    needs: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,8 @@ ROWS = (
         advice=(
             "Free space where {path} is.",
             "The download needs {download_wanted} MB, {download_target} has {download_free}.",
-            "Free space (df -h), or point caches elsewhere (HF_HOME, VLLM_CACHE_ROOT, TMPDIR); it is tried again then, and a "
-            "half download is continued.",
+            "Free space (df -h), or point caches elsewhere (HF_HOME, VLLM_CACHE_ROOT, TMPDIR); it is tried again then, "
+            "and a half download is continued.",
         ),
     ),
     row(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 from llm_supervisor.core.health import Answer, Probe
 
@@ -89,6 +90,33 @@ def references(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tupl
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from references(item, (*path, index))
+
+
+def redis_address(config: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, int] | None:
+    """Where the Redis is that this configuration uses for its cache or its router; None when it uses none. LiteLLM
+    starts without it and says so in its log only: its cache and its shared rate limits do nothing then."""
+    settings = config.get("litellm_settings") or {}
+    cache = settings.get("cache_params") or {}
+    router = config.get("router_settings") or {}
+    cached = bool(settings.get("cache")) and str(cache.get("type", "redis")).startswith("redis")
+    if cached:
+        said = {name: cache.get(name) for name in ("url", "host", "port")}
+    elif router.get("redis_host") or router.get("redis_url"):
+        said = {name: router.get(f"redis_{name}") for name in ("url", "host", "port")}
+    else:
+        return None
+    values = {}
+    for name, value in said.items():
+        found = _REFERENCE.fullmatch(value.strip()) if isinstance(value, str) else None
+        values[name] = environ.get(found[1]) if found else value
+        values[name] = values[name] or environ.get(f"REDIS_{name.upper()}")
+    try:
+        if values["url"]:
+            url = urlsplit(str(values["url"]))
+            return (url.hostname, url.port or 6379) if url.hostname else None
+        return (str(values["host"]), int(values["port"] or 6379)) if values["host"] else None
+    except ValueError:
+        return None  # LiteLLM will say so
 
 
 def argv(python: str, uds: str, drain: int) -> tuple[str, ...]:

@@ -75,8 +75,8 @@ def environment(*, gpus: Sequence[int], api_key: str | None, cpu: bool, offline:
     """What vLLM needs in its environment. ``offline``: the model is a folder, so no hub is to be asked."""
     env = {
         "VLLM_NO_USAGE_STATS": "1",
-        # seconds. uvicorn's 5 close idle connections just when the gateway sends on them, and where the loop is busy for
-        # longer than that, with a request unread in the socket: seen as a reset connection, 6 of 8,312 at saturation
+        # seconds. uvicorn's 5 close an idle connection just when the gateway sends on it, and where the loop is busy
+        # for longer, with a request unread in the socket: 6 connections reset in 8,312 requests at saturation
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
         "PYTHONUNBUFFERED": "1",
         # setproctitle otherwise overwrites the environment area of /proc, and our cookie with it
