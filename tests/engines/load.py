@@ -21,27 +21,28 @@ class Load:
     slowest: float = 0.0
 
 
-async def _client(load: Load, http: httpx.AsyncClient, path: str, body: dict[str, Any], end: float) -> None:
-    while time.monotonic() < end:
-        began = time.monotonic()
-        try:
-            answer = await http.post(path, json=body)
-            load.answers[answer.status_code] += 1
-        except httpx.HTTPError as error:
-            load.answers[0] += 1
-            load.errors[f"{type(error).__name__}: {error} after {time.monotonic() - began:.1f} s"] += 1
-        load.slowest = max(load.slowest, time.monotonic() - began)
+async def _client(load: Load, base: str, headers: dict[str, str], body: dict[str, Any], end: float) -> None:
+    # a client of its own each: connections that are shared in a pool are closed by one task when another has just
+    # been given them (seen as ReadError without a word from the server)
+    limits = httpx.Limits(max_connections=1, keepalive_expiry=60)
+    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=300, limits=limits, trust_env=False) as http:
+        while time.monotonic() < end:
+            began = time.monotonic()
+            try:
+                answer = await http.post("/v1/chat/completions", json=body)
+                load.answers[answer.status_code] += 1
+            except httpx.HTTPError as error:
+                load.answers[0] += 1
+                load.errors[f"{type(error).__name__}: {error} after {time.monotonic() - began:.1f} s"] += 1
+            load.slowest = max(load.slowest, time.monotonic() - began)
 
 
 async def run(base: str, key: str, body: dict[str, Any], *, clients: int, seconds: float) -> Load:
     """``clients`` parallel clients for ``seconds``, each sending its next request when the last is answered."""
     load = Load()
-    # below the five seconds after which uvicorn closes an idle connection: a request must not meet that
-    limits = httpx.Limits(max_connections=clients, keepalive_expiry=2)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=300, limits=limits, trust_env=False) as http:
-        end = time.monotonic() + seconds
-        async with asyncio.TaskGroup() as group:
-            for _ in range(clients):
-                group.create_task(_client(load, http, "/v1/chat/completions", body, end))
+    end = time.monotonic() + seconds
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(_client(load, base, headers, body, end))
     return load

@@ -146,13 +146,15 @@ class ScriptedWorld:
 
     # Processes --------------------------------------------------------------------------------------------
 
-    async def spawn(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> int:
+    async def spawn(
+        self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None], *, warm: bool
+    ) -> tuple[int, bool]:
         """See ``runner.World``. What comes back is a fine engine, whatever became of its predecessor."""
         if incarnation > 1:
             self.facts = Facts()
         self._post, self._incarnation, self._spawned_at = post, incarnation, self.now
         self._tokens = self._iterations = self._finished = 0.0
-        return 100 + incarnation
+        return 100 + incarnation, False
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
         """See ``runner.World``."""

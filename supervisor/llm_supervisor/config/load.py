@@ -425,7 +425,7 @@ def _check_engines(root: schema.Root, path: Path, document: Document, reading: _
     if root.gateway is not None:
         blocks.append(((GATEWAY,), root.gateway))
     for place, block in blocks:
-        for key in sorted({"hold", "warm"} & block.model_fields_set):
+        for key in sorted({"hold"} & block.model_fields_set):
             reading.add(document.problem((*place, key), "has no effect in this version", warning=True))
     if root.gateway is not None and root.gateway.replicas > 1:
         where = (GATEWAY, "replicas")

@@ -32,11 +32,13 @@ START_GRACE = 3.0  # seconds between SIGTERM and SIGKILL for an engine that is n
 
 @dataclass(frozen=True)
 class Pythons:
-    """The engines' interpreters. ``vllm_cpu``: that vLLM is the build for CPUs."""
+    """The engines' interpreters. ``vllm_cpu``: that vLLM is the build for CPUs. ``vllm_forks``: it was tried on this
+    very machine that EngineCore and Workers can be forked from a process that has imported them."""
 
     vllm: str
     litellm: str
     vllm_cpu: bool
+    vllm_forks: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
         **{name: value for name, value in base.items() if name not in config.environ or name in _OURS},
         **model.env,
     }
+    whole = model.warm == "full" or (model.warm == "auto" and pythons.vllm_forks)
     spec = ProgramSpec(
         name=alias,
         kind=Kind.VLLM,
@@ -151,6 +154,9 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
             unset=() if api_key else ("VLLM_API_KEY",),
             port=model.port,
             pipe_size=ENGINE_PIPE,
+            warm=vllm.fork_server(pythons.vllm, str(folder or model.model), whole=whole) if model.warm != "off" else (),
+            warm_env=vllm.FORK if whole else (),
+            late=vllm.LATE,
         ),
         health=_health(model.health),
         restart=_restart(model.restart),
@@ -230,6 +236,7 @@ def _gateway(
             listener=(gateway.host, gateway.port),
             uds=uds,
             pipe_size=ENGINE_PIPE,
+            warm=() if gateway.warm == "off" else litellm.fork_server(pythons.litellm),
         ),
         health=replace(_health(gateway.health), canary=False),
         restart=_restart(gateway.restart),

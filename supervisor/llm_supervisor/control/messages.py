@@ -46,8 +46,11 @@ def status_message(
     groups: Sequence[ModelGroup],
     now: float,
     incarnations: Mapping[str, str],
+    servers: Mapping[str, Mapping[str, object]] | None = None,
 ) -> dict[str, Any]:
-    """The answer to ``GET /v1/status``, which ``status --json`` prints as it is."""
+    """The answer to ``GET /v1/status``, which ``status --json`` prints as it is. ``servers`` are the fork servers, by
+    program."""
+    servers = servers or {}
     return {
         "supervisor": {
             "pid": about.pid,
@@ -59,7 +62,9 @@ def status_message(
             "logs": about.logs,
         },
         "endpoint": about.endpoint,
-        "programs": [program_message(specs[name], states[name], now, incarnations.get(name)) for name in specs],
+        "programs": [
+            program_message(specs[name], states[name], now, incarnations.get(name), servers.get(name)) for name in specs
+        ],
         "models": [model_message(group, specs, states) for group in groups],
     }
 
@@ -89,8 +94,14 @@ def model_message(group: ModelGroup, specs: Mapping[str, ProgramSpec], states: M
     }
 
 
-def program_message(spec: ProgramSpec, state: State, now: float, incarnation: str | None) -> dict[str, Any]:
-    """One program of ``status``."""
+def program_message(
+    spec: ProgramSpec,
+    state: State,
+    now: float,
+    incarnation: str | None,
+    server: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
+    """One program of ``status``. ``server`` is the fork server that it may be started from."""
     up = state.phase in (Phase.STARTING, Phase.RUNNING, Phase.TERMINATING, Phase.KILLING)
     return {
         "name": spec.name,
@@ -106,6 +117,8 @@ def program_message(spec: ProgramSpec, state: State, now: float, incarnation: st
         "progress": progress_message(state),
         "probes": probes_message(state.health),
         "gpus": list(spec.gpus),
+        "started": None if state.pid is None else "warm" if state.warm else "cold",
+        "fork_server": server,
         "exit": None if state.exited is None else {"code": state.exited.code, "signal": state.exited.signal},
         "retry_in_s": max(round(state.deadline - now, 3), 0)
         if state.phase is Phase.BACKOFF and state.deadline is not None

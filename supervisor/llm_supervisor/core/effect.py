@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start this incarnation; answer with Spawned or SpawnFailed. How (fork+exec, a fork server) is the shell's."""
+    """Start this incarnation; answer with Spawned or SpawnFailed. How (fork+exec, a fork server) is the shell's, but
+    without ``warm`` it must be the surest way there is."""
 
     incarnation: int
+    warm: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,11 @@ class RestartRequested:
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """The start that was asked for has a leader now."""
+    """The start that was asked for has a leader now. ``warm``: it began with everything imported."""
 
     incarnation: int
     pid: int
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Cause, Departure, Loading, Phase, State, Wanted
 
 SIGKILL = 9
+WARM_LEAST = 10.0  # seconds that any warm start may take
 
 Outcome = tuple[State, tuple[Effect, ...]]
 Handler = Callable[[ProgramSpec, State, "ev.Event", float], Outcome]
@@ -54,6 +55,7 @@ def _start(spec: ProgramSpec, state: State, now: float, why: str) -> Outcome:
         spawned=now,
         alive_since=None,
         spawning=True,
+        warm=False,
         ready_since=None,
         loaded_at=None,
         stirred_at=now,
@@ -64,7 +66,7 @@ def _start(spec: ProgramSpec, state: State, now: float, why: str) -> Outcome:
         restarts=state.restarts + (1 if state.starts else 0),
         reason=why,
     )
-    return replace(new, deadline=_start_deadline(spec, new)), (do.Spawn(number),)
+    return replace(new, deadline=_start_deadline(spec, new)), (do.Spawn(number, warm=not state.cold_next),)
 
 
 def _start_deadline(spec: ProgramSpec, state: State) -> float:
@@ -76,7 +78,16 @@ def _start_deadline(spec: ProgramSpec, state: State) -> float:
     budget = state.spawned + spec.health.startup_budget
     if state.loaded_at is not None:
         budget = max(budget, state.loaded_at + spec.health.startup_stall)
+    if state.warm:
+        budget = min(budget, state.spawned + _warm_budget(spec, state))
     return min(budget, state.stirred_at + spec.health.startup_stall)
+
+
+def _warm_budget(spec: ProgramSpec, state: State) -> float:
+    """Seconds that a warm start may take before a cold one is tried: twice what a cold one took, as it only leaves out
+    some of its work; and never more than half of the budget."""
+    half = spec.health.startup_budget / 2
+    return half if state.cold_took is None else min(half, max(2 * state.cold_took, WARM_LEAST))
 
 
 def _run(spec: ProgramSpec, state: State, now: float, verdict: hl.Verdict) -> Outcome:
@@ -85,11 +96,16 @@ def _run(spec: ProgramSpec, state: State, now: float, verdict: hl.Verdict) -> Ou
     deadline = hl.next_judgement(spec.health, state.health)
     if spec.ready_after is not None and state.alive_since is not None:
         deadline = state.alive_since + restart.probation(spec.restart, spec.ready_after)
+    cold_took = state.cold_took
+    if not state.warm and state.spawned is not None:
+        cold_took = now - state.spawned
     new = replace(
         state,
         phase=Phase.RUNNING,
         began=now,
         ready_since=now,
+        cold_next=False,
+        cold_took=cold_took,
         loading=None,
         deadline=deadline,
         health=replace(state.health, verdict=verdict),
@@ -238,7 +254,7 @@ def want_down(spec: ProgramSpec, state: State, event: Event, now: float) -> Outc
 def note_pid(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The leader exists: ask it how it is."""
     assert isinstance(event, ev.Spawned)
-    state = replace(state, pid=event.pid, spawning=False, alive_since=now)
+    state = replace(state, pid=event.pid, spawning=False, alive_since=now, warm=event.warm)
     return replace(state, deadline=_start_deadline(spec, state)), (do.BeginProbing(state.incarnation),)
 
 
@@ -346,6 +362,9 @@ def start_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> 
     if now >= state.stirred_at + spec.health.startup_stall:
         why = f"start without any progress for {spec.health.startup_stall:.0f} s{doing}"
         return _terminate(spec, state, now, Departure(Cause.STARTUP_STALL, why, was_ready=False))
+    if state.warm and now >= state.spawned + _warm_budget(spec, state):
+        why = f"a warm start not ready within {_warm_budget(spec, state):.0f} s{doing}: {state.health.verdict.reason}"
+        return _terminate(spec, state, now, Departure(Cause.BUDGET, why, was_ready=False))
     why = f"not ready within {spec.health.startup_budget:.0f} s{doing}: {state.health.verdict.reason}"
     return _terminate(spec, state, now, Departure(Cause.BUDGET, why, was_ready=False))
 
@@ -382,6 +401,10 @@ def swept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
         return _start(spec, state, now, leaving.summary)
     if failure is not None and failure.busy:  # what it needs is taken: wait, without a strike
         return _back_off(state, now, max(spec.restart.backoff, 1.0), failure.summary)
+    if state.warm and leaving.failed and not leaving.was_ready:
+        # whatever it was, a cold start would tell: it costs the program no strike that we tried to be quick
+        why = failure.summary if failure is not None else leaving.summary
+        return _start(spec, replace(state, cold_next=True), now, f"once more, cold: {why}")
     if not restart.wanted_back(spec.restart.policy, failed=leaving.failed):
         return _stop(state, now, leaving.summary)
     # what was ready once was not wrong for good: if it is by now, the next start says so

@@ -92,6 +92,10 @@ class Launch:
 
     ``env`` may hold secrets, so it is kept out of ``repr``. ``port`` is the loopback port the program itself will
     bind (its holder is looked for before a start), ``listener`` the (host, port) that the daemon binds for it.
+
+    ``warm`` is the command line of a fork server that imports the program (empty: it is always started cold),
+    ``warm_env`` what a start from it adds to the environment, and ``late`` names of variables that are not read while
+    it imports.
     """
 
     argv: tuple[str, ...]
@@ -102,6 +106,9 @@ class Launch:
     listener: tuple[str, int] | None = None
     uds: str | None = None
     pipe_size: int = 256 * 1024
+    warm: tuple[str, ...] = ()
+    warm_env: tuple[tuple[str, str], ...] = ()
+    late: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

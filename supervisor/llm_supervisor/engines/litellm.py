@@ -125,6 +125,11 @@ def argv(python: str, uds: str, drain: int) -> tuple[str, ...]:
     return (python, replica, "--listen-fd", "3", "--uds", uds, "--drain", str(drain))
 
 
+def fork_server(python: str) -> tuple[str, ...]:
+    """The command line of what imports LiteLLM once for all replicas."""
+    return (python, str(files("llm_supervisor.engines.inside") / "fork_server.py"), "--engine", "litellm")
+
+
 def environment(config_file: str, master_key: str, keys: Mapping[str, str]) -> dict[str, str]:
     """What LiteLLM needs in its environment. ``keys`` are the engines' own, by variable."""
     return {

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 
 from llm_supervisor.core.health import Answer, Counters, Probe
 from llm_supervisor.core.question import Step
@@ -71,12 +72,24 @@ def argv(
     )  # fmt: skip
 
 
+# Read after the start only, so that one fork server can serve engines that differ in them
+LATE = frozenset({"CUDA_VISIBLE_DEVICES", "VLLM_API_KEY"})
+FORK = (("VLLM_WORKER_MULTIPROC_METHOD", "fork"),)
+
+
+def fork_server(python: str, model: str, *, whole: bool) -> tuple[str, ...]:
+    """The command line of what imports vLLM once for all starts. ``whole``: EngineCore and Workers are forked too, not
+    only the API server."""
+    script = str(files("llm_supervisor.engines.inside") / "fork_server.py")
+    return (python, script, "--engine", "vllm", "--model", model, *([] if whole else ["--spawn"]))
+
+
 def environment(*, gpus: Sequence[int], api_key: str | None, cpu: bool, offline: bool) -> dict[str, str]:
     """What vLLM needs in its environment. ``offline``: the model is a folder, so no hub is to be asked."""
     env = {
         "VLLM_NO_USAGE_STATS": "1",
-        # seconds. uvicorn's 5 close an idle connection just when the gateway sends on it, and where the loop is busy
-        # for longer, with a request unread in the socket: 6 connections reset in 8,312 requests at saturation
+        # seconds; longer than the gateway keeps an idle connection (120): by default vLLM closes it after 5, perhaps
+        # just when the gateway sends the next request on it
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
         "PYTHONUNBUFFERED": "1",
         # setproctitle otherwise overwrites the environment area of /proc, and our cookie with it

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from llm_supervisor.host.process import cgroup
-from llm_supervisor.host.process.table import Row, holds, read_cookie, read_rows
+from llm_supervisor.host.process.table import NO_COOKIE, Row, holds, read_cookie, read_rows
 
 
 class Source(StrEnum):
@@ -60,7 +60,8 @@ _cookies: dict[tuple[int, int], str] = {}
 def _cookie(row: Row) -> str | None:
     if (known := _cookies.get(row.key)) is not None:
         return known
-    if (said := read_cookie(row.pid)) is not None:
+    said = read_cookie(row.pid)
+    if said is not None and not said.startswith(NO_COOKIE):  # a fork may write its own there in a moment
         _cookies[row.key] = said
     return said
 

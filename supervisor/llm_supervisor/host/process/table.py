@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 COOKIE = "LLM_SUPERVISOR_INCARNATION"
+NO_COOKIE = "fork-server"  # where a fork server's children will have theirs
 _COOKIE_PREFIX = COOKIE.encode() + b"="
 _EXEC_TRIES = 100
 

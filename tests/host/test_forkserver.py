@@ -1,0 +1,230 @@
+"""A fork server's children are like those of an exec: the daemon could not tell, and nothing of the parent leaks.
+
+The real script, under this Python; what it imports are stand-ins for LiteLLM. The real engines: ``tests.engines``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from llm_supervisor.core.failure import ExitStatus
+from llm_supervisor.engines import litellm
+from llm_supervisor.host.process import Child, ForkError, ForkServer, Tree, find, read_row
+from llm_supervisor.host.process.table import read_cookie
+from tests.host.conftest import Stage
+from tests.programs import MARK, gone, until
+
+# What the stand-in for an engine is told to run: it shows everything about itself
+SHOWS = """
+import gc, json, os, signal, sys, threading
+import litellm
+print(json.dumps({
+    "argv": sys.argv, "name": __name__, "environ": dict(os.environ), "cwd": os.getcwd(), "pid": os.getpid(),
+    "sid": os.getsid(0), "ppid": os.getppid(), "threads": len(os.listdir("/proc/self/task")),
+    "fds": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1],
+    "ignored": [s for s in range(1, 32) if signal.getsignal(s) is signal.SIG_IGN and s not in (13, 25)],
+    "blocked": [int(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+    "imported_by": litellm.PID, "comm": open("/proc/self/comm").read().strip(),
+}), flush=True)
+if "--stay" in sys.argv:
+    if os.fork() == 0:
+        os.setsid()
+    signal.pause()
+sys.exit(int(os.environ.get("STATUS", "0")))
+"""
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A folder with what stands in for uvicorn and litellm."""
+    folder = tmp_path / "packages"
+    for name in ("uvicorn/protocols/http/auto.py", "uvicorn/lifespan/on.py", "litellm/proxy/proxy_server.py"):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+        for parent in file.parents:
+            if parent == folder:
+                break
+            (parent / "__init__.py").touch()
+    (folder / "litellm/__init__.py").write_text("import os\nPID = os.getpid()\n")
+    (tmp_path / "shows.py").write_text(SHOWS)
+    return folder
+
+
+def environ(stage: Stage, packages: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages), MARK: stage.mark}
+
+
+@asynccontextmanager
+async def serving(stage: Stage, packages: Path) -> AsyncIterator[ForkServer]:
+    """A fork server that has imported everything."""
+    server = ForkServer.start(litellm.fork_server(sys.executable), environ(stage, packages), stage.folder / "fork.log")
+    try:
+        await server.ready()
+        yield server
+    finally:
+        server.close()
+
+
+async def forked(server: ForkServer, stage: Stage, *arguments: str, fds: tuple[int, ...] = (), **env: str) -> Child:
+    """One program that shows itself."""
+    pid = await server.fork(
+        [sys.executable, str(stage.folder / "shows.py"), *arguments],
+        {"PATH": os.environ["PATH"], MARK: stage.mark, **env},
+        cookie=stage.cookie,
+        output=stage.fifo,
+        cwd="/",
+        pass_fds=fds,
+    )
+    child = Child.open(pid)
+    assert child is not None
+    stage.children.append(child)
+    return child
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await scene()
+
+    asyncio.run(bounded())
+
+
+def test_it_is_like_a_start_of_its_own(stage: Stage, packages: Path) -> None:
+    async def scene() -> None:
+        async with serving(stage, packages) as server:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                child = await forked(server, stage, "--stay", "x y", fds=(listener.fileno(),), ONLY="this")
+            seen = json.loads(stage.lines.next())
+            assert seen["imported_by"] == server.pid, "it was not imported again"
+            assert seen["pid"] == seen["sid"] == child.pid
+            assert seen["ppid"] == os.getpid(), "it is our child: we are the subreaper"
+            assert seen["argv"] == [str(stage.folder / "shows.py"), "--stay", "x y"]
+            assert (seen["name"], seen["cwd"], seen["threads"]) == ("__main__", "/", 1)
+            assert seen["environ"] == {"PATH": os.environ["PATH"], MARK: stage.mark, "ONLY": "this"}
+            assert seen["fds"] == [0, 1, 2, 3], "what it is given, and nothing of the fork server's"
+            assert (seen["ignored"], seen["blocked"]) == ([], [])
+            assert seen["comm"] == Path(sys.executable).name[:15]
+
+    play(scene)
+
+
+def test_its_tree_is_found_by_its_environment_alone(stage: Stage, packages: Path) -> None:
+    """Though /proc/PID/environ is the fork server's own: the cookie is written into it."""
+
+    async def scene() -> None:
+        async with serving(stage, packages) as server:
+            child = await forked(server, stage, "--stay")
+            stage.lines.next()
+            assert read_cookie(child.pid) == stage.cookie
+            tree = Tree(stage.cookie)
+            pids = until(lambda: len(found := find(tree)) == 2 and {row.pid for row in found}, "both are found")
+            assert child.pid in pids, "and the one that has left its session"
+            assert server.pid not in pids
+            assert find(Tree("program/another")) == []
+
+    play(scene)
+
+
+def test_how_it_ends_is_known(stage: Stage, packages: Path) -> None:
+    async def scene() -> None:
+        async with serving(stage, packages) as server:
+            ended: asyncio.Queue[ExitStatus] = asyncio.Queue()
+            for status in (0, 7):
+                (await forked(server, stage, STATUS=str(status))).watch(ended.put_nowait)
+                assert await ended.get() == ExitStatus(code=status)
+            child = await forked(server, stage, "--stay")
+            child.watch(ended.put_nowait)
+            child.signal(signal.SIGTERM)
+            assert await ended.get() == ExitStatus(signal=signal.SIGTERM)
+            assert server.forks == 3
+
+    play(scene)
+
+
+async def refused(server: ForkServer, stage: Stage, why: str) -> None:
+    with pytest.raises(ForkError, match=why):
+        await forked(server, stage)
+
+
+def test_a_file_that_has_changed_is_seen(stage: Stage, packages: Path) -> None:
+    async def scene() -> None:
+        async with serving(stage, packages) as server:
+            await forked(server, stage)
+            file = packages / "litellm/proxy/proxy_server.py"
+            file.write_text("# upgraded\n")
+            await refused(server, stage, f"{file} has changed")
+            file.unlink()
+            await refused(server, stage, f"{file} is gone")
+
+    play(scene)
+
+
+THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+
+
+@pytest.mark.parametrize(("code", "why"), [(THREAD, "2 threads"), ("import nothing_of_the_kind", "ModuleNotFound")])
+def test_what_cannot_be_forked_says_so(stage: Stage, packages: Path, code: str, why: str) -> None:
+    (packages / "litellm/proxy/proxy_server.py").write_text(code)
+
+    async def scene() -> None:
+        with pytest.raises(ForkError, match=why):
+            async with serving(stage, packages):
+                pass
+
+    play(scene)
+
+
+def test_one_that_hangs_or_dies_gives_an_error(stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_supervisor.host.process.forkserver.PATIENCE", 0.3)
+
+    async def scene() -> None:
+        async with serving(stage, packages) as server:
+            os.kill(server.pid, signal.SIGSTOP)
+            until(lambda: (row := read_row(server.pid)) is not None and row.state == "T", "it is stopped")
+            began = time.monotonic()
+            await refused(server, stage, "no answer within")
+            assert time.monotonic() - began < 5
+        async with serving(stage, packages) as server:
+            os.kill(server.pid, signal.SIGKILL)
+            gone(server.pid)
+            await refused(server, stage, "fork server")
+            while server.dead is None:
+                await asyncio.sleep(0.01)
+            assert server.dead == ExitStatus(signal=9)
+
+    play(scene)
+
+
+def test_a_fork_that_the_kernel_refuses_is_an_error(stage: Stage, packages: Path) -> None:
+    """As when memory or processes run out."""
+    (packages / "litellm/proxy/proxy_server.py").write_text(
+        "import os\ndef no(): raise OSError(12, 'Cannot allocate memory')\nos.fork = no\n"
+    )
+
+    async def scene() -> None:
+        async with serving(stage, packages) as server:
+            await refused(server, stage, "Cannot allocate memory")
+
+    play(scene)
+
+
+def test_it_ends_with_us(stage: Stage, packages: Path) -> None:
+    async def scene() -> None:
+        async with serving(stage, packages) as server:
+            pid = server.pid
+            os.kill(pid, signal.SIGSTOP)
+        gone(pid)
+
+    play(scene)
