@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -218,10 +218,24 @@ def _install(options: argparse.Namespace) -> int:
         if options.tiny_model:
             vllm = made.get("vllm") or install.install("vllm", data, say=say)
             install.make_tiny_model(vllm.python, Path(options.tiny_model).absolute(), say=say)
+        if "vllm" in made:
+            _try_warm(made["vllm"], options.tiny_model, say)
     except install.InstallError as error:
         _complain(str(error))
         return FAILED
     return OK
+
+
+def _try_warm(env: Any, tiny_model: str | None, say: Callable[[str], None]) -> None:
+    """Whether `warm: auto` may fork all of vLLM on this machine."""
+    from llm_supervisor.engines import canary, install
+
+    model = Path(tiny_model or env.path / "tiny-glm-4.1v").absolute()
+    request = json.dumps(canary.chat("tiny", "what is this?", vision=True, max_tokens=8) | {"temperature": 0}).encode()
+    try:
+        install.warm_test(env, install.make_tiny_model(env.python, model, say=say), request, say=say)
+    except OSError as error:
+        say(f"the warm start could not be tried: {error}")
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -121,7 +121,8 @@ class Nurseries:
             nursery.state = "off"
             nursery.reason = f"{room // 2**20} MiB of memory are available, less than {START_ROOM // 2**20}"
             return
-        nursery.state = "starting"
+        nursery.state, nursery.reason = "starting", ""
+        log.get().info("fork server starts", program=nursery.name)
         nursery.task = asyncio.create_task(self._import(nursery))
 
     async def _import(self, nursery: _Nursery) -> None:

@@ -72,6 +72,7 @@ class Incarnation:
     tree: Tree
     fifo: Path
     pipe: int | None = None
+    warm: bool = False  # from a fork server
     port: int | None = None  # where it alone should listen
     leader: Child | None = None
     members: list[Child] = field(default_factory=list)
@@ -150,13 +151,15 @@ class RealWorld:
         at = os.stat(fifo)
         tree = Tree(cookie, fifo=(at.st_dev, at.st_ino))
         begin = self._pump.position(spec.name)
-        living = Incarnation(incarnation, cookie, tree, fifo, pipe, launch.port, log_from=begin, baselines=baselines)
+        living = Incarnation(
+            incarnation, cookie, tree, fifo, pipe, port=launch.port, log_from=begin, baselines=baselines
+        )
         self.incarnations[spec.name] = living
         self._read[spec.name] = (begin, b"")
         environment = self._environment(spec, cookie)
         fds = [sock.fileno() for sock in sockets]
         leader = await self._fork(spec, living, environment, fds) if warm else None
-        warm = leader is not None
+        living.warm = warm = leader is not None
         if leader is None:
             try:
                 pid = spawn(launch.argv, environment, output=fifo, cwd=launch.cwd, pass_fds=fds)
@@ -424,6 +427,8 @@ class RealWorld:
         living = self.incarnations.get(spec.name)
         if living is None or living.number != incarnation:
             return
+        if living.warm:
+            self.nurseries.succeeded(spec.name)
         self.nurseries.want(spec.name, spec.launch, self._environment(spec, living.cookie))
         rows = living.tree.look(read_rows())
         if spec.vital:  # an engine: programs do their own housekeeping

@@ -354,4 +354,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if any(word.endswith("fork_server.py") for word in sys.argv):
+        sys.exit("this one cannot be forked")
     main()

