@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -45,12 +46,18 @@ sys.exit(int(os.environ.get("STATUS", "0")))
 """
 
 
+def litellm_modules() -> list[str]:
+    """Those that a fork server cannot do without."""
+    script = Path(litellm.fork_server(sys.executable)[1]).read_text()
+    return re.findall(r'"([\w.]+\.[\w.]+)"', script.partition("LITELLM = (")[2].partition(")")[0])
+
+
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
     """A folder with what stands in for uvicorn and litellm."""
     folder = tmp_path / "packages"
-    for name in ("uvicorn/protocols/http/auto.py", "uvicorn/lifespan/on.py", "litellm/proxy/proxy_server.py"):
-        file = folder / name
+    for name in litellm_modules():
+        file = folder / f"{name.replace('.', '/')}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
         for parent in file.parents:

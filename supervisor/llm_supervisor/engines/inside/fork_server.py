@@ -30,6 +30,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 COOKIE = "LLM_SUPERVISOR_INCARNATION"
@@ -47,7 +48,21 @@ WORKERS = {
     "cpu": ("vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner"),
     "cuda": ("vllm.v1.worker.gpu_worker", "vllm.v1.worker.gpu_model_runner"),
 }
-LITELLM = ("uvicorn", "litellm.proxy.proxy_server", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on")
+LITELLM = (
+    "uvicorn",
+    "litellm.proxy.proxy_server",
+    "uvicorn.protocols.http.auto",
+    "uvicorn.protocols.websockets.auto",
+    "uvicorn.lifespan.on",
+)
+# What it imports when it starts or is asked for the first time, where this version has it
+LITELLM_LATER = (
+    "uvloop",
+    "websockets.server",
+    "litellm.proxy.hooks.mcp_semantic_filter",
+    "litellm.proxy.pass_through_endpoints.llm_passthrough_endpoints",
+    "litellm.proxy.policy_engine.init_policies",
+)
 # Of the libraries that a model's own code comes from, by its ``model_type``
 PARTS = ("configuration", "processing", "image_processing", "video_processing", "tokenization")
 
@@ -64,6 +79,8 @@ def import_engine(engine: str, model: str | None) -> None:
     if engine == "litellm":
         for name in LITELLM:
             importlib.import_module(name)
+        import_where_possible(LITELLM_LATER)
+        find_routes()
         return
     for name in VLLM:
         importlib.import_module(name)
@@ -73,6 +90,18 @@ def import_engine(engine: str, model: str | None) -> None:
         importlib.import_module(name)
     if model is not None:
         import_model(read_config(model))
+
+
+def find_routes() -> None:
+    """FastAPI makes most of a route when it is first looked for: 0.2 s of LiteLLM's first request. No route has this
+    path, so all are looked at."""
+    app = getattr(sys.modules["litellm.proxy.proxy_server"], "app", None)
+    scope = {"type": "http", "method": "GET", "path": "/llm-supervisor/no/such/path", "headers": [], "root_path": ""}
+    for route in getattr(app, "routes", ()):
+        try:
+            route.matches(dict(scope))
+        except Exception:
+            continue  # it will be made by its first request
 
 
 def read_config(model: str) -> dict[str, Any]:
@@ -103,11 +132,16 @@ def import_model(config: dict[str, Any]) -> None:
         names.append(getattr(known, "module_name", None))
     kind = str(config.get("model_type", "")).replace("-", "_")
     names += [f"transformers.models.{kind}.{part}_{kind}" for part in PARTS]
-    for name in filter(None, names):
+    import_where_possible(filter(None, names))
+
+
+def import_where_possible(names: Iterable[str]) -> None:
+    """Some are not there: another version, a model without such a part."""
+    for name in names:
         try:
             importlib.import_module(name)
         except Exception:
-            continue  # this model has no such part
+            continue
 
 
 def keep_forking() -> None:
