@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import math
 import os
 import secrets
@@ -15,7 +16,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.health import Answer, Observation
-from llm_supervisor.core.spec import ProgramSpec
+from llm_supervisor.core.hold import hold
+from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.engines import install
 from llm_supervisor.host import gpu, log, net, output, probe
@@ -56,6 +58,8 @@ EXTENSION = 60.0
 ROUTE_RETRY = 30.0
 ROUTE_LOOK = 10.0
 NEED_TIMEOUT = 5.0
+# How often the gateway is told that we live, and so that what it reads holds (seconds)
+TELL_GATEWAY = 5.0
 WITHOUT = {"redis": "until it is back, the cache and the limits that are shared through it do nothing"}
 # Events that can be asked for later
 EVENTS_KEPT = 1000
@@ -254,6 +258,8 @@ class Daemon:
     def _publish(self, name: str, before: State, state: State, event: Event) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+        if before.phase is not state.phase:
+            self._tell_gateway()
         if fleet.face(before) != fleet.face(state):
             number = self._events[-1]["id"] + 1 if self._events else 1
             message = event_message(name, before, state, self.incarnation(name))
@@ -296,7 +302,13 @@ class Daemon:
                 # after the runners, whose first turn makes them wanted: before it, all is as it should be
                 telling = [
                     group.create_task(one)
-                    for one in (self._tell(), self._prove_routes(), self._watch_needs(), self._tend())
+                    for one in (
+                        self._tell(),
+                        self._prove_routes(),
+                        self._watch_needs(),
+                        self._tend(),
+                        self._keep_telling(),
+                    )
                 ]
                 self._state = "running"
                 await self._stop.wait()
@@ -323,6 +335,7 @@ class Daemon:
             if not self._world.incarnations:  # else a later daemon must find them
                 (self._runtime / "state.json").unlink(missing_ok=True)
             self.plan.litellm_file.unlink(missing_ok=True)
+            self.plan.engines_file.unlink(missing_ok=True)
         self._log.info("ended")
 
     def _is_leftover(self, pid: int) -> bool:
@@ -402,6 +415,25 @@ class Daemon:
                 runner.post(ev.Observed(asked, Observation(routes=seen)))
             # a new one is told soon
             await asyncio.sleep(ROUTE_LOOK if any(runner.state.incarnation == asked for runner, _ in needy) else 0.5)
+
+    def _tell_gateway(self) -> None:
+        """Write down how the engines are, for requests that may wait for one."""
+        now = time.monotonic()
+        engines = {
+            f"http://127.0.0.1:{runner.spec.launch.port}/v1": asdict(hold(runner.state, self.plan.hold, now))
+            for runner in self.runners.values()
+            if runner.spec.kind is Kind.VLLM
+        }
+        if engines:
+            try:
+                write_atomically(self.plan.engines_file, json.dumps({"at": now, "engines": engines}).encode())
+            except OSError as error:
+                self._log.warning("the gateway is not told", error=str(error))  # an old file holds nobody
+
+    async def _keep_telling(self) -> None:
+        while True:
+            self._tell_gateway()
+            await asyncio.sleep(TELL_GATEWAY)
 
     async def _tend(self) -> None:
         """Look after the fork servers."""

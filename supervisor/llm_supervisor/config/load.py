@@ -421,12 +421,6 @@ def _check_engines(root: schema.Root, path: Path, document: Document, reading: _
         if not os.path.isfile(python) or not os.access(python, os.X_OK):
             where: Where = ("engines", name, "python")
             reading.add(document.problem(where, f"no such program: {engine.python}"))
-    blocks: list[tuple[Where, schema.Supervised]] = [(("models", alias), model) for alias, model in root.models.items()]
-    if root.gateway is not None:
-        blocks.append(((GATEWAY,), root.gateway))
-    for place, block in blocks:
-        for key in sorted({"hold"} & block.model_fields_set):
-            reading.add(document.problem((*place, key), "has no effect in this version", warning=True))
     if root.gateway is not None and root.gateway.replicas > 1:
         where = (GATEWAY, "replicas")
         reading.add(document.problem(where, "this version runs one replica", "write 1"))

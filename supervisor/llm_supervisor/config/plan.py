@@ -26,6 +26,7 @@ from llm_supervisor.core.spec import (
 )
 from llm_supervisor.engines import canary, litellm, vllm
 
+ENGINES_FILE = "engines.json"
 ENGINE_PIPE = 1024 * 1024
 START_GRACE = 3.0  # seconds between SIGTERM and SIGKILL for an engine that is not ready yet
 
@@ -71,6 +72,8 @@ class Plan:
     litellm_config: Mapping[str, Any] | None
     logs: schema.Logs
     environ: Mapping[str, str] = field(repr=False)
+    engines_file: Path  # in which the gateway reads how the engines are
+    hold: float | None  # seconds that a request may wait for one; None: by its own measured start
 
 
 def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) -> Plan:
@@ -93,7 +96,16 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         endpoint = f"http://{shown}:{root.gateway.port}"
     return Plan(
-        programs, ReadyWhen(root.ready_when), endpoint, groups, litellm_file, generated, root.logs, config.environ
+        programs,
+        ReadyWhen(root.ready_when),
+        endpoint,
+        groups,
+        litellm_file,
+        generated,
+        root.logs,
+        config.environ,
+        engines_file=runtime / ENGINES_FILE,
+        hold=None if root.gateway is None or root.gateway.hold == "auto" else root.gateway.hold,
     )
 
 
@@ -231,7 +243,7 @@ def _gateway(
         name=GATEWAY,
         kind=Kind.LITELLM,
         launch=Launch(
-            argv=litellm.argv(pythons.litellm, uds, max(int(gateway.stop.grace) - 5, 1)),
+            argv=litellm.argv(pythons.litellm, uds, max(int(gateway.stop.grace) - 5, 1), str(runtime / ENGINES_FILE)),
             env=tuple(env.items()),
             listener=(gateway.host, gateway.port),
             uds=uds,

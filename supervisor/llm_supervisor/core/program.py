@@ -37,7 +37,13 @@ def step(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
         return state, ()
     if isinstance(event, ev.DeadlinePassed) and (state.deadline is None or now < state.deadline):
         return state, ()
-    return TABLE[state.phase][type(event)](spec, state, event, now)
+    new, effects = TABLE[state.phase][type(event)](spec, state, event, now)
+    if new.phase is not state.phase:
+        if new.phase is Phase.RUNNING:
+            new = replace(new, down_since=None)
+        elif state.phase in (Phase.RUNNING, Phase.STOPPED, Phase.FATAL):
+            new = replace(new, down_since=now)
+    return new, effects
 
 
 # Moves: the only functions that change the phase ------------------------------------------------------------

@@ -96,6 +96,7 @@ class State:
     warm: bool = False  # the present incarnation began with everything imported
     cold_next: bool = False  # a warm start failed: the next is cold
     cold_took: float | None = None  # seconds from the last cold start to readiness
+    down_since: float | None = None  # since when it has not been running though it is under way; None while it runs
     sweeps: int = 0  # sweeps that have not answered yet
     ready_since: float | None = None
     loaded_at: float | None = None  # last step of its loading

@@ -49,6 +49,9 @@ def _entry(group: LocalGroup) -> dict[str, Any]:
         "model": f"hosted_vllm/{group.served_name}",
         "api_base": group.api_base,
         "api_key": f"os.environ/{group.key_variable}" if group.key_variable else "none",
+        # retried by the router, where a request can wait for the engine, and not by the client below it
+        "max_retries": 0,
+        "num_retries": 3,
         **group.params,
     }
     return {
@@ -119,10 +122,12 @@ def redis_address(config: Mapping[str, Any], environ: Mapping[str, str]) -> tupl
         return None  # LiteLLM will say so
 
 
-def argv(python: str, uds: str, drain: int) -> tuple[str, ...]:
-    """The command line of one replica. The daemon hands it the listening socket as descriptor 3."""
+def argv(python: str, uds: str, drain: int, hold: str | None = None) -> tuple[str, ...]:
+    """The command line of one replica. The daemon hands it the listening socket as descriptor 3. ``hold`` is the file
+    in which it says how the engines are."""
     replica = str(files("llm_supervisor.engines.inside") / "litellm_replica.py")
-    return (python, replica, "--listen-fd", "3", "--uds", uds, "--drain", str(drain))
+    more = ("--hold", hold) if hold else ()
+    return (python, replica, "--listen-fd", "3", "--uds", uds, "--drain", str(drain), *more)
 
 
 def fork_server(python: str) -> tuple[str, ...]:

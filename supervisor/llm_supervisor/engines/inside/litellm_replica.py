@@ -39,6 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen-fd", type=int, required=True, help="inherited listening TCP socket")
     parser.add_argument("--uds", required=True, help="path of the private unix socket")
+    parser.add_argument("--hold", help="file in which the daemon says how its engines are")
     parser.add_argument("--drain", type=int, default=25, help="seconds that requests in hand get after SIGTERM")
     options = parser.parse_args()
 
@@ -47,6 +48,14 @@ def main() -> int:
 
     import uvicorn
     from litellm.proxy.proxy_server import app
+
+    if options.hold:
+        sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+        import litellm
+        from litellm_hold import Hold, RetryAfter
+
+        litellm.callbacks.append(Hold(options.hold))
+        app = RetryAfter(app)
 
     # longer than clients keep an idle connection: it is theirs to close, or a request meets its end
     config = uvicorn.Config(app, timeout_graceful_shutdown=options.drain, timeout_keep_alive=75, log_level="info")

@@ -1,0 +1,37 @@
+"""How long requests may wait for an engine that is not there: what the gateway is told of each. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from llm_supervisor.core.state import Phase, State
+
+LONGEST = 600.0  # seconds; what clients wait for by default (the openai library)
+LEAST = 10.0
+# Of an engine that a person has to mend; seconds
+MENDING = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One engine, as the gateway sees it. ``until``: monotonic seconds until which a request may wait; ``final``:
+    nothing is under way that would bring it back; ``retry_after``: seconds after which a client may ask again."""
+
+    up: bool
+    until: float
+    final: bool
+    retry_after: int
+    why: str
+
+
+def hold(state: State, limit: float | None, now: float) -> Hold:
+    """What requests for this engine should do. ``limit`` is the configured hold in seconds; None: half as much again as
+    its last cold start took, at most ``LONGEST``."""
+    up = state.phase is Phase.RUNNING
+    final = state.phase in (Phase.STOPPED, Phase.FATAL)
+    if limit is None:
+        limit = LONGEST if state.cold_took is None else min(LONGEST, max(1.5 * state.cold_took, LEAST))
+    since = now if state.down_since is None else state.down_since
+    wait = MENDING if final else math.ceil(state.cold_took or LEAST)
+    return Hold(up, since + limit, final, wait, "" if up else f"{state.word}: {state.reason}")

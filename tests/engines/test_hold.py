@@ -1,0 +1,181 @@
+"""A crash of vLLM costs its clients latency, never an error: requests wait in the gateway, on the real engines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import yaml
+
+from tests.daemon.harness import Daemon
+from tests.engines.conftest import ALIAS, Engines, config
+
+CLIENTS = 8
+QUESTION: list[Any] = [{"role": "user", "content": "go on"}]
+
+
+@dataclass
+class Seen:
+    """What the clients saw."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    longest: float = 0.0
+
+
+def client(daemon: Daemon) -> openai.AsyncOpenAI:
+    """A client that never tries again by itself."""
+    key = (daemon.home / "master.key").read_text().strip()
+    return openai.AsyncOpenAI(base_url=f"{daemon.status()['endpoint']}/v1", api_key=key, max_retries=0, timeout=120)
+
+
+async def under_load(daemon: Daemon, meanwhile: Callable[[], None], *, stream: bool = False, more: float = 3.0) -> Seen:
+    """Requests all the time: before, while and after something is done to the engines."""
+    seen, done = Seen(), asyncio.Event()
+
+    async def ask(it: openai.AsyncOpenAI) -> None:
+        answer = await it.chat.completions.create(
+            model=ALIAS, messages=QUESTION, max_tokens=200, stream=stream, extra_body={"ignore_eos": True}
+        )
+        if stream:
+            async for _ in answer:  # type: ignore[union-attr]
+                pass
+
+    async def keep_asking() -> None:
+        async with client(daemon) as it:
+            while not done.is_set():
+                began = time.monotonic()
+                try:
+                    await ask(it)
+                    seen.answers["ok"] += 1
+                except (openai.OpenAIError, openai.APIError) as error:
+                    seen.answers[f"{type(error).__name__}: {str(error)[:200]}"] += 1
+                seen.longest = max(seen.longest, time.monotonic() - began)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(keep_asking())
+        await asyncio.sleep(2.0)
+        await asyncio.to_thread(meanwhile)
+        await asyncio.sleep(more)
+        done.set()
+    return seen
+
+
+@pytest.fixture(scope="module")
+def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    settings: dict[str, Any] = config(engines)
+    settings["models"][ALIAS]["warm"] = "off"  # the longest wait there is
+    with Daemon(tmp_path_factory.mktemp("hold"), settings) as running:
+        running.wait_ready(timeout=300)
+        yield running
+
+
+def victims(daemon: Daemon, which: str) -> list[int]:
+    """Processes of the engine by what they are."""
+    tree = daemon.tree(ALIAS)
+    if which == "all":
+        return list(tree)
+    if which == "API server":
+        return [daemon.program(ALIAS)["pid"]]
+    return [pid for pid, name in tree.items() if name.startswith(f"VLLM::{which}"[:15])]
+
+
+@pytest.mark.parametrize("which", ["API server", "EngineCore", "Worker", "all"])
+def test_nobody_sees_that_vllm_is_killed(daemon: Daemon, which: str) -> None:
+    before = daemon.wait_ready(60)
+    restarts = daemon.program(ALIAS)["restarts"]
+    took = 0.0
+
+    def crash() -> None:
+        nonlocal took
+        began = time.monotonic()
+        for pid in victims(daemon, which):
+            os.kill(pid, signal.SIGKILL)
+        daemon.wait_for(lambda: daemon.program(ALIAS)["restarts"] > restarts, "its end")
+        daemon.wait(ALIAS, timeout=120, state="RUNNING")
+        took = time.monotonic() - began
+
+    seen = asyncio.run(under_load(daemon, crash))
+    print(f"{which}: {dict(seen.answers)}, the longest {seen.longest:.1f} s, vLLM back after {took:.1f} s")
+    assert set(seen.answers) == {"ok"}, seen.answers
+    assert seen.longest <= 1.1 * took + 2.0
+    gateway = {one["name"]: one["incarnation"] for one in before["programs"]}["gateway"]
+    assert daemon.program("gateway")["incarnation"] == gateway
+
+
+def test_a_stream_that_had_begun_ends_with_an_error(daemon: Daemon) -> None:
+    restarts = daemon.program(ALIAS)["restarts"]
+
+    def crash() -> None:
+        for pid in victims(daemon, "all"):
+            os.kill(pid, signal.SIGKILL)
+        daemon.wait_for(lambda: daemon.program(ALIAS)["restarts"] > restarts, "its end")
+        daemon.wait(ALIAS, timeout=120, state="RUNNING")
+
+    seen = asyncio.run(under_load(daemon, crash, stream=True))
+    broken = sum(count for what, count in seen.answers.items() if what != "ok")
+    print(f"streams: {dict(seen.answers)}")
+    assert seen.answers["ok"] > 0, "before and after"
+    assert broken <= CLIENTS, "at most those that were on their way"
+    assert seen.longest < 100, "none hangs"
+
+
+def test_an_engine_that_stays_away_is_said_so(engines: Engines, tmp_path: Path) -> None:
+    """503 and Retry-After at once when nothing is to be waited for, within the hold otherwise, and the fallback's answer
+    where there is a fallback."""
+    model = tmp_path / "model"
+    shutil.copytree(engines.model, model)
+    settings: dict[str, Any] = config(engines)
+    settings["gateway"] |= {"hold": 4, "litellm_config": "litellm.yaml"}
+    fallback = {"model": "openai/other", "api_key": "none", "mock_response": "from elsewhere"}
+    native = {
+        "model_list": [
+            {"model_name": "other", "litellm_params": fallback},
+            {
+                "model_name": "with-fallback",
+                "litellm_params": {"model": "hosted_vllm/GLM-4.1V-9B-Thinking", "api_base": "PORT", "api_key": "none"},
+            },
+        ],
+        "router_settings": {"fallbacks": [{"with-fallback": ["other"]}]},
+    }
+    port = settings["models"][ALIAS]["port"]
+    (tmp_path / "litellm.yaml").write_text(yaml.safe_dump(native).replace("PORT", f"http://127.0.0.1:{port}/v1"))
+    settings["models"][ALIAS] |= {"model": str(model), "warm": "off"}
+
+    async def ask(daemon: Daemon, name: str) -> tuple[str, float, str | None]:
+        began = time.monotonic()
+        async with client(daemon) as it:
+            try:
+                answer = await it.chat.completions.create(model=name, messages=QUESTION, max_tokens=4)
+                return str(answer.choices[0].message.content), time.monotonic() - began, None
+            except openai.APIStatusError as error:
+                after = error.response.headers.get("retry-after")
+                return f"{error.status_code} {error.message}", time.monotonic() - began, after
+
+    with Daemon(tmp_path, settings) as daemon:
+        daemon.wait_ready(timeout=300)
+        (model / "model.safetensors").write_bytes(b"broken")
+        for pid in daemon.tree(ALIAS):
+            os.kill(pid, signal.SIGKILL)
+        daemon.wait(ALIAS, timeout=30, state="STARTING")
+        said, took, after = asyncio.run(ask(daemon, ALIAS))
+        assert said.startswith("503") and after is not None, said
+        assert 2.0 < took < 8.0, "it waited as long as it may, and no longer"
+        answer, took, _ = asyncio.run(ask(daemon, "with-fallback"))
+        assert answer == "from elsewhere"
+        assert took < 2.0, "nobody waits who has somewhere else to go"
+        daemon.wait(ALIAS, timeout=120, state="FATAL")
+        said, took, after = asyncio.run(ask(daemon, ALIAS))
+        assert said.startswith("503") and after is not None
+        assert "FATAL" in said
+        assert took < 1.5, "at once"
