@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TINY := .demo/tiny-glm-4.1v
 
-.PHONY: run check lint test soak bench clean
+.PHONY: run check lint test soak bench bench-engines clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/llm-supervisor install --tiny-model $(TINY)
@@ -45,6 +45,10 @@ soak: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench.py
+
+bench-engines: $(VENV)/.dev
+	$(BIN)/llm-supervisor install --tiny-model $(TINY)
+	$(BIN)/python tests/bench_engines.py
 
 clean:
 	rm -rf $(VENV) .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

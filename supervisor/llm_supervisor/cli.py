@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -423,23 +423,36 @@ def _act(options: argparse.Namespace) -> int:
     try:
         _, answer = _ask("GET", "/v1/status")
         known = [program["name"] for program in answer["programs"]]
-        names = known if "all" in options.name and "all" not in known else list(dict.fromkeys(options.name))
-        for name in names:
+        replicas = [program["name"] for program in answer["programs"] if program["kind"] == "litellm"]
+        asked = known if "all" in options.name and "all" not in known else list(dict.fromkeys(options.name))
+        for name in asked:
             if name not in known:
                 return _complain(nearest(name, known))
+        # the gateway is all of its replicas
+        names = list(dict.fromkeys(one for name in asked for one in (replicas if name == "gateway" else [name])))
         wait = "0" if options.no_wait else "1"
 
         def one(name: str) -> tuple[str, int, Any]:
             status, said = _ask("POST", f"/v1/programs/{quote(name)}/{options.command}?wait={wait}", timeout=None)
             return name, status, said
 
+        # one after the other: meanwhile the others serve
+        rolling = options.command == "restart" and len(replicas) > 1 and set(replicas) <= set(names)
+        together = [name for name in names if name not in replicas] if rolling else names
+
+        def several() -> Iterator[tuple[str, int, Any]]:
+            with ThreadPoolExecutor(max_workers=max(len(names), 1)) as pool:
+                yield from pool.map(one, together)
+            for name in names if rolling else ():
+                if name in replicas:
+                    yield one(name)
+
         code = OK
-        with ThreadPoolExecutor(max_workers=max(len(names), 1)) as pool:
-            for name, status, said in pool.map(one, names):
-                ok = status == 200 and said["ok"]
-                words = said["outcome"] if status == 200 else said["error"]
-                print(f"{name}: {words}", file=sys.stdout if ok else sys.stderr)
-                code = code if ok else FAILED
+        for name, status, said in several():
+            ok = status == 200 and said["ok"]
+            words = said["outcome"] if status == 200 else said["error"]
+            print(f"{name}: {words}", file=sys.stdout if ok else sys.stderr)
+            code = code if ok else FAILED
         return code
     except NoDaemon as error:
         return _no_daemon(error)

@@ -121,7 +121,8 @@ class RealWorld:
         self._held: dict[str, list[tuple[int, int]]] = {}  # baselines to which GPUs have not come back yet
         self._own_environ, self._engine_environ = own_environ, engine_environ
         self.incarnations: dict[str, Incarnation] = {}
-        self._listeners: dict[str, socket.socket] = {}
+        self._listeners: dict[tuple[str, int], socket.socket] = {}
+        self._accepting: dict[str, tuple[str, int]] = {}  # programs that accept, or will, on one of these
         self._targets: dict[str, tuple[Asking, probe.Target]] = {}
         self._read: dict[str, tuple[output.Position, bytes]] = {}
         self._rows: tuple[float, dict[int, Row]] = (float("-inf"), {})
@@ -251,13 +252,15 @@ class RealWorld:
         return Refused(Failure("port_taken", f"port {port} is taken{who}", advice, permanent=False, busy=True))
 
     def _listen(self, name: str, address: tuple[str, int]) -> socket.socket:
-        """The listening socket, bound anew only if it was closed: it outlives incarnations, so clients queue in it."""
-        if name not in self._listeners:
+        """The listening socket, bound anew only if it was closed: it outlives incarnations, so clients queue in it; and
+        replicas share it."""
+        if address not in self._listeners:
             try:
-                self._listeners[name] = net.bind(*address)
+                self._listeners[address] = net.bind(*address)
             except OSError as error:
                 raise self._taken(address[1], error) from error
-        return self._listeners[name]
+        self._accepting[name] = address
+        return self._listeners[address]
 
     def open_listeners(self, specs: Mapping[str, ProgramSpec]) -> None:
         """Bind before anything is spawned. Raises Refused."""
@@ -266,9 +269,10 @@ class RealWorld:
                 self._listen(name, spec.launch.listener)
 
     def close_listener(self, name: str) -> None:
-        """See ``runner.World``."""
-        if name in self._listeners:
-            self._listeners.pop(name).close()
+        """See ``runner.World``. The last of its programs closes a socket."""
+        address = self._accepting.pop(name, None)
+        if address is not None and address not in self._accepting.values():
+            self._listeners.pop(address).close()
 
     def _environment(self, spec: ProgramSpec, cookie: str) -> dict[str, str]:
         engine = spec.kind is not Kind.COMMAND
@@ -541,7 +545,7 @@ class RealWorld:
         await self.nurseries.close()
         for _, target in self._targets.values():
             await target.close()
-        for name in list(self._listeners):
+        for name in list(self._accepting):
             self.close_listener(name)
 
     # The state file ---------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def test_litellms_file_is_the_native_one_and_the_local_models(place: Place) -> N
                 "model_name": "glm-4.1v",
                 "litellm_params": {
                     "model": "hosted_vllm/GLM-4.1V-9B-Thinking", "api_base": "http://127.0.0.1:8000/v1",
-                    "api_key": "none", "rpm": 60, "tpm": 80000,
+                    "api_key": "none", "max_retries": 0, "num_retries": 3, "rpm": 60, "tpm": 80000,
                 },
                 "model_info": {"supports_vision": True},
             },
@@ -174,6 +174,7 @@ def test_litellms_file_is_the_native_one_and_the_local_models(place: Place) -> N
                 "model_name": "tiny",
                 "litellm_params": {
                     "model": "hosted_vllm/tiny", "api_base": "http://127.0.0.1:8001/v1", "api_key": "none",
+                    "max_retries": 0, "num_retries": 3,
                 },
                 "model_info": {"supports_vision": False},
             },
@@ -225,7 +226,9 @@ def test_the_gateways_specification(place: Place) -> None:
     python, replica, *rest = spec.launch.argv
     assert python == PYTHONS.litellm
     assert Path(replica).is_file()
-    assert rest == ["--listen-fd", "3", "--uds", f"{RUN}/gateway.sock", "--drain", "35"]
+    assert rest == [
+        "--listen-fd", "3", "--uds", f"{RUN}/gateway.sock", "--drain", "35", "--hold", f"{RUN}/engines.json",
+    ]  # fmt: skip
     assert env(made_, "gateway") == {
         "CONFIG_FILE_PATH": f"{RUN}/litellm_config.yaml",
         "LITELLM_MASTER_KEY": KEY,
@@ -327,3 +330,20 @@ def test_the_plan_can_be_shown_without_its_secrets(place: Place) -> None:
     made_ = made(place, GOOD, {"ANTHROPIC_API_KEY": "sk-ant-secret"})
     assert "secret" not in repr(made_)
     assert json.dumps(made_.litellm_config)
+
+
+def test_replicas_share_an_address_and_a_fork_server(place: Place) -> None:
+    made_ = made(place, "gateway: {port: 4001, replicas: 3}\n")
+    launches = [one.spec.launch for one in made_.programs.values() if one.spec.kind is Kind.LITELLM]
+    assert [name for name in made_.programs if name.startswith("gateway")] == ["gateway", "gateway-2", "gateway-3"]
+    assert {launch.listener for launch in launches} == {("127.0.0.1", 4001)}
+    assert len({launch.uds for launch in launches}) == 3
+    assert len({(launch.warm, launch.env) for launch in launches}) == 1
+
+
+@pytest.mark.parametrize(("redis", "warned"), [("", True), ("router_settings: {redis_host: 127.0.0.1}\n", False)])
+def test_replicas_count_limits_each_for_itself(place: Place, redis: str, warned: bool) -> None:
+    entry = "model_list: [{model_name: x, litellm_params: {model: openai/x, api_key: k, rpm: 5}}]\n"
+    (place.folder / "native.yaml").write_text(entry + redis)
+    config = place.load("gateway: {replicas: 2, litellm_config: native.yaml}\n")
+    assert any("count rpm and tpm" in problem.message for problem in config.warnings) is warned

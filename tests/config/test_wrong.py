@@ -336,7 +336,12 @@ FILES: list[tuple[str, str, list[Said]]] = [
         )
     ),
     ("no cwd", P + "    cwd: none\n", [(4, "programs.p.cwd", "no such folder: none", "")]),
-    ("replicas", "gateway: {replicas: 2}\n", [(1, "gateway.replicas", "this version runs one replica", "write 1")]),
+    ("replicas", "gateway: {replicas: 0}\n", [(1, "gateway.replicas", "must be greater than or equal to 1", "")]),
+    (
+        "a replica's name",
+        "gateway: {}\nprograms: {gateway-2: {command: [x]}}\n",
+        [(2, "programs.gateway-2", "is the gateway's own name", "")],
+    ),
     (
         "no python there",
         "engines: {vllm: {python: ./none}}\n",

@@ -189,7 +189,7 @@ gateway:
   prot: 4000
   port: 8000
   litellm_config: native.yaml
-  replicas: 3
+  replicas: 0
 env_file: keys.env
 models:
   a:

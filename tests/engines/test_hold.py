@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import openai
 import pytest
 import yaml
 
+from llm_supervisor.engines.install import INSIDE
 from tests.daemon.harness import Daemon
 from tests.engines.conftest import ALIAS, Engines, config
 
@@ -204,3 +206,32 @@ def test_an_engine_that_stays_away_is_said_so(engines: Engines, tmp_path: Path) 
         assert said.startswith("503") and after is not None
         assert "FATAL" in said
         assert took < 1.5, "at once"
+
+
+COST = """
+import asyncio, json, sys, time
+sys.path.insert(0, sys.argv[1])
+from litellm_hold import Hold
+with open(sys.argv[2], "w") as file:
+    up = {"up": True, "until": 0, "final": False, "retry_after": 1, "why": ""}
+    engines = {f"http://127.0.0.1:{port}/v1": up for port in range(8000, 8010)}
+    json.dump({"at": time.monotonic(), "engines": engines}, file)
+hold = Hold(sys.argv[2])
+deployments = [{"litellm_params": {"api_base": f"http://127.0.0.1:{port}/v1"}} for port in range(8000, 8004)]
+async def main():
+    for count in (100, 20000):
+        began = time.perf_counter()
+        for _ in range(count):
+            await hold.async_filter_deployments("m", deployments, None, {"metadata": {}})
+        took = (time.perf_counter() - began) / count
+    print(took * 1e6)
+asyncio.run(main())
+"""
+
+
+def test_it_costs_microseconds_when_all_is_well(engines: Engines, tmp_path: Path) -> None:
+    command = [engines.litellm, "-c", COST, INSIDE, tmp_path / "engines.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    microseconds = float(done.stdout.split()[-1])
+    print(f"the callback costs {microseconds:.1f} us a request")
+    assert microseconds < 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,9 +18,14 @@ import psutil
 import pytest
 import yaml
 
-from llm_supervisor.engines import canary
-from tests.daemon.harness import Daemon
+from llm_supervisor.engines import canary, vllm
+from llm_supervisor.host.process import Child, ForkServer, Tree, find, signal_process
+from tests.daemon.harness import Daemon, free_port
 from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
+from tests.host.conftest import Stage, stage
+from tests.programs import MARK
+
+__all__ = ["stage"]  # a fixture
 
 SERVED = "GLM-4.1V-9B-Thinking"
 RESTARTS = 10
@@ -249,3 +255,35 @@ def test_a_changed_package_is_not_forked(daemon: Daemon, engines: Engines) -> No
         replicas_back(daemon, cold=False)
     finally:
         os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def test_an_architecture_that_was_not_preloaded_is_imported_late(engines: Engines, stage: Stage) -> None:
+    """A fork server that knows nothing of the model: its start takes longer, and is as good."""
+    port = free_port()
+    options = {"max-model-len": 2048, "enforce-eager": True, "dtype": "bfloat16"}
+    argv = vllm.argv(str(engines.vllm), str(engines.model), SERVED, port, options, 5)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {MARK: stage.mark}
+    env |= vllm.environment(gpus=(), api_key=None, cpu=True, offline=True)
+
+    async def scene() -> None:
+        knows_nothing = vllm.fork_server(str(engines.vllm), "/no/such/model", whole=True)
+        server = ForkServer.start(knows_nothing, env, stage.folder / "fork.log")
+        try:
+            await server.ready()
+            pid = await server.fork(argv, env | dict(vllm.FORK), cookie=stage.cookie, output=stage.fifo)
+            child = Child.open(pid)
+            assert child is not None
+            stage.children.append(child)
+            tree = Tree(stage.cookie)
+            try:
+                url = f"http://127.0.0.1:{port}/v1/chat/completions"
+                assert "content" in await asyncio.to_thread(answered, url, QUESTION)
+            finally:
+                while found := find(tree):
+                    for row in found:
+                        signal_process(row.pid, row.started, signal.SIGKILL)
+                    await asyncio.sleep(0.05)
+        finally:
+            server.close()
+
+    asyncio.run(scene())

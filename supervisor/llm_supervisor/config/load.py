@@ -9,6 +9,7 @@ import copy
 import difflib
 import json
 import os
+import re
 import stat
 import types
 import typing
@@ -99,6 +100,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     _check_names(root, native, document, reading)
     _check_ports(root, document, reading)
     _check_engines(root, path, document, reading)
+    _check_replicas(root, native, document, merged, reading)
     master_key = _master_key(native, merged, document, root, path, reading)
     errors = [problem for problem in reading.problems if not problem.warning]
     if errors:
@@ -376,8 +378,8 @@ def _check_names(root: schema.Root, native: Document, document: Document, readin
                         (group, name), "is no name", "letters, digits, . _ - ; at most 63, not ending in .log"
                     )
                 )
-            if name == GATEWAY:
-                reading.add(document.problem((group, name), f"{GATEWAY} is the gateway's own name"))
+            if name == GATEWAY or re.fullmatch(rf"{GATEWAY}-\d+", name):
+                reading.add(document.problem((group, name), f"{name} is the gateway's own name"))
     for name in root.programs:
         if name in root.models:
             reading.add(document.problem(("programs", name), "there is a model of that name"))
@@ -421,9 +423,28 @@ def _check_engines(root: schema.Root, path: Path, document: Document, reading: _
         if not os.path.isfile(python) or not os.access(python, os.X_OK):
             where: Where = ("engines", name, "python")
             reading.add(document.problem(where, f"no such program: {engine.python}"))
-    if root.gateway is not None and root.gateway.replicas > 1:
-        where = (GATEWAY, "replicas")
-        reading.add(document.problem(where, "this version runs one replica", "write 1"))
+
+
+def _check_replicas(
+    root: schema.Root, native: Document, document: Document, environ: Mapping[str, str], reading: _Reading
+) -> None:
+    """Replicas count requests each for itself, unless there is a Redis."""
+    if root.gateway is None or root.gateway.replicas == 1:
+        return
+    data = native.data or {}
+    entries = data.get("model_list") or []
+    params = [entry.get("litellm_params") for entry in entries if isinstance(entry, dict)]
+    params += [model.litellm for model in root.models.values()]
+    limited = any(isinstance(one, dict) and (one.get("rpm") or one.get("tpm")) for one in params)
+    if limited and litellm.redis_address(data, {**environ, **root.gateway.env}) is None:
+        reading.add(
+            document.problem(
+                (GATEWAY, "replicas"),
+                f"{root.gateway.replicas} replicas count rpm and tpm each for itself: that many times more is let in",
+                "add redis_host to router_settings, or write 1",
+                warning=True,
+            )
+        )
 
 
 def _master_key(

@@ -91,7 +91,9 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
         generated = litellm.compose(config.native, local)
         expected = litellm.expected_groups(generated)
         groups = tuple(Group(name, name in root.models, vision) for name, vision in expected.items())
-        programs[GATEWAY] = _gateway(config, root.gateway, pythons, runtime, litellm_file, master_key, generated)
+        for number in range(1, root.gateway.replicas + 1):
+            name = GATEWAY if number == 1 else f"{GATEWAY}-{number}"
+            programs[name] = _gateway(name, config, root.gateway, pythons, runtime, litellm_file, master_key, generated)
         host = root.gateway.host
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         endpoint = f"http://{shown}:{root.gateway.port}"
@@ -228,6 +230,7 @@ def _group(alias: str, model: schema.Model) -> litellm.LocalGroup:
 
 
 def _gateway(
+    name: str,
     config: Config,
     gateway: schema.Gateway,
     pythons: Pythons,
@@ -236,11 +239,11 @@ def _gateway(
     master_key: str,
     generated: Mapping[str, Any],
 ) -> Planned:
-    uds = str(runtime / "gateway.sock")
+    uds = str(runtime / f"{name}.sock")
     keys = {key_variable(alias): key for alias, model in config.root.models.items() if (key := _engine_key(model))}
     env = {**litellm.environment(str(file), master_key, keys), **gateway.env}
     spec = ProgramSpec(
-        name=GATEWAY,
+        name=name,
         kind=Kind.LITELLM,
         launch=Launch(
             argv=litellm.argv(pythons.litellm, uds, max(int(gateway.stop.grace) - 5, 1), str(runtime / ENGINES_FILE)),

@@ -1,0 +1,124 @@
+"""Several replicas of the real LiteLLM on one socket: what the crash of one, and a restart of all, cost clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import openai
+import pytest
+import yaml
+
+from llm_supervisor.host import net
+from tests.daemon.harness import Daemon
+from tests.engines.conftest import Engines, config
+
+CLIENTS = 8
+REPLICAS = ("gateway", "gateway-2")
+KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A gateway alone, whose model answers from a script after 50 ms: no engine is needed for what is looked at."""
+    folder = tmp_path_factory.mktemp("replicas")
+    settings: dict[str, Any] = config(engines)
+    del settings["models"]
+    settings["gateway"] |= {"replicas": len(REPLICAS), "litellm_config": "litellm.yaml"}
+    params = {"model": "openai/m", "api_key": "none", "mock_response": "hello", "mock_delay": 0.05}
+    native = {"model_list": [{"model_name": "m", "litellm_params": params}]}
+    (folder / "litellm.yaml").write_text(yaml.safe_dump(native))
+    with Daemon(folder, settings) as running:
+        running.wait_ready(timeout=120)
+        for name in REPLICAS:
+            running.wait_for(
+                lambda name=name: (running.program(name)["fork_server"] or {}).get("state") == "ready", "a fork server"
+            )
+        yield running
+
+
+async def under_load(daemon: Daemon, retries: int, meanwhile: Callable[[], None]) -> Counter[str]:
+    """How requests end, of clients that ask all the time."""
+    answers: Counter[str] = Counter()
+    done = asyncio.Event()
+    key = (daemon.home / "master_key").read_text().strip()
+
+    async def keep_asking() -> None:
+        url = f"{daemon.status()['endpoint']}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=retries, timeout=60) as it:
+            while not done.is_set():
+                try:
+                    await it.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+                    answers["ok"] += 1
+                except openai.OpenAIError as error:
+                    answers[f"{type(error).__name__}: {str(error)[:200]}"] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(keep_asking())
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(meanwhile)
+        await asyncio.sleep(1.0)
+        done.set()
+    return answers
+
+
+def ready(daemon: Daemon) -> None:
+    daemon.wait_for(lambda: all(daemon.program(name)["state"] == "RUNNING" for name in REPLICAS), "both are there")
+
+
+def kill_one_after_the_other(daemon: Daemon) -> None:
+    for number in range(KILLS):
+        name = REPLICAS[number % len(REPLICAS)]
+        before = daemon.program(name)
+        os.kill(before["pid"], signal.SIGKILL)
+        daemon.wait_for(lambda name=name, n=before["restarts"]: daemon.program(name)["restarts"] > n, "its end")
+        ready(daemon)
+        time.sleep(0.3)
+
+
+def test_a_dead_replica_costs_clients_with_retries_nothing(daemon: Daemon) -> None:
+    answers = asyncio.run(under_load(daemon, openai.DEFAULT_MAX_RETRIES, lambda: kill_one_after_the_other(daemon)))
+    print(f"{KILLS} kills of one of two: {dict(answers)}")
+    assert set(answers) == {"ok"}
+
+
+def test_a_dead_replica_costs_others_what_it_had_in_hand(daemon: Daemon) -> None:
+    answers = asyncio.run(under_load(daemon, 0, lambda: kill_one_after_the_other(daemon)))
+    lost = sum(answers.values()) - answers["ok"]
+    print(f"{KILLS} kills of one of two, no retries: {dict(answers)}")
+    assert lost <= KILLS * CLIENTS
+    assert not any("refused" in what.lower() for what in answers)
+
+
+def test_a_rolling_restart_costs_nobody_anything(daemon: Daemon) -> None:
+    before = {name: daemon.program(name)["incarnation"] for name in REPLICAS}
+
+    def restart() -> None:
+        done = daemon.cli("restart", "gateway")
+        assert done.returncode == 0, done.stderr
+        assert [line.partition(":")[0] for line in done.stdout.splitlines()] == list(REPLICAS), "one after the other"
+
+    answers = asyncio.run(under_load(daemon, 0, restart))
+    print(f"rolling restart, no retries: {dict(answers)}")
+    assert set(answers) == {"ok"}
+    assert all(daemon.program(name)["incarnation"] != before[name] for name in REPLICAS)
+
+
+def test_they_share_a_fork_server(daemon: Daemon) -> None:
+    assert len({daemon.program(name)["fork_server"]["pid"] for name in REPLICAS}) == 1
+
+
+def test_the_last_one_that_stops_closes_the_door(daemon: Daemon) -> None:
+    port = int(daemon.status()["endpoint"].rpartition(":")[2])
+    assert daemon.cli("stop", "gateway-2").returncode == 0
+    assert net.listening(port)
+    assert daemon.cli("stop", "gateway").returncode == 0
+    assert not net.listening(port), "clients are refused, and do not wait for nobody"
+    assert daemon.cli("start", "gateway").returncode == 0
+    ready(daemon)
