@@ -10,9 +10,13 @@ Exit status 3: the application did not start (uvicorn's own convention).
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import socket
 import sys
+from typing import Any
+
+LAME = 1.0  # seconds between the word to leave and the end of idle connections
 
 
 def private_socket(path: str) -> socket.socket:
@@ -49,6 +53,35 @@ def main() -> int:
     import uvicorn
     from litellm.proxy.proxy_server import app
 
+    leaving = False
+
+    class Server(uvicorn.Server):
+        """Lets its clients go before it leaves."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """uvicorn closes idle connections at once, perhaps just when a client sends its next request. First nobody
+            new is let in, every answer says that the connection ends, and the idle ones get a moment to be used."""
+            nonlocal leaving
+            leaving = True
+            for server in self.servers:
+                server.close()
+            loop = asyncio.get_running_loop()
+            end = loop.time() + min(LAME, options.drain)
+            while self.server_state.connections and loop.time() < end:
+                await asyncio.sleep(0.02)
+            await super().shutdown(sockets)
+
+    def says_goodbye(inner: Any) -> Any:
+        async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+            async def sent(message: dict[str, Any]) -> None:
+                if leaving and message["type"] == "http.response.start":
+                    message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+                await send(message)
+
+            await inner(scope, receive, sent if scope["type"] == "http" else send)
+
+        return application
+
     if options.hold:
         sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
         import litellm
@@ -58,8 +91,10 @@ def main() -> int:
         app = RetryAfter(app)
 
     # longer than clients keep an idle connection: it is theirs to close, or a request meets its end
-    config = uvicorn.Config(app, timeout_graceful_shutdown=options.drain, timeout_keep_alive=75, log_level="info")
-    server = uvicorn.Server(config)
+    config = uvicorn.Config(
+        says_goodbye(app), timeout_graceful_shutdown=options.drain, timeout_keep_alive=75, log_level="info"
+    )
+    server = Server(config)
     server.run(sockets=[shared, private])
     return 0 if server.started else 3
 
