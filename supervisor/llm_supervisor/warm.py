@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from llm_supervisor.core.spec import Launch
 from llm_supervisor.host import log, memory
 from llm_supervisor.host.process import COOKIE, ForkError, ForkServer, SpawnError
@@ -23,6 +21,8 @@ MAX_FORKS = 100  # then another one takes its place
 START_ROOM = 3 * 1024**3  # bytes that must be available to start one
 LEAST_ROOM = 1024**3  # bytes below which all are ended
 TEND = 15.0  # seconds between two looks
+MEMORY_LOOK = 5.0  # seconds
+DEATH = 5.0  # seconds that a killed one may take
 DISTRUST = 3  # so many in a row that a start failed with, and there is no other
 
 
@@ -41,6 +41,7 @@ class _Nursery:
     task: asyncio.Task[None] | None = None
     took: float | None = None
     forks: int = 0  # of all of them
+    memory: tuple[float, int | None] = (float("-inf"), None)  # when it was looked at, and bytes
 
 
 Key = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
@@ -53,6 +54,7 @@ class Nurseries:
     logs: Path
     _all: dict[Key, _Nursery] = field(default_factory=dict)
     _wanted: dict[str, Key] = field(default_factory=dict)  # by program
+    _dying: list[ForkServer] = field(default_factory=list)
 
     def want(self, name: str, launch: Launch, env: Mapping[str, str]) -> None:
         """The program is ready: from now on its next start may be warm."""
@@ -146,6 +148,7 @@ class Nurseries:
         if nursery.server is not None:
             log.get().info("fork server ended", program=nursery.name, pid=nursery.server.pid, why=why)
             nursery.server.close()
+            self._dying = [one for one in (*self._dying, nursery.server) if one.dead is None]
             nursery.server = None
 
     def tend(self) -> None:
@@ -172,28 +175,32 @@ class Nurseries:
             "state": nursery.state,
             "reason": nursery.reason,
             "pid": pid,
-            "memory_bytes": _memory(pid),
+            "memory_bytes": self._memory(nursery),
             "forks": nursery.forks,
             "import_s": nursery.took,
         }
 
+    def _memory(self, nursery: _Nursery) -> int | None:
+        """Its proportional share: what it costs beside those that it has forked. Looked at every few seconds, as the
+        kernel counts its pages for it."""
+        if nursery.server is None:
+            return None
+        if time.monotonic() - nursery.memory[0] > MEMORY_LOOK:
+            nursery.memory = (time.monotonic(), memory.share(nursery.server.pid))
+        return nursery.memory[1]
+
     async def close(self) -> None:
-        """End all of them."""
+        """End all of them, and wait until they are gone."""
         for nursery in self._all.values():
             if nursery.task is not None:
                 nursery.task.cancel()
             self._end(nursery, "the daemon ends")
+        end = time.monotonic() + DEATH
+        while any(one.dead is None for one in self._dying) and time.monotonic() < end:
+            await asyncio.sleep(0.01)
 
 
 def _key(launch: Launch, env: Mapping[str, str]) -> Key:
     """What must be the same at import time; the rest is set after the fork."""
     late = launch.late | {COOKIE}
     return launch.warm, tuple(sorted((name, value) for name, value in env.items() if name not in late))
-
-
-def _memory(pid: int | None) -> int | None:
-    """Its proportional share, in bytes: what it costs beside those that it has forked."""
-    try:
-        return int(psutil.Process(pid).memory_full_info().pss) if pid is not None else None
-    except (psutil.Error, AttributeError):
-        return None

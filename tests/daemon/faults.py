@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.daemon.harness import Daemon, marked, name_of
+from tests.daemon.harness import Daemon, cookie_of, marked, name_of
 
 # Cookies that were ever seen, by program: an older one must have no process left
 Seen = dict[str, set[str]]
@@ -71,7 +71,8 @@ class Faults:
                 assert not self.daemon.tree(name, old), (self.seed, self.history, name, old)
         assert self.daemon.process is not None
         mine = {pid for name in after for pid in self.daemon.tree(name)}
-        strangers = set(marked(self.daemon.mark)) - mine - {self.daemon.process.pid}
+        theirs = {pid for pid in marked(self.daemon.mark) if cookie_of(pid).startswith("fork-server")}
+        strangers = set(marked(self.daemon.mark)) - mine - theirs - {self.daemon.process.pid}
         assert not strangers, (self.seed, self.history, strangers)
 
     def _pids(self, name: str) -> list[int]:

@@ -160,6 +160,16 @@ def held(daemon: Daemon) -> dict[str, object]:
     return found
 
 
+def compared(before: dict[str, object], after: dict[str, object]) -> dict[str, object]:
+    """What differs. Connections to engines and gateway are kept open or not from moment to moment: three descriptors of
+    the daemon's, however many restarts there were."""
+    name = "descriptors of the daemon"
+    grown = {what: (before[what], value) for what, value in after.items() if value != before[what]}
+    if name in grown and int(str(after[name])) - int(str(before[name])) <= 3:
+        del grown[name]
+    return grown
+
+
 def check_restarts(daemon: Daemon, count: int) -> None:
     arguments = re.compile(rb"non-default args: .*|Initializing a V1 LLM engine .*")
 
@@ -177,7 +187,8 @@ def check_restarts(daemon: Daemon, count: int) -> None:
         times.append(took)
         assert warm_answer == answer, "it answers as a cold one does"
         after_first = after_first or held(daemon)
-    assert held(daemon) == after_first
+    grown = compared(after_first or {}, held(daemon))
+    assert not grown
     own = len(before)
     assert own and said()[-own:] == before[:own], "the same arguments in its log"
     servers = {fork_server(daemon, name)["pid"] for name in (ALIAS, "gateway")}

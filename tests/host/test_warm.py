@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from llm_supervisor.host.process import Child, ForkError
 from llm_supervisor.warm import Nurseries
 from tests.host.conftest import Stage
 from tests.host.test_forkserver import environ, packages, play
-from tests.programs import gone
+from tests.programs import MARK, gone
 
 __all__ = ["packages"]  # a fixture
 
@@ -213,3 +214,42 @@ def test_the_control_groups_limit_counts(tmp_path: Path) -> None:
     assert memory.available(group) == 3 * 2**20 - (2 * 2**20 - 2**19)
     (group / "memory.max").write_text("max\n")
     assert memory.available(group) > 3 * 2**20
+
+
+DAEMON = """
+import asyncio, os, sys
+from pathlib import Path
+from llm_supervisor.engines import litellm
+from llm_supervisor.host.process import ForkServer
+async def main():
+    env = dict(os.environ, PYTHONPATH=sys.argv[1])
+    server = ForkServer.start(litellm.fork_server(sys.executable), env, Path(sys.argv[2]))
+    await server.ready()
+    print(server.pid, flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_it_does_not_outlive_a_daemon_that_is_killed(stage: Stage, packages: Path, stopped: bool) -> None:
+    argv = [sys.executable, "-c", DAEMON, str(packages), str(stage.folder / "log")]
+    daemon = subprocess.Popen(argv, stdout=subprocess.PIPE, env=os.environ | {MARK: stage.mark})
+    assert daemon.stdout is not None
+    pid = int(daemon.stdout.readline())
+    if stopped:
+        os.kill(pid, signal.SIGSTOP)
+    daemon.kill()
+    daemon.wait()
+    daemon.stdout.close()
+    gone(pid)
+
+
+def test_its_end_is_waited_for(stage: Stage, packages: Path) -> None:
+    async def scene() -> None:
+        async with nurseries(stage) as made:
+            made.want("p", launch(stage), environ(stage, packages))
+            pid = await ready(made)
+        assert not Path(f"/proc/{pid}").exists()
+
+    play(scene)

@@ -14,6 +14,15 @@ def available(group: Path | None = None) -> int:
     return free if limit is None else min(free, limit)
 
 
+def share(pid: int) -> int | None:
+    """Bytes that a process costs, what it shares with others counted in proportion (PSS); None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
 def _own_group() -> Path | None:
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as file:

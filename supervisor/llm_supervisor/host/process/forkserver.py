@@ -90,7 +90,10 @@ class ForkServer:
     ) -> int:
         """Fork a process that becomes ``argv``, as ``child.spawn`` starts one; its pid. Raises ForkError."""
         request = json.dumps({"argv": list(argv), "env": dict(env), "cookie": cookie, "cwd": cwd}).encode()
-        pipe = os.open(output, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            pipe = os.open(output, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise ForkError(f"{output}: {error.strerror}") from error
         try:
             socket.send_fds(self._sock, [request], [pipe, *pass_fds])
         except OSError as error:
@@ -113,10 +116,13 @@ class ForkServer:
             raise ForkError(f"the fork server: {error}") from error
         if not data:
             raise ForkError("the fork server died")
-        answer: dict[str, object] = json.loads(data)
-        return answer
+        try:
+            answer = json.loads(data)
+        except ValueError:
+            raise ForkError("the fork server answers something that is no answer") from None
+        return answer if isinstance(answer, dict) else {}
 
     def close(self) -> None:
-        """End it, at once: it has nothing that is worth a grace."""
+        """End it, at once: it has nothing that is worth a grace. ``dead`` says when it is."""
         self._sock.close()
         self._child.signal(signal.SIGKILL)
