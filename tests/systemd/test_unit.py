@@ -230,11 +230,13 @@ class TestChildren:
         machine.run(f"systemctl start {NAME}")
         pid = whole()["plain"]["pid"]
         assert re.search(rf"/{NAME}\.service/plain\.[0-9a-f]{{32}}$", machine.run(f"cat /proc/{pid}/cgroup").strip())
-        first = machine.until(lambda: machine.run(hidden, check=False).split(), "somebody who hides")
+        machine.until(lambda: bool(machine.run(hidden, check=False)), "somebody who hides")
+        first = machine.run(hidden).split()
         machine.run(KILL)  # whoever comes next finds it by its group alone
         machine.until(lambda: machine.show("NRestarts") == ["1"], "another daemon")
         whole()
-        second = machine.until(lambda: machine.run(hidden, check=False).split(), "the next one")
+        machine.until(lambda: bool(machine.run(hidden, check=False)), "the next one")
+        second = machine.run(hidden).split()
         assert len(first) == len(second) == 1
         assert second != first
         machine.run(f"systemctl stop {NAME}")

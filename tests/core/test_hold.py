@@ -1,0 +1,67 @@
+"""How long requests may wait for an engine that is not there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llm_supervisor.core import event as ev
+from llm_supervisor.core.failure import ExitStatus
+from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, hold
+from llm_supervisor.core.program import step
+from llm_supervisor.core.state import Phase, State
+
+from .makers import CHECKED
+
+DOWN = State(phase=Phase.STARTING, down_since=100.0, reason="was killed by signal 9")
+
+
+def test_one_that_runs_is_waited_for_by_nobody() -> None:
+    seen = hold(State(phase=Phase.RUNNING), None, 5.0)
+    assert (seen.up, seen.final, seen.why) == (True, False, "")
+
+
+@pytest.mark.parametrize(
+    ("cold_took", "limit", "until"),
+    [
+        (None, None, 100 + LONGEST),
+        (40.0, None, 100 + 60.0),
+        (1.0, None, 100 + LEAST),
+        (4000.0, None, 100 + LONGEST),
+        (40.0, 7.0, 107.0),
+        (40.0, 0.0, 100.0),
+    ],
+)
+def test_until_when(cold_took: float | None, limit: float | None, until: float) -> None:
+    seen = hold(replace(DOWN, cold_took=cold_took), limit, 120.0)
+    assert (seen.up, seen.final, seen.until) == (False, False, until)
+    assert "was killed by signal 9" in seen.why
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_what_is_final(phase: Phase) -> None:
+    seen = hold(replace(DOWN, phase=phase), None, 120.0)
+    assert seen.final is (phase in (Phase.STOPPED, Phase.FATAL))
+    assert seen.up is (phase is Phase.RUNNING)
+    if seen.final:
+        assert seen.retry_after == MENDING
+
+
+def test_an_outage_begins_when_it_stops_running_and_lasts_until_it_runs() -> None:
+    """However often it is started meanwhile."""
+    state = State(phase=Phase.RUNNING, incarnation=1, pid=5, ready_since=1.0, spawned=0.0)
+    state, _ = step(CHECKED, state, ev.Exited(1, ExitStatus(1)), 50.0)
+    assert state.down_since == 50.0
+    state, _ = step(CHECKED, state, ev.SweepFinished(1), 51.0)
+    assert (state.phase, state.down_since) == (Phase.STARTING, 50.0)
+    state, _ = step(CHECKED, state, ev.Spawned(2, 6), 51.0)
+    state, _ = step(CHECKED, state, ev.Exited(2, ExitStatus(1)), 60.0)
+    state, _ = step(CHECKED, state, ev.SweepFinished(2), 61.0)
+    assert state.down_since == 50.0
+
+
+def test_a_start_by_hand_is_an_outage_of_its_own() -> None:
+    state = State(phase=Phase.FATAL, down_since=50.0)
+    state, _ = step(CHECKED, state, ev.StartRequested(), 500.0)
+    assert state.down_since == 500.0
