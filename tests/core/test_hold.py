@@ -10,7 +10,7 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, hold
 from llm_supervisor.core.program import step
-from llm_supervisor.core.state import Phase, State
+from llm_supervisor.core.state import Phase, State, Wanted
 
 from .makers import CHECKED
 
@@ -50,7 +50,7 @@ def test_what_is_final(phase: Phase) -> None:
 
 def test_an_outage_begins_when_it_stops_running_and_lasts_until_it_runs() -> None:
     """However often it is started meanwhile."""
-    state = State(phase=Phase.RUNNING, incarnation=1, pid=5, ready_since=1.0, spawned=0.0)
+    state = State(Phase.RUNNING, Wanted.UP, incarnation=1, pid=5, ready_since=1.0, spawned=0.0)
     state, _ = step(CHECKED, state, ev.Exited(1, ExitStatus(1)), 50.0)
     assert state.down_since == 50.0
     state, _ = step(CHECKED, state, ev.SweepFinished(1), 51.0)
