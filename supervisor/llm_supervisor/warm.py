@@ -49,7 +49,8 @@ Key = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
 
 @dataclass
 class Nurseries:
-    """All fork servers of a daemon. One serves all programs whose import-time environment is the same."""
+    """All fork servers of a daemon. One serves all programs whose import-time environment is the same. ``logs`` is the
+    folder for what they say while they import."""
 
     logs: Path
     _all: dict[Key, _Nursery] = field(default_factory=dict)
@@ -130,9 +131,7 @@ class Nurseries:
     async def _import(self, nursery: _Nursery) -> None:
         began = time.monotonic()
         try:
-            nursery.server = ForkServer.start(
-                nursery.argv, nursery.env, self.logs / f"{nursery.name}.fork-server" / "log"
-            )
+            nursery.server = ForkServer.start(nursery.argv, nursery.env, self.logs / f"{nursery.name}.log")
             await nursery.server.ready()
         except (ForkError, SpawnError, OSError) as error:
             nursery.failures += 1

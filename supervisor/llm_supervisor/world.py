@@ -114,7 +114,7 @@ class RealWorld:
         gpus: gpu.Gpus | None = None,
     ) -> None:
         self._runtime, self._pump, self._incidents = runtime, pump, incidents
-        self.nurseries = Nurseries(pump.home)
+        self.nurseries = Nurseries(runtime / "fork-servers")
         self._gpus = gpus or gpu.NoGpus()
         self._starting: dict[int, str] = {}  # GPU: the program that starts on it
         self._reserved: dict[str, str] = {}  # the cookie of each program's next incarnation

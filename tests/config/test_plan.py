@@ -22,7 +22,7 @@ KEY = "sk-the-master-key"
 
 def made(place: Place, text: str, environ: dict[str, str] | None = None, **pythons: bool) -> Plan:
     config = place.load(text, {"PATH": "/bin", **(environ or {})})
-    used = Pythons(PYTHONS.vllm, PYTHONS.litellm, pythons.get("vllm_cpu", False))
+    used = Pythons(PYTHONS.vllm, PYTHONS.litellm, pythons.get("vllm_cpu", False), pythons.get("vllm_forks", False))
     return plan(config, runtime=RUN, pythons=used, master_key=KEY)
 
 
@@ -347,3 +347,22 @@ def test_replicas_count_limits_each_for_itself(place: Place, redis: str, warned:
     (place.folder / "native.yaml").write_text(entry + redis)
     config = place.load("gateway: {replicas: 2, litellm_config: native.yaml}\n")
     assert any("count rpm and tpm" in problem.message for problem in config.warnings) is warned
+
+
+@pytest.mark.parametrize(
+    ("more", "tried", "how"),
+    [
+        ("", False, "api"),
+        ("", True, "full"),
+        ("warm: full", False, "full"),
+        ("warm: api", True, "api"),
+        ("warm: off", True, "off"),
+        ("warm: full, env: {VLLM_WORKER_MULTIPROC_METHOD: spawn}", True, "api"),
+    ],
+)
+def test_how_a_model_is_started_again(place: Place, more: str, tried: bool, how: str) -> None:
+    """``auto`` forks all of vLLM where that was tried on this machine."""
+    launch = one_model(place, more, vllm_forks=tried).programs["a"].spec.launch
+    seen = "off" if not launch.warm else "api" if "--spawn" in launch.warm else "full"
+    assert seen == how
+    assert (("VLLM_WORKER_MULTIPROC_METHOD", "fork") in launch.warm_env) is (how == "full")

@@ -157,7 +157,9 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
         **{name: value for name, value in base.items() if name not in config.environ or name in _OURS},
         **model.env,
     }
-    whole = model.warm == "full" or (model.warm == "auto" and pythons.vllm_forks)
+    # what a person says of how its processes are started wins
+    said = "VLLM_WORKER_MULTIPROC_METHOD" in {**config.environ, **model.env}
+    whole = not said and (model.warm == "full" or (model.warm == "auto" and pythons.vllm_forks))
     spec = ProgramSpec(
         name=alias,
         kind=Kind.VLLM,

@@ -118,6 +118,13 @@ class Health(Block):
         return value
 
 
+def _off(value: object) -> object:
+    return "off" if value is False else value  # what YAML 1.1 makes of a bare off
+
+
+Warm = Annotated[Literal["auto", "full", "api", "off"], BeforeValidator(_off)]
+
+
 class Restart(Block):
     """Whether and how it comes back."""
 
@@ -153,7 +160,7 @@ class Gateway(Supervised):
     replicas: Annotated[int, Field(ge=1)] = 1
     litellm_config: str | None = Field(default=None, description="native LiteLLM configuration, relative to this file")
     hold: Literal["auto"] | Duration = "auto"
-    warm: Literal["auto", "full", "api", "off"] = "auto"
+    warm: Warm = "auto"
 
 
 class Model(Supervised):
@@ -171,7 +178,7 @@ class Model(Supervised):
         default={}, description="more litellm_params for this group; model_info under model_info"
     )
     autostart: Flag = True
-    warm: Literal["auto", "full", "api", "off"] = "auto"
+    warm: Warm = "auto"
 
 
 class Ready(Block):

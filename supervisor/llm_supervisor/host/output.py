@@ -182,11 +182,6 @@ class Pump:
         self.turned_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="output-pump", daemon=True)
 
-    @property
-    def home(self) -> Path:
-        """The folder that holds all logs."""
-        return self._logs
-
     def start(self) -> None:
         """Begin to move."""
         self._thread.start()
