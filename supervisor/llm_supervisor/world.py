@@ -352,6 +352,7 @@ class RealWorld:
             "verdict": {"rule": state.health.verdict.rule, "reason": state.health.verdict.reason},
             "probes": {name: [one.answer.value, one.detail] for name, one in state.health.probes.items()},
             "tree": living.outlived,
+            "gpus": [self._gpu_facts(index, living) for index in spec.gpus],
             "kernel": kernel_says,
         }
         try:
@@ -359,6 +360,17 @@ class RealWorld:
             return replace(failure, incident=incident.write(self._incidents, spec.name, facts, log, more))
         except OSError:
             return failure  # no room for it: what is known is in the status and in the log all the same
+
+    def _gpu_facts(self, index: int, living: Incarnation) -> dict[str, Any]:
+        """A GPU of its, as it is once its processes are dead; null where NVML cannot be asked."""
+        memory = self._gpus.memory(index)
+        return {
+            "index": index,
+            "used_before_start": dict(living.baselines).get(index),
+            "used": memory.used if memory else None,
+            "total": memory.total if memory else None,
+            "processes": {str(pid): used for pid, used in memory.holders} if memory else None,
+        }
 
     async def end(self, name: str, grace: float, kill_grace: float) -> Swept:
         """End every process of the present incarnation. Looks again after every signal: what is killed may have forked
