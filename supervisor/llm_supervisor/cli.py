@@ -568,9 +568,7 @@ def _explain(options: argparse.Namespace) -> int:
     for one in facts.get("gpus") or ():
         if one["used"] is not None:
             by = ", ".join(f"pid {pid}: {used // 2**20} MiB" for pid, used in one["processes"].items()) or "by nobody"
-            print(
-                f"\nGPU {one['index']}: {one['used'] // 2**20} of {one['total'] // 2**20} MiB in use; {others or 'by nobody'}"
-            )
+            print(f"\nGPU {one['index']}: {one['used'] // 2**20} of {one['total'] // 2**20} MiB in use; {by}")
     if facts["tree"]:
         print(f"\nOutlived its leader, and swept: {', '.join(facts['tree'])}")
     others = f"; {len(ids) - 1} older: --incident {ids[0]} ..." if len(ids) > 1 else ""

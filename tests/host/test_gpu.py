@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 from llm_supervisor.host.gpu import MIB, Held, Memory, NoGpus, wait_for_memory
+from llm_supervisor.host.output import Pump
+from llm_supervisor.host.process import Tree
+from llm_supervisor.world import Incarnation, RealWorld
 from tests.core.virtual_time import VirtualLoop
 
 GIB = 1024 * MIB
@@ -74,3 +78,28 @@ def test_memory_that_jitters_is_not_free() -> None:
 
 def test_a_gpu_that_cannot_be_asked_holds_nobody_up() -> None:
     assert play(wait_for_memory(Script(gpu0=None), [(0, 0)])) == ([], 0.0)
+
+
+class Standing:
+    """Two GPUs that do not change; there is no third."""
+
+    def memory(self, index: int) -> Memory | None:
+        return Memory(30 * GIB, 80 * GIB, ((4711, 29 * GIB),)) if index < 2 else None
+
+
+def test_an_incident_shows_how_the_gpus_were(tmp_path: Path) -> None:
+    pump = Pump(tmp_path / "logs")
+    world = RealWorld(
+        tmp_path, pump, own_environ={}, engine_environ={}, incidents=tmp_path / "incidents", gpus=Standing()
+    )
+    living = Incarnation(1, "glm/1", Tree("glm/1"), tmp_path / "fifo", baselines=[(0, GIB)])
+    assert [world._gpu_facts(index, living) for index in (0, 2)] == [
+        {
+            "index": 0,
+            "used_before_start": GIB,
+            "used": 30 * GIB,
+            "total": 80 * GIB,
+            "processes": {"4711": 29 * GIB},
+        },
+        {"index": 2, "used_before_start": None, "used": None, "total": None, "processes": None},
+    ]
