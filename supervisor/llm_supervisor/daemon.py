@@ -36,7 +36,7 @@ from llm_supervisor.core.hold import hold
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.engines import install
-from llm_supervisor.host import gpu, log, net, output, probe
+from llm_supervisor.host import gpu, log, memory, net, output, probe
 from llm_supervisor.host.notify import Notifier
 from llm_supervisor.host.process import (
     become_subreaper,
@@ -436,10 +436,26 @@ class Daemon:
             await asyncio.sleep(TELL_GATEWAY)
 
     async def _tend(self) -> None:
-        """Look after the fork servers."""
+        """Look after the fork servers, and after replicas that have grown too much."""
         while True:
             await asyncio.sleep(TEND)
             self._world.nurseries.tend()
+            self._replace_grown()
+
+    def _replace_grown(self) -> None:
+        """One replica at a time: the others serve meanwhile, or clients queue in the socket."""
+        limited = [runner for runner in self.runners.values() if runner.spec.max_rss is not None]
+        if not all(runner.state.phase in (Phase.RUNNING, Phase.STOPPED, Phase.FATAL) for runner in limited):
+            return
+        for runner in limited:
+            pid, most = runner.state.pid, runner.spec.max_rss
+            if runner.state.phase is not Phase.RUNNING or pid is None or most is None:
+                continue
+            size = memory.resident(pid)
+            if size is not None and size > most:
+                self._log.warning("grown too much: replaced", program=runner.name, rss=size, max_rss=most)
+                runner.post(ev.RestartRequested())
+                return
 
     async def _tell(self) -> None:
         """Tell systemd how things stand, as long as everything turns."""

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -122,3 +123,20 @@ def test_the_last_one_that_stops_closes_the_door(daemon: Daemon) -> None:
     assert not net.listening(port), "clients are refused, and do not wait for nobody"
     assert daemon.cli("start", "gateway").returncode == 0
     ready(daemon)
+
+
+def test_replicas_that_have_grown_are_replaced_one_after_the_other(engines: Engines, tmp_path: Path) -> None:
+    """A limit below what LiteLLM has from its first moment: so each is replaced, again and again."""
+    settings: dict[str, Any] = config(engines)
+    del settings["models"]
+    settings["gateway"] |= {"replicas": 2, "max_rss": "100MB"}
+    with Daemon(tmp_path, settings) as daemon:
+        daemon.wait_ready(timeout=120)
+        daemon.wait_for(lambda: all(daemon.program(name)["restarts"] for name in REPLICAS), "both are", timeout=90)
+        events = [one for one in daemon.events() if one.get("event") == "state" and one["program"] in REPLICAS]
+        up = dict.fromkeys(REPLICAS, False)
+        served = False
+        for one in events:
+            up[one["program"]] = one["state"] == "RUNNING"
+            served = served or all(up.values())
+            assert any(up.values()) or not served, "never both at once"

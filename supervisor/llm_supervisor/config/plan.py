@@ -258,6 +258,7 @@ def _gateway(
         health=replace(_health(gateway.health), canary=False),
         restart=_restart(gateway.restart),
         stop=StopSpec(gateway.stop.signal, gateway.stop.grace, start_grace=START_GRACE, sweep_grace=0.0),
+        max_rss=gateway.max_rss,
     )
     redis = litellm.redis_address(generated, {**config.environ, **env})
     expected = litellm.expected_groups(generated)

@@ -160,6 +160,7 @@ class Gateway(Supervised):
     replicas: Annotated[int, Field(ge=1)] = 1
     litellm_config: str | None = Field(default=None, description="native LiteLLM configuration, relative to this file")
     hold: Literal["auto"] | Duration = "auto"
+    max_rss: Size | None = Field(default=None, description="a replica that has grown beyond that is replaced")
     warm: Warm = "auto"
 
 

@@ -117,7 +117,8 @@ class ProgramSpec:
 
     ``ready_after`` is for a program without a readiness check: it counts as ready once it has lived that long
     (supervisord's ``startsecs``). ``vital`` are prefixes of the names of child processes without which the
-    program cannot work: losing one of them is the program's death.
+    program cannot work: losing one of them is the program's death. ``max_rss`` (bytes): a program whose leader has
+    grown beyond that is restarted, one of its kind at a time.
     """
 
     name: str
@@ -129,4 +130,5 @@ class ProgramSpec:
     ready_after: float | None = None
     vital: tuple[str, ...] = ()
     gpus: tuple[int, ...] = ()
+    max_rss: int | None = None
     autostart: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,15 @@ def available(group: Path | None = None) -> int:
     free = int(psutil.virtual_memory().available)
     limit = _limit(group or _own_group())
     return free if limit is None else min(free, limit)
+
+
+def resident(pid: int) -> int | None:
+    """Bytes of a process that are in memory (RSS); None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def share(pid: int) -> int | None:
