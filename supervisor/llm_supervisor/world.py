@@ -58,6 +58,7 @@ COMPONENTS: Mapping[Kind, Component] = {Kind.VLLM: "vllm", Kind.LITELLM: "litell
 
 
 MIB = 1024 * 1024
+LETTING_GO = 2.0  # seconds that the kernel may take to close a dead process's socket
 BEGINNING = output.Position(0, 0)
 # Seconds after which a semaphore that nobody has mapped is nobody's: whoever is to open it would have, by then
 FORGOTTEN = 600.0
@@ -138,7 +139,7 @@ class RealWorld:
         self._take_turn(spec)
         await self._memory_is_back(spec)
         baselines = self._baselines(spec)
-        if launch.port is not None and (error := net.can_bind("127.0.0.1", launch.port)):
+        if launch.port is not None and (error := await self._port_error(launch.port)):
             raise self._taken(launch.port, error)
         sockets = [self._listen(spec.name, launch.listener)] if launch.listener else []
         cookie = self._reserved_cookie(spec.name)
@@ -244,6 +245,18 @@ class RealWorld:
         """What is used on its GPUs by others, to know when they are as before."""
         seen = ((index, self._gpus.memory(index)) for index in spec.gpus)
         return [(index, memory.used) for index, memory in seen if memory is not None]
+
+    async def _port_error(self, port: int) -> OSError | None:
+        """Why the port cannot be bound; None when it can. A killed process of many threads can be a zombie while its
+        last thread still holds the socket: one that nobody is found to hold gets a moment to be let go of."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + LETTING_GO
+        while (error := net.can_bind("127.0.0.1", port)) is not None:
+            holder = net.holder(port)
+            if (holder is not None and holder.pid is not None) or loop.time() >= end:
+                return error
+            await asyncio.sleep(0.01)
+        return None
 
     def _taken(self, port: int, error: OSError) -> Refused:
         holder = net.holder(port)

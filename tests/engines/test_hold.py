@@ -33,6 +33,7 @@ class Seen:
 
     answers: Counter[str] = field(default_factory=Counter)
     longest: float = 0.0
+    usual: float = 0.0  # the longest while all was well
 
 
 def client(daemon: Daemon) -> openai.AsyncOpenAI:
@@ -43,12 +44,10 @@ def client(daemon: Daemon) -> openai.AsyncOpenAI:
 
 async def under_load(daemon: Daemon, meanwhile: Callable[[], None]) -> Seen:
     """Requests all the time: before, while and after something is done to the engines."""
-    seen, done = Seen(), asyncio.Event()
+    seen, done, crashed = Seen(), asyncio.Event(), False
 
     async def ask(it: openai.AsyncOpenAI) -> None:
-        await it.chat.completions.create(
-            model=ALIAS, messages=QUESTION, max_tokens=200, extra_body={"ignore_eos": True}
-        )
+        await it.chat.completions.create(model=ALIAS, messages=QUESTION, max_tokens=50, extra_body={"ignore_eos": True})
 
     async def keep_asking() -> None:
         async with client(daemon) as it:
@@ -59,12 +58,15 @@ async def under_load(daemon: Daemon, meanwhile: Callable[[], None]) -> Seen:
                     seen.answers["ok"] += 1
                 except (openai.OpenAIError, openai.APIError) as error:
                     seen.answers[f"{type(error).__name__}: {str(error)[:200]}"] += 1
-                seen.longest = max(seen.longest, time.monotonic() - began)
+                took = time.monotonic() - began
+                seen.longest = max(seen.longest, took)
+                seen.usual = seen.usual if crashed else max(seen.usual, took)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(CLIENTS):
             group.create_task(keep_asking())
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(5.0)
+        crashed = True
         await asyncio.to_thread(meanwhile)
         await asyncio.sleep(3.0)
         done.set()
@@ -106,9 +108,12 @@ def test_nobody_sees_that_vllm_is_killed(daemon: Daemon, which: str) -> None:
         took = time.monotonic() - began
 
     seen = asyncio.run(under_load(daemon, crash))
-    print(f"{which}: {dict(seen.answers)}, the longest {seen.longest:.1f} s, vLLM back after {took:.1f} s")
+    print(
+        f"{which}: {dict(seen.answers)}, the longest {seen.longest:.1f} s (usually {seen.usual:.1f}), vLLM back after {took:.1f} s"
+    )
     assert set(seen.answers) == {"ok"}, seen.answers
-    assert seen.longest <= 1.1 * took + 2.0
+    # what it had to do itself, before and after, is no wait
+    assert seen.longest <= 1.1 * took + 2 * seen.usual + 1.0
     gateway = {one["name"]: one["incarnation"] for one in before["programs"]}["gateway"]
     assert daemon.program("gateway")["incarnation"] == gateway
 
