@@ -108,9 +108,8 @@ def test_nobody_sees_that_vllm_is_killed(daemon: Daemon, which: str) -> None:
         took = time.monotonic() - began
 
     seen = asyncio.run(under_load(daemon, crash))
-    print(
-        f"{which}: {dict(seen.answers)}, the longest {seen.longest:.1f} s (usually {seen.usual:.1f}), vLLM back after {took:.1f} s"
-    )
+    said = f"the longest {seen.longest:.1f} s (usually {seen.usual:.1f}), vLLM back after {took:.1f} s"
+    print(f"{which}: {dict(seen.answers)}, {said}")
     assert set(seen.answers) == {"ok"}, seen.answers
     # what it had to do itself, before and after, is no wait
     assert seen.longest <= 1.1 * took + 2 * seen.usual + 1.0
