@@ -443,8 +443,9 @@ class Daemon:
             self._replace_grown()
 
     def _replace_grown(self) -> None:
-        """One replica at a time: the others serve meanwhile, or clients queue in the socket."""
+        """One replica at a time, the oldest first: the others serve meanwhile, or clients queue in the socket."""
         limited = [runner for runner in self.runners.values() if runner.spec.max_rss is not None]
+        limited.sort(key=lambda runner: runner.state.spawned or 0.0)
         if not all(runner.state.phase in (Phase.RUNNING, Phase.STOPPED, Phase.FATAL) for runner in limited):
             return
         for runner in limited:

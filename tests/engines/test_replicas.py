@@ -80,7 +80,7 @@ def kill_one_after_the_other(daemon: Daemon) -> None:
         os.kill(before["pid"], signal.SIGKILL)
         daemon.wait_for(lambda name=name, n=before["restarts"]: daemon.program(name)["restarts"] > n, "its end")
         ready(daemon)
-        time.sleep(0.3)
+        time.sleep(1.5)  # a client with two retries must not meet three deaths in a row: that would be bad luck
 
 
 def test_a_dead_replica_costs_clients_with_retries_nothing(daemon: Daemon) -> None:
