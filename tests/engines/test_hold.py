@@ -129,10 +129,10 @@ async def streams_cut(daemon: Daemon, cut: Callable[[], None]) -> list[str]:
                 stream = await it.chat.completions.create(
                     model=ALIAS, messages=QUESTION, max_tokens=1900, stream=True, extra_body={"ignore_eos": True}
                 )
-                first = True
+                got = 0
                 async for chunk in stream:
-                    if first:
-                        first = False
+                    got += bool(chunk.choices and chunk.choices[0].delta.content)
+                    if got == 5:  # before the first word LiteLLM simply asks again, and nobody sees anything
                         begun.release()
                     finish = chunk.choices[0].finish_reason if chunk.choices else finish
             except (openai.OpenAIError, httpx.HTTPError) as error:

@@ -375,7 +375,7 @@ SCENARIOS: tuple[Scenario, ...] = (
 
     # The gateway -------------------------------------------------------------------------------------------------
     S("gateway: silent three times", "12 health=hang models=hang", """
-        40..52       STOPPING  unhealthy  terminating: liveness: no answer from /health/liveliness within 10 s (3
+        40..52       STOPPING  unhealthy  within 10 s (3 times in a row)
         41..53       STARTING  starting   no answer
         61..73       RUNNING   ready      ready: answers
         """, gateway=True),

@@ -4,6 +4,7 @@ with it."""
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import uuid
@@ -92,7 +93,10 @@ def test_the_daemon_leaves_nothing_of_who_hides_everything(group: Path, make: Ma
     """And removes the groups that it made."""
     daemon = make({}, start=False, prefix=enclosed(group))
     flags = ("--setsid", "--double", "--wipe", "--redirect", "--stubborn", "--stay", "--tag", daemon.mark)
-    daemon.write({"programs": {"hider": program("stray", *flags, stop={"grace": 0.05})}})
+    hider = program("stray", *flags, stop={"grace": 0.05})
+    # not in its very first moment, when it may not be in its group yet
+    hider["command"] = ["sh", "-c", f"sleep 1; exec {shlex.join(map(str, hider['command']))}"]
+    daemon.write({"programs": {"hider": hider}})
     daemon.start()
     daemon.wait("hider", state="RUNNING")
     (first,) = daemon.wait_for(lambda: strays(daemon, "hider"), "there was a stray")

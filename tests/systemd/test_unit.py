@@ -219,7 +219,9 @@ class TestChildren:
 
     def test_have_a_control_group_each_that_nobody_leaves(self, machine: Machine) -> None:
         flags = ("--setsid", "--double", "--wipe", "--redirect", "--stubborn", "--stay", "--tag", "the-hider")
-        machine.install({**PAIR, "hider": living(*command("stray", *flags))})
+        # not in its very first moment, when it may not be in its group yet
+        hider = living("sh", "-c", f"sleep 1; exec {shlex.join(command('stray', *flags))}")
+        machine.install({**PAIR, "hider": hider})
 
         def whole() -> dict[str, Any]:  # the hidden one is in nobody's tree, so not as in the other tests
             seen = machine.inside("whole", 60, "hider", "plain", "web")

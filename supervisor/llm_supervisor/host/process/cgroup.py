@@ -52,7 +52,7 @@ def _marked(folder: Path, mark: str) -> bool:
 
 def enclose(pid: int, name: str) -> Path | None:
     """Put a process that was just started into a new group of that name; None where that cannot be done. What it forked
-    in the microseconds before stays outside, and is found by its other traces."""
+    in the moment before (microseconds, on a busy machine more) stays outside, and is found by its other traces."""
     own = delegated()
     if own is None:
         return None
