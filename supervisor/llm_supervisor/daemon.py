@@ -443,20 +443,13 @@ class Daemon:
             self._replace_grown()
 
     def _replace_grown(self) -> None:
-        """One replica at a time, the oldest first: the others serve meanwhile, or clients queue in the socket."""
-        limited = [runner for runner in self.runners.values() if runner.spec.max_rss is not None]
-        limited.sort(key=lambda runner: runner.state.spawned or 0.0)
-        if not all(runner.state.phase in (Phase.RUNNING, Phase.STOPPED, Phase.FATAL) for runner in limited):
-            return
-        for runner in limited:
-            pid, most = runner.state.pid, runner.spec.max_rss
-            if runner.state.phase is not Phase.RUNNING or pid is None or most is None:
-                continue
-            size = memory.resident(pid)
-            if size is not None and size > most:
-                self._log.warning("grown too much: replaced", program=runner.name, rss=size, max_rss=most)
-                runner.post(ev.RestartRequested())
-                return
+        """Restart the one whose turn it is."""
+        limited = {name: one.state for name, one in self.runners.items() if one.spec.max_rss is not None}
+        sizes = {name: memory.resident(state.pid) for name, state in limited.items() if state.pid is not None}
+        name = fleet.grown({name: self.specs[name] for name in limited}, limited, sizes)
+        if name is not None:
+            self._log.warning("grown too much: replaced", program=name, rss=sizes[name])
+            self.runners[name].post(ev.RestartRequested())
 
     async def _tell(self) -> None:
         """Tell systemd how things stand, as long as everything turns."""

@@ -255,7 +255,7 @@ class RealWorld:
             holder = net.holder(port)
             if (holder is not None and holder.pid is not None) or loop.time() >= end:
                 return error
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # looking for a holder reads every process
         return None
 
     def _taken(self, port: int, error: OSError) -> Refused:
@@ -528,8 +528,9 @@ class RealWorld:
             return None
         listening = net.listening(living.port)
         mine = net.held(listening, (row.pid for row in living.tree.look(read_rows())))
-        if listening <= mine:
-            return None
+        leader = living.tree.leader
+        if listening <= mine or leader is None or not os.access(f"/proc/{leader[0]}/fd", os.R_OK):
+            return None  # or it cannot be told
         holder = net.holder(living.port, listening - mine)
         who = str(holder) if holder else "another process"
         if mine:

@@ -67,6 +67,19 @@ def pair_ready(gateway: State, engine: State) -> tuple[int, int] | None:
     return gateway.incarnation, engine.incarnation
 
 
+def grown(specs: Mapping[str, ProgramSpec], states: Mapping[str, State], sizes: Mapping[str, int | None]) -> str | None:
+    """Which of these replicas to replace because it has grown beyond its ``max_rss`` (bytes), if any: the oldest of
+    them, and none while another one is on its way, so that somebody serves meanwhile."""
+    if any(state.phase not in (Phase.RUNNING, Phase.STOPPED, Phase.FATAL) for state in states.values()):
+        return None
+    too_large = [
+        name
+        for name, state in states.items()
+        if state.phase is Phase.RUNNING and (most := specs[name].max_rss) is not None and (sizes.get(name) or 0) > most
+    ]
+    return min(too_large, key=lambda name: states[name].spawned or 0.0, default=None)
+
+
 # What uses others leaves before them: the gateway, then the engines, then what they stand on.
 _LEAVING = (Kind.LITELLM, Kind.VLLM, Kind.COMMAND)
 
