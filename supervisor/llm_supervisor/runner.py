@@ -21,9 +21,10 @@ from llm_supervisor.core.effect import Effect
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.health import Action, Answer, Counters, Observation, Probe
+from llm_supervisor.core.program import Found
 from llm_supervisor.core.question import Asking, Canary, Question, Reader, Reading, Step
 from llm_supervisor.core.spec import ProgramSpec
-from llm_supervisor.core.state import State
+from llm_supervisor.core.state import Phase, State
 
 # A runner turns at least this often (seconds), so that the watchdog can tell a quiet one from a stuck one
 HEARTBEAT = 5.0
@@ -62,6 +63,9 @@ class World(Protocol):
     ) -> tuple[int, bool]:
         """Start it (``warm``: with everything imported, where that can be done) and return the leader's pid, and
         whether it was warm; from then on its exit is posted. Raises Refused."""
+
+    def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Found:
+        """Watch what a former daemon started as this incarnation, if it lives; from then on its exit is posted."""
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
         """Signal the leader, or all of the tree."""
@@ -129,6 +133,7 @@ class Runner:
         self._ready = asyncio.Event()
         self._doubt = asyncio.Event()
         self._sent = self._ended = 0  # requests of ours: to tell others' work from them
+        self._at_once = 0  # an incarnation that runs and was not asked anything by us: its first questions are due
 
     @contextmanager
     def own_request(self) -> Iterator[None]:
@@ -138,6 +143,15 @@ class Runner:
             yield
         finally:
             self._ended += 1
+
+    def replace(self, spec: ProgramSpec, asking: Asking | None, reader: Reader | None) -> None:
+        """What it should be from now on, of the same name. Its process stays; how it is asked changes at once."""
+        self.spec, self._asking, self._reader = spec, asking, reader
+        if self.state.phase is Phase.RUNNING and self._probing is not None and self._tasks is not None:
+            self._probing.cancel()
+            self._at_once = self.state.incarnation
+            self._probing = self._task(self._probe(self.state.incarnation))
+            self._wake.set()
 
     @property
     def name(self) -> str:
@@ -159,15 +173,16 @@ class Runner:
         self._finished = True
         self._wake.set()
 
-    async def run(self, *, sweep_first: bool = False) -> None:
-        """Turn until finished. ``sweep_first``: a former daemon may have left processes of this program."""
+    async def run(self, *, sweep_first: bool = False, recorded: State | None = None) -> None:
+        """Turn until finished. ``sweep_first``: a former daemon may have left processes of this program. ``recorded``:
+        how a former daemon knew it."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as self._tasks:
-            if sweep_first:
-                before = self.state
-                self.state, effects = program.leftover(self.spec, self.state, loop.time())
-                self._publish(self.name, before, self.state, ev.StartRequested())
-                self._perform(effects)
+            if recorded is not None:
+                found = self._world.adopt(self.name, recorded.incarnation, self.post)
+                self._begin(*program.recovered(self.spec, recorded, found, loop.time()))
+            elif sweep_first:
+                self._begin(*program.leftover(self.spec, self.state, loop.time()))
             elif self.spec.autostart:
                 self.post(ev.StartRequested())
             while not (self._finished and not self._mailbox):
@@ -191,6 +206,13 @@ class Runner:
             self._end_probing()
             for task in self._waiting:
                 task.cancel()
+
+    def _begin(self, state: State, effects: tuple[Effect, ...]) -> None:
+        """Go on from what a former daemon left."""
+        before, self.state = self.state, state
+        self._publish(self.name, before, state, ev.StartRequested())
+        self._at_once = state.incarnation if state.phase is Phase.RUNNING else 0
+        self._perform(effects)
 
     def _handle(self, event: Event, now: float) -> None:
         before = self.state
@@ -259,10 +281,11 @@ class Runner:
 
     async def _probe(self, incarnation: int) -> None:
         """Ask at the start-up pace until the baseline is taken, then at the normal one."""
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(self._watch_start(incarnation))
-            await self._until_ready(incarnation)
-            watching.cancel()
+        if not self._ready.is_set():
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(self._watch_start(incarnation))
+                await self._until_ready(incarnation)
+                watching.cancel()
         if self._asking is not None:
             await self._while_running(incarnation, self._asking)
 
@@ -305,7 +328,7 @@ class Runner:
 
     async def _ask_for_ever(self, incarnation: int, asking: Asking) -> None:
         health, loop = self.spec.health, asyncio.get_running_loop()
-        due = loop.time()
+        due = loop.time() - (health.period if incarnation == self._at_once else 0.0)
         while True:
             due = max(due + health.period, loop.time())
             await asyncio.sleep(due - loop.time())
@@ -315,7 +338,7 @@ class Runner:
 
     async def _list_for_ever(self, incarnation: int, asking: Asking) -> None:
         health, loop = self.spec.health, asyncio.get_running_loop()
-        due = loop.time()
+        due = loop.time() - (health.readiness_period if incarnation == self._at_once else 0.0)
         while True:
             due = max(due + health.readiness_period, loop.time())
             await asyncio.sleep(due - loop.time())

@@ -15,21 +15,26 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
-from llm_supervisor.core.health import Answer, Counters, Probe
+from llm_supervisor.core.health import NEW, Answer, Counters, Probe
+from llm_supervisor.core.program import Found
 from llm_supervisor.core.question import Asking, Canary, Question, Reading
+from llm_supervisor.core.record import to_record
 from llm_supervisor.core.spec import Kind, ProgramSpec
-from llm_supervisor.core.state import Cause, Departure, State
+from llm_supervisor.core.state import Cause, Departure, Phase, State
 from llm_supervisor.diagnosis import Component, Diagnosis, diagnose
-from llm_supervisor.host import gpu, incident, kernel, net, output, probe, stacks
+from llm_supervisor.former import STATE, STATE_VERSION, Former, fifo_of, fifo_path
+from llm_supervisor.host import gpu, incident, kernel, log, net, output, probe, stacks
+from llm_supervisor.host.notify import Notifier
 from llm_supervisor.host.process import (
     COOKIE,
     Child,
     ForkError,
+    Identity,
     Row,
     SpawnError,
     Tree,
@@ -53,15 +58,25 @@ _NOT_INHERITED = frozenset(
     SYSTEMD_EXEC_PID MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE
     RUNTIME_DIRECTORY LOGS_DIRECTORY STATE_DIRECTORY VIRTUAL_ENV PYTHONHOME __PYVENV_LAUNCHER__""".split()
 )
-STATE_VERSION = 1
 COMPONENTS: Mapping[Kind, Component] = {Kind.VLLM: "vllm", Kind.LITELLM: "litellm", Kind.COMMAND: "command"}
 
 
 MIB = 1024 * 1024
+SAVE_WITHIN = 0.02  # seconds
 LETTING_GO = 2.0  # seconds that the kernel may take to close a dead process's socket
 BEGINNING = output.Position(0, 0)
 # Seconds after which a semaphore that nobody has mapped is nobody's: whoever is to open it would have, by then
 FORGOTTEN = 600.0
+
+
+class Store(Protocol):
+    """Who keeps descriptors for the next daemon (``host.notify.Notifier``)."""
+
+    def store(self, name: str, fd: int) -> None:
+        """Keep it under that name."""
+
+    def forget(self, name: str) -> None:
+        """Keep it no longer."""
 
 
 @dataclass
@@ -73,8 +88,11 @@ class Incarnation:
     tree: Tree
     fifo: Path
     pipe: int | None = None
+    first: tuple[int, int] | None = None  # (pid, start time) of its leader, dead or alive
+    expected: tuple[tuple[int, int, str], ...] = ()  # vital members that a former daemon knew: pid, start time, name
     warm: bool = False  # from a fork server
     port: int | None = None  # where it alone should listen
+    uds: str | None = None  # and privately
     leader: Child | None = None
     members: list[Child] = field(default_factory=list)
     log_from: output.Position = BEGINNING
@@ -91,16 +109,6 @@ class Incarnation:
         return self.cookie.rpartition("/")[2]
 
 
-class _Recorded(NamedTuple):
-    """What the state file says of one program."""
-
-    cookie: str
-    next: str
-    fifo: str
-    cgroup: str
-    leader: tuple[int, int] | None
-
-
 class RealWorld:
     """Everything that is alive, by program."""
 
@@ -113,14 +121,20 @@ class RealWorld:
         engine_environ: Mapping[str, str],
         incidents: Path,
         gpus: gpu.Gpus | None = None,
+        store: Store | None = None,
     ) -> None:
         self._runtime, self._pump, self._incidents = runtime, pump, incidents
+        self._store = store or Notifier(None)
+        self._states: dict[str, tuple[object, dict[str, Any]]] = {}  # by program: what is compared, and recorded
+        self._saving: asyncio.TimerHandle | None = None
+        self._digests: dict[str, str] = {}  # by program: of what its last incarnation was started with
+        self.handover: dict[str, Any] | None = None  # for ourselves after an exec
         self.nurseries = Nurseries(runtime / "fork-servers")
         self._gpus = gpus or gpu.NoGpus()
         self._starting: dict[int, str] = {}  # GPU: the program that starts on it
         self._reserved: dict[str, str] = {}  # the cookie of each program's next incarnation
         self._held: dict[str, list[tuple[int, int]]] = {}  # baselines to which GPUs have not come back yet
-        self._own_environ, self._engine_environ = own_environ, engine_environ
+        self.own_environ, self.engine_environ = own_environ, engine_environ
         self.incarnations: dict[str, Incarnation] = {}
         self._listeners: dict[tuple[str, int], socket.socket] = {}
         self._accepting: dict[str, tuple[str, int]] = {}  # programs that accept, or will, on one of these
@@ -143,10 +157,11 @@ class RealWorld:
             raise self._taken(launch.port, error)
         sockets = [self._listen(spec.name, launch.listener)] if launch.listener else []
         cookie = self._reserved_cookie(spec.name)
-        fifo = self._fifo(cookie)
+        fifo = fifo_path(self._runtime, cookie)
         try:
             pipe = output.make_fifo(fifo, launch.pipe_size)
             self._pump.add(spec.name, pipe)
+            self._store.store(fifo.name, pipe)
         except OSError as error:
             failure = Failure("log", f"no log can be opened: {error}", "Free some room in the log folder.")
             raise Refused(failure) from error
@@ -154,9 +169,18 @@ class RealWorld:
         tree = Tree(cookie, fifo=(at.st_dev, at.st_ino))
         begin = self._pump.position(spec.name)
         living = Incarnation(
-            incarnation, cookie, tree, fifo, pipe, port=launch.port, log_from=begin, baselines=baselines
+            incarnation,
+            cookie,
+            tree,
+            fifo,
+            pipe,
+            port=launch.port,
+            uds=launch.uds,
+            log_from=begin,
+            baselines=baselines,
         )
         self.incarnations[spec.name] = living
+        self._digests[spec.name] = spec.digest
         self._read[spec.name] = (begin, b"")
         environment = self._environment(spec, cookie)
         fds = [sock.fileno() for sock in sockets]
@@ -174,12 +198,12 @@ class RealWorld:
             assert leader is not None, "nobody else reaps, so a fresh child is there at least as a zombie"
         pid = leader.pid
         living.leader = leader
-        tree.leader = (pid, leader.identity.started)
+        tree.leader = living.first = (pid, leader.identity.started)
         tree.seen = {tree.leader}
         tree.cgroup = cgroup.enclose(pid, cookie.replace("/", "."))
         leader.watch(lambda status: post(ev.Exited(incarnation, status)))
         self._reserved[spec.name] = _new_cookie(spec.name)
-        self._save()
+        self.save()
         return pid, warm
 
     async def _fork(
@@ -208,7 +232,7 @@ class RealWorld:
         if name not in self._reserved:
             self._reserved[name] = _new_cookie(name)
             try:
-                self._save()
+                self.save()
             except OSError as error:
                 del self._reserved[name]
                 failure = Failure(
@@ -216,9 +240,6 @@ class RealWorld:
                 )
                 raise Refused(failure) from error
         return self._reserved[name]
-
-    def _fifo(self, cookie: str) -> Path:
-        return self._runtime / "fifo" / f"{cookie.partition('/')[0]}.{cookie[-8:]}"
 
     def _take_turn(self, spec: ProgramSpec) -> None:
         """One start per GPU at a time: two that measure its free memory at once both get it wrong."""
@@ -267,13 +288,45 @@ class RealWorld:
     def _listen(self, name: str, address: tuple[str, int]) -> socket.socket:
         """The listening socket, bound anew only if it was closed: it outlives incarnations, so clients queue in it; and
         replicas share it."""
+        if self._accepting.get(name, address) != address:
+            self.close_listener(name)  # it is to listen elsewhere now
         if address not in self._listeners:
             try:
-                self._listeners[address] = net.bind(*address)
+                self._listeners[address] = sock = net.bind(*address)
             except OSError as error:
                 raise self._taken(address[1], error) from error
+            self._store.store(_stored_name(address), sock.fileno())
         self._accepting[name] = address
         return self._listeners[address]
+
+    async def recover_listeners(self, former: Former, kept: dict[str, int]) -> None:
+        """Get back the sockets on which a former daemon's programs listen: those that were held meanwhile (``kept``, by
+        name, and by ourselves before an exec; what is used is taken out), else from a program that has one. The rest is
+        bound anew when it is needed."""
+        if former.handover:
+            kept |= {_stored_name(address): fd for address, fd in former.handover.listeners.items()}
+        for name, entry in former.programs.items():
+            if (address := entry.listener) is None:
+                continue
+            if address not in self._listeners:
+                sock = None
+                fd = kept.pop(_stored_name(address), None)
+                if fd is not None:
+                    sock = net.listener(fd, address)
+                if sock is None and entry.uds:
+                    sock = await net.ask_for_listener(f"{entry.uds}.listener", address)
+                if sock is None and entry.leader is not None and entry.tree().leader is not None:
+                    sock = net.copy_listener(entry.leader[0], address)
+                if sock is None:
+                    continue
+                self._listeners[address] = sock
+                self._store.store(_stored_name(address), sock.fileno())
+            self._accepting[name] = address
+
+    def find_gpus(self) -> None:
+        """A configuration has come that names some."""
+        if isinstance(self._gpus, gpu.NoGpus):
+            self._gpus = gpu.detect()
 
     def open_listeners(self, specs: Mapping[str, ProgramSpec]) -> None:
         """Bind before anything is spawned. Raises Refused."""
@@ -286,10 +339,11 @@ class RealWorld:
         address = self._accepting.pop(name, None)
         if address is not None and address not in self._accepting.values():
             self._listeners.pop(address).close()
+            self._store.forget(_stored_name(address))
 
     def _environment(self, spec: ProgramSpec, cookie: str) -> dict[str, str]:
         engine = spec.kind is not Kind.COMMAND
-        base = self._engine_environ if engine else self._own_environ
+        base = self.engine_environ if engine else self.own_environ
         env = {name: value for name, value in base.items() if name not in _NOT_INHERITED}
         if engine:
             env.pop("PYTHONPATH", None)
@@ -324,7 +378,8 @@ class RealWorld:
         if swept.left or living is None:
             return swept
         if spec.launch.uds is not None:  # its own, and dead with it
-            Path(spec.launch.uds).unlink(missing_ok=True)
+            for name in (spec.launch.uds, f"{spec.launch.uds}.listener"):
+                Path(name).unlink(missing_ok=True)
         failure = self._post_mortem(spec, state, living)
         if await gpu.wait_for_memory(self._gpus, living.baselines):
             self._held[spec.name] = living.baselines  # the next start looks again, and waits
@@ -338,9 +393,9 @@ class RealWorld:
         log = output.excerpt(self._pump.folder(spec.name), living.log_from, self._pump.position(spec.name))
         exited = state.exited if leaving.cause is Cause.EXITED else None
         kernel_says = []
-        if living.tree.leader is not None and spec.kind is not Kind.COMMAND:
-            kernel_says = kernel.telling_lines(living.tree.leader[1] / os.sysconf("SC_CLK_TCK"))
-        mine = {pid for pid, _ in living.tree.seen}
+        if living.first is not None and spec.kind is not Kind.COMMAND:
+            kernel_says = kernel.telling_lines(living.first[1] / os.sysconf("SC_CLK_TCK"))
+        mine = {pid for pid, *_ in (*living.tree.seen, *living.expected, *filter(None, [living.first]))}
         killed = [line for line in kernel_says if kernel.oom_victims([line]) & mine]
         found = diagnose(
             b"\n".join([log, *(line.encode() for line in kernel_says if "Xid" in line)]),
@@ -432,6 +487,7 @@ class RealWorld:
             return  # another sweep of the same was quicker
         if living.pipe is not None:
             self._pump.remove(living.pipe)
+            self._store.forget(living.fifo.name)
         living.fifo.unlink(missing_ok=True)
         if living.leader is not None:
             living.leader.reap()
@@ -460,6 +516,10 @@ class RealWorld:
             self.nurseries.succeeded(spec.name)
         self.nurseries.want(spec.name, spec.launch, self._environment(spec, living.cookie))
         rows = living.tree.look(read_rows())
+        here = {row.key for row in rows}
+        for pid, started, comm in living.expected:
+            if (pid, started) not in here:  # it died while no daemon lived
+                post(ev.MemberLost(incarnation, pid, comm))
         if spec.vital:  # an engine: programs do their own housekeeping
             living.shared = set().union(*(shared_memory(row.pid) for row in rows))
         for row in rows:
@@ -470,7 +530,9 @@ class RealWorld:
                 post(ev.MemberLost(incarnation, row.pid, row.comm))
                 continue
             living.members.append(member)
+            living.expected += ((row.pid, row.started, row.comm),)
             member.watch(_poster(post, ev.MemberLost(incarnation, row.pid, row.comm)))
+        self._save_soon()
 
     def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
         """See ``runner.World``. The process table is read at most twice a second, however many programs look."""
@@ -568,6 +630,9 @@ class RealWorld:
 
     async def close(self) -> None:
         """Close connections and sockets. Processes are the runners'."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
         await self.nurseries.close()
         for _, target in self._targets.values():
             await target.close()
@@ -576,20 +641,53 @@ class RealWorld:
 
     # The state file ---------------------------------------------------------------------------------------
 
-    def _save(self) -> None:
-        """What a later daemon needs to find what we leave, should we be killed."""
+    def remember(self, name: str, state: State) -> None:
+        """How a program is, for the next daemon: written down within a moment."""
+        # every sign of life of a start moves its deadline
+        deadline = None if state.phase is Phase.STARTING else state.deadline
+        seen = replace(state, health=NEW, stirred_at=None, loaded_at=None, loading=None, reason="", deadline=deadline)
+        if self._states.get(name, (None,))[0] != seen:
+            self._states[name] = (seen, to_record(state))
+            self._save_soon()
+
+    def forget(self, name: str) -> None:
+        """A program that is no more."""
+        for known in (self._states, self._reserved, self._digests):
+            known.pop(name, None)
+        self._read.pop(name, None)
+        self._held.pop(name, None)
+        self._pump.forget(name)
+        self._save_soon()
+
+    def _save_soon(self) -> None:
+        """Many changes at once are written once."""
+        if self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(SAVE_WITHIN, self._save_now)
+
+    def _save_now(self) -> None:
+        self._saving = None
+        try:
+            self.save()
+        except OSError as error:
+            log.get().warning("the state cannot be written: a new daemon would not know of it", error=str(error))
+
+    def save(self) -> None:
+        """What a later daemon needs to go on with what we leave, should we be killed. Raises OSError."""
         me = identify(os.getpid())
+        names = self.incarnations.keys() | self._reserved.keys() | self._states.keys()
         state: dict[str, Any] = {
             "version": STATE_VERSION,
             "boot": boot_id(),
             "daemon": {"pid": os.getpid(), "started": me.started if me else 0},
-            "programs": {name: self._entry(name) for name in self.incarnations.keys() | self._reserved.keys()},
+            "limits": self._pump.limits,
+            "handover": self.handover,
+            "programs": {name: self._entry(name) for name in sorted(names)},
         }
-        write_atomically(self._runtime / "state.json", json.dumps(state, indent=1).encode())
+        write_atomically(self._runtime / STATE, json.dumps(state).encode())
 
     def _entry(self, name: str) -> dict[str, Any]:
         living = self.incarnations.get(name)
-        pid, started = living.tree.leader if living and living.tree.leader else (None, None)
+        pid, started = living.first if living and living.first else (None, None)
         return {
             "cookie": living.cookie if living else "",
             "next": self._reserved.get(name, ""),
@@ -597,48 +695,93 @@ class RealWorld:
             "started": started,
             "fifo": str(living.fifo) if living else "",
             "cgroup": str(living.tree.cgroup) if living and living.tree.cgroup else "",
+            "number": living.number if living else 0,
+            "digest": self._digests.get(name, ""),
+            "warm": living.warm if living else False,
+            "port": living.port if living else None,
+            "uds": (living.uds if living else None) or "",
+            "listener": self._accepting.get(name),
+            "began": living.began if living else 0.0,
+            "log_from": [living.log_from.segment, living.log_from.offset] if living else [0, 0],
+            "baselines": living.baselines if living else [],
+            "members": living.expected if living else [],
+            "state": self._states[name][1] if name in self._states else None,
         }
 
-    def find_leftovers(self) -> set[str]:
-        """Take over what a former daemon of this boot recorded, as something to sweep; the names."""
-        try:
-            state = json.loads((self._runtime / "state.json").read_bytes())
-            if state["version"] != STATE_VERSION or state["boot"] != boot_id():
-                return set()
-            entries = {
-                str(name): _Recorded(
-                    str(entry["cookie"]),
-                    str(entry["next"]),
-                    str(entry["fifo"]),
-                    str(entry.get("cgroup", "")),
-                    None if entry["pid"] is None else (int(entry["pid"]), int(entry["started"])),
-                )
-                for name, entry in state["programs"].items()
-                if entry["cookie"] or entry["next"]
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return set()  # none, another boot's, or not ours: what is not understood is not touched
-        for name, entry in entries.items():
-            fifo = self._fifo(entry.next)
-            if not fifo.exists() and entry.fifo:  # else the next one was spawned already, and not recorded any more
-                fifo = Path(entry.fifo)
-            # the former daemon's leader is no zombie of ours: its session's number may have been reused since, so
-            # only what is certain is kept
-            row = None if entry.leader is None else read_rows().get(entry.leader[0])
-            certain = entry.leader if row is not None and row.key == entry.leader else None
-            tree = Tree(entry.cookie, leader=certain, seen={certain} if certain else set(), next_cookie=entry.next)
-            if entry.cgroup:
-                tree.cgroup = Path(entry.cgroup)
-            pipe = None
-            try:
-                at = os.stat(fifo)
+    def inherit(self, former: Former) -> None:
+        """Know of everything that a former daemon recorded, to go on with it (``adopt``) or to end it."""
+        for name, entry in former.programs.items():
+            if entry.next:
+                self._reserved[name] = entry.next
+            if entry.digest:
+                self._digests[name] = entry.digest
+            if not entry.cookie and not entry.next:
+                continue
+            tree = entry.tree()
+            fifo = fifo_of(self._runtime, entry)
+            if fifo is not None and (pipe := former.pipes.get(name)) is not None:
+                at = os.fstat(pipe)
                 tree.fifo = (at.st_dev, at.st_ino)
-                pipe = output.make_fifo(fifo, 256 * 1024)
-                self._pump.add(name, pipe)
-            except OSError:
-                pass  # it had none yet, or none any more
-            self.incarnations[name] = Incarnation(0, entry.cookie, tree, fifo, pipe)
-        return set(entries)
+            self.incarnations[name] = living = Incarnation(
+                entry.number,
+                entry.cookie,
+                tree,
+                fifo or fifo_path(self._runtime, entry.cookie or entry.next),
+                former.pipes.get(name),
+                first=entry.leader,
+                expected=entry.members,
+                warm=entry.warm,
+                port=entry.port,
+                uds=entry.uds or None,
+                log_from=output.Position(*entry.log_from),
+                baselines=list(entry.baselines),
+                began=entry.began,
+            )
+            self._read[name] = (living.log_from, b"")
+
+    def running(self) -> dict[str, str]:
+        """What the living incarnations were started with, by program: digests."""
+        return {name: self._digests[name] for name in self.incarnations if name in self._digests}
+
+    def hand_over(self, more: Mapping[str, Any]) -> None:
+        """Leave open and write down what we need ourselves after an exec. Raises OSError."""
+        listeners = [(*address, sock.fileno()) for address, sock in self._listeners.items()]
+        fifos = {str(one.fifo): one.pipe for one in self.incarnations.values() if one.pipe is not None}
+        self.handover = {**more, "listeners": listeners, "fifos": fifos}
+        for fd in self._handed_over():
+            os.set_inheritable(fd, True)
+        self.save()
+
+    def _handed_over(self) -> list[int]:
+        if self.handover is None:
+            return []
+        listeners = [fd for _, _, fd in self.handover["listeners"]]
+        return [self.handover["lock"], self.handover["control"], *listeners, *self.handover["fifos"].values()]
+
+    def keep_on(self) -> None:
+        """There was no exec after all."""
+        for fd in self._handed_over():
+            os.set_inheritable(fd, False)
+        self.handover = None
+        self._save_now()
+
+    def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Found:
+        """See ``runner.World``."""
+        living = self.incarnations.get(name)
+        if living is None:
+            return Found(None, remains=False, began=False)
+        living.number = incarnation
+        began = living.first is not None
+        if living.tree.leader is not None:
+            pid, started = living.tree.leader
+            living.leader = Child.open(pid, Identity(pid, started, boot_id()))
+        if living.leader is not None:
+            living.leader.watch(lambda status: post(ev.Exited(incarnation, status)))
+            return Found(living.leader.pid, remains=True, began=True)
+        remains = bool(find(living.tree))
+        if not remains:
+            living.tree.leader = None
+        return Found(None, remains=remains, began=began)
 
 
 def _named(leaving: Departure, found: Diagnosis) -> Failure:
@@ -647,6 +790,11 @@ def _named(leaving: Departure, found: Diagnosis) -> Failure:
         return Failure(leaving.cause.value, leaving.summary)
     summary = f"{leaving.summary}: {found.summary}" if found.kind == "unknown" else found.summary
     return Failure(found.kind, summary, found.advice, found.permanent, busy=found.busy)
+
+
+def _stored_name(address: tuple[str, int]) -> str:
+    """What a listening socket is called where the service manager keeps it; a colon separates names there."""
+    return f"listener {address[0].replace(':', '_')} {address[1]}"
 
 
 def _new_cookie(name: str) -> str:

@@ -10,6 +10,7 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import Answer, Counters, Probe
+from llm_supervisor.core.program import Found
 from llm_supervisor.core.question import Asking, Canary, Question, Reader, Reading
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
@@ -48,6 +49,7 @@ class FakeWorld:
         self.asking_now: list[str] = []  # signals whose answers are on their way
         self.cancelled: list[tuple[float, str]] = []  # time, signal
         self.spawn_takes = 0.0
+        self.found = Found(None, remains=False, began=False)  # of what a former daemon recorded
         self.warm = False  # the second start and later ones are, where they may be
         self.refusals: list[Failure] = []  # one for each of the next spawns
         self.leaves_after: float | None = 1.0  # seconds between SIGTERM and the leader's exit; None: it does not
@@ -96,6 +98,12 @@ class FakeWorld:
             raise Refused(self.refusals.pop(0))
         self._post, self._incarnation, self._spawned_at = post, incarnation, self.now
         return PID + incarnation, warm and incarnation > 1 and self.warm
+
+    def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Found:
+        """See ``runner.World``."""
+        self.did(f"adopt {incarnation}")
+        self._post, self._incarnation = post, incarnation
+        return self.found
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
         """See ``runner.World``."""
@@ -226,6 +234,7 @@ def act(
     asking: Asking | None = ASKING,
     reader: Reader | None = None,
     sweep_first: bool = False,
+    recorded: State | None = None,
     prepare: Callable[[FakeWorld], None] = lambda world: None,
     **health: float,
 ) -> Stage:
@@ -237,7 +246,7 @@ def act(
     async def whole() -> Stage:
         stage = Stage(replace(spec, health=replace(spec.health, **health)), asking, reader)
         prepare(stage.world)
-        running = asyncio.create_task(stage.runner.run(sweep_first=sweep_first))
+        running = asyncio.create_task(stage.runner.run(sweep_first=sweep_first, recorded=recorded))
         acting = asyncio.ensure_future(scene(stage))
         await asyncio.wait((running, acting), return_when=asyncio.FIRST_COMPLETED)
         if not acting.done():  # the runner ended by itself: the scene may be waiting for just that

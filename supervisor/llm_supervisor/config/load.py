@@ -30,7 +30,8 @@ GATEWAY = "gateway"
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration without errors. ``environ`` is the process's environment with the env file's under it."""
+    """A configuration without errors. ``environ`` is the process's environment with the env file's under it;
+    ``env_values`` what the env file says."""
 
     file: Path
     root: schema.Root
@@ -38,6 +39,7 @@ class Config:
     environ: Mapping[str, str]
     master_key: str | None
     warnings: tuple[Problem, ...] = ()
+    env_values: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def resolve(self, name: str) -> Path:
         """A path of the configuration: relative ones start at the file's folder."""
@@ -91,9 +93,8 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     if root is None:
         raise ConfigError(reading.problems)
 
-    merged = dict(environ)
-    for name, value in _env_file(root, path, document, reading).items():
-        merged.setdefault(name, value)
+    env_values = _env_file(root, path, document, reading)
+    merged = {**env_values, **environ}
     native = _native(root, path, document, merged, reading)
     _check_models(root, path, document, merged, reading)
     _check_programs(root, path, document, reading)
@@ -105,7 +106,34 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     errors = [problem for problem in reading.problems if not problem.warning]
     if errors:
         raise ConfigError(reading.problems)
-    return Config(path, root, native.data or {}, merged, master_key, tuple(sorted(reading.problems)))
+    return Config(path, root, native.data or {}, merged, master_key, tuple(sorted(reading.problems)), env_values)
+
+
+def keep(config: Config) -> str:
+    """The configuration as text, secrets included, for a daemon that finds its files broken. See ``restore``."""
+    return json.dumps(
+        {
+            "file": str(config.file),
+            "root": config.root.model_dump(mode="json"),
+            "native": config.native,
+            "env_values": config.env_values,
+            "master_key": config.master_key,
+        },
+        default=str,  # YAML knows dates
+    )
+
+
+def restore(text: str, environ: Mapping[str, str]) -> Config:
+    """A configuration from what ``keep`` made of it. Raises ValueError when it cannot be used (any more)."""
+    data = json.loads(text)
+    try:
+        root = schema.Root.model_validate(data["root"])
+        values = {str(name): str(value) for name, value in data["env_values"].items()}
+        return Config(
+            Path(data["file"]), root, data["native"], {**values, **environ}, data["master_key"], env_values=values
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a configuration: {error!r}") from error
 
 
 # The schema's own problems ----------------------------------------------------------------------------------

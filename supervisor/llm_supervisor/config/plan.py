@@ -3,6 +3,8 @@ but for looking which engine environments there are."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -76,6 +78,22 @@ class Plan:
     hold: float | None  # seconds that a request may wait for one; None: by its own measured start
 
 
+def _digest(*parts: object) -> str:
+    """Equal for equal parts, in every version of ours; it tells nothing of what is in them."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _said(block: schema.Block, *, but: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """What a person has said in a block, beyond the defaults (which another version may have more of)."""
+    return block.model_dump(mode="json", exclude_defaults=True, exclude=set(but))
+
+
+# How a program is watched, not what it is: a change of these needs no new process
+_WATCHING = frozenset({"health", "restart", "stop", "autostart", "ready", "warm"})
+_GATEWAYS = frozenset({"litellm", "vision", "chat"})  # of a model, what only the gateway and our questions need
+
+
 def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) -> Plan:
     """Make the plan. ``runtime`` is where the generated file and the private sockets go."""
     root = config.root
@@ -139,6 +157,8 @@ def _program(config: Config, name: str, program: schema.Program) -> Planned:
         ),
         ready_after=program.ready.after,
         autostart=program.autostart,
+        digest=_digest(_said(program, but=_WATCHING), str(config.file.parent)),
+        settings=_digest(_said(program)),
     )
     return Planned(spec, asking)
 
@@ -180,6 +200,14 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
         vital=vllm.VITAL,
         gpus=tuple(model.gpus),
         autostart=model.autostart,
+        digest=_digest(
+            _said(model, but=_WATCHING | _GATEWAYS),
+            str(folder or ""),
+            served,
+            config.root.engines.vllm,  # as it was said: another default is for the next start
+            {name: value for name, value in config.env_values.items() if name.startswith(vllm.READS)},
+        ),
+        settings=_digest(_said(model)),
     )
     asking = Asking(
         ("127.0.0.1", model.port),
@@ -259,6 +287,17 @@ def _gateway(
         restart=_restart(gateway.restart),
         stop=StopSpec(gateway.stop.signal, gateway.stop.grace, start_grace=START_GRACE, sweep_grace=0.0),
         max_rss=gateway.max_rss,
+        digest=_digest(
+            gateway.host,
+            gateway.port,
+            gateway.env,
+            config.root.engines.litellm,
+            generated,
+            config.env_values,
+            master_key,
+            keys,
+        ),
+        settings=_digest(_said(gateway), [_said(model) for model in config.root.models.values()]),
     )
     redis = litellm.redis_address(generated, {**config.environ, **env})
     expected = litellm.expected_groups(generated)

@@ -37,6 +37,8 @@ class About:
     endpoint: str | None
     config: str
     logs: str
+    upgrades: int = 0
+    config_problems: tuple[str, ...] = ()
 
 
 def status_message(
@@ -60,6 +62,8 @@ def status_message(
             "ready": all_ready(states.values()),
             "config": about.config,
             "logs": about.logs,
+            "upgrades": about.upgrades,
+            "config_problems": list(about.config_problems),
         },
         "endpoint": about.endpoint,
         "programs": [

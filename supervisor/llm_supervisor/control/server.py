@@ -3,6 +3,8 @@
 GET  /v1/status                         what ``status --json`` prints
 GET  /v1/events[?after=N][&follow=1]     state and verdict changes, a line of JSON each; follow: until one hangs up
 POST /v1/programs/NAME/{start,stop,restart}[?wait=0]
+POST /v1/reload[?dry_run=1][?wait=0]      the plan, and what became of it
+POST /v1/upgrade                         answers once the new code has passed its rehearsal, or has not
 POST /v1/shutdown
 """
 
@@ -50,6 +52,10 @@ class Fleet(Protocol):
     def ending(self) -> bool:
         """Whether it was told to end."""
 
+    @property
+    def handing_over(self) -> bool:
+        """Whether it is about to become another version: who waits is answered now."""
+
     def status(self) -> dict[str, Any]:
         """The status message."""
 
@@ -64,6 +70,12 @@ class Fleet(Protocol):
 
     def events(self, after: int) -> list[dict[str, Any]]:
         """What happened since the event of that number."""
+
+    async def reload(self, *, dry_run: bool, wait: bool) -> dict[str, Any]:
+        """Read the configuration again and change what it changes."""
+
+    async def upgrade(self) -> dict[str, Any]:
+        """Become the version that is installed now."""
 
     def shut_down(self, why: str) -> None:
         """Stop everything and end."""
@@ -89,7 +101,11 @@ def application(fleet: Fleet) -> Starlette:
         if request.query_params.get("wait", "1") != "0":
             # on snapshots, never on edges: whatever happens in between, the question is asked of the present
             # (the question comes last: what changes while we look for the client must not be missed)
-            while not await request.is_disconnected() and not settled(action, fleet.states[name], since):
+            while (
+                not await request.is_disconnected()
+                and not settled(action, fleet.states[name], since)
+                and not fleet.handing_over
+            ):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         await fleet.changed()
@@ -106,6 +122,14 @@ def application(fleet: Fleet) -> Starlette:
         follow = request.query_params.get("follow", "0") != "0"
         return StreamingResponse(_lines(fleet, int(after), follow=follow), media_type="application/x-ndjson")
 
+    async def reload(request: Request) -> JSONResponse:
+        asked = request.query_params
+        answer = await fleet.reload(dry_run=asked.get("dry_run", "0") != "0", wait=asked.get("wait", "1") != "0")
+        return JSONResponse(answer)
+
+    async def upgrade(request: Request) -> JSONResponse:
+        return JSONResponse(await fleet.upgrade())
+
     async def shutdown(request: Request) -> JSONResponse:
         fleet.shut_down("asked by shutdown")
         await fleet.is_down()
@@ -116,6 +140,8 @@ def application(fleet: Fleet) -> Starlette:
             Route("/v1/status", status),
             Route("/v1/events", events),
             Route("/v1/programs/{name}/{action}", act, methods=["POST"]),
+            Route("/v1/reload", reload, methods=["POST"]),
+            Route("/v1/upgrade", upgrade, methods=["POST"]),
             Route("/v1/shutdown", shutdown, methods=["POST"]),
         ]
     )
@@ -126,7 +152,7 @@ async def _lines(fleet: Fleet, after: int, *, follow: bool) -> AsyncIterator[str
         for event in fleet.events(after):
             after = event["id"]
             yield json.dumps(event) + "\n"
-        if not follow or fleet.ending:
+        if not follow or fleet.ending or fleet.handing_over:
             return
         await fleet.changed()
 

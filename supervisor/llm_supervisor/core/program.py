@@ -7,7 +7,7 @@ Pure: no clock, no input or output, no randomness.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from llm_supervisor.core import effect as do
 from llm_supervisor.core import event as ev
@@ -15,7 +15,7 @@ from llm_supervisor.core import health as hl
 from llm_supervisor.core import restart
 from llm_supervisor.core.effect import Effect
 from llm_supervisor.core.event import Event
-from llm_supervisor.core.failure import Failure
+from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Cause, Departure, Loading, Phase, State, Wanted
 
@@ -495,10 +495,73 @@ def overslept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outc
 
 
 def leftover(spec: ProgramSpec, state: State, now: float) -> Outcome:
-    """The first state of a program whose processes a former daemon may have left: sweep before anything else."""
+    """The first state of a program whose processes a former daemon may have left, when nothing more is known of it:
+    sweep before anything else."""
     wanted = Wanted.UP if spec.autostart else Wanted.DOWN
     state = replace(state, wanted=wanted)
     return _sweep(spec, state, now, Departure(Cause.LEFTOVER, "left by a former daemon", was_ready=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a new daemon found of an incarnation. ``pid``: its leader, alive; ``remains``: something of it lives,
+    whether its leader does or not; ``began``: it is known to have had a leader."""
+
+    pid: int | None
+    remains: bool
+    began: bool
+
+
+def recovered(spec: ProgramSpec, state: State, found: Found, now: float) -> Outcome:
+    """The first state of a program that a former daemon has recorded as ``state``: it goes on from there.
+
+    What ran is not restarted for it, what was stopped or given up stays so, what was on its way out goes on, and what
+    has died meanwhile has died, and comes back as if somebody had seen it.
+    """
+    began = found.began
+    state = replace(state, health=hl.NEW, pid=found.pid, spawning=False, sweeps=0)
+    match state.phase:
+        case Phase.FATAL if state.orphaned:
+            return state, (do.CloseListener(), do.AwaitOrphans(state.incarnation))
+        case Phase.STOPPED | Phase.BACKOFF | Phase.FATAL:
+            if found.remains:  # it should not: a start that nobody could record any more
+                return _sweep(spec, state, now, Departure(Cause.LEFTOVER, "left by a former daemon", was_ready=False))
+            return state, (do.CloseListener(),) if state.phase is not Phase.BACKOFF else ()
+        case Phase.RUNNING if found.pid is not None:
+            return _go_on(spec, state, now)
+        case Phase.STARTING if found.pid is not None:
+            # nobody knows what it did meanwhile, and perhaps it was held up by its own output: its patience begins anew
+            state = replace(state, alive_since=state.alive_since or now, stirred_at=now, loaded_at=now)
+            return replace(state, deadline=_start_deadline(spec, state)), (do.BeginProbing(state.incarnation),)
+        case Phase.RUNNING | Phase.STARTING if began:
+            was_ready = state.phase is Phase.RUNNING
+            when = "" if was_ready else " before it was ready,"
+            why = f"ended{when} while no daemon lived (status unknown)"
+            state = replace(state, exited=ExitStatus(), down_since=now if was_ready else state.down_since)
+            return _sweep(spec, state, now, Departure(Cause.EXITED, why, was_ready, ExitStatus()))
+        case Phase.STARTING | Phase.RUNNING:  # nobody knows whether it had begun
+            return _sweep(spec, state, now, Departure(Cause.LEFTOVER, state.reason, was_ready=False))
+    leaving = state.leaving or Departure(Cause.ASKED, state.reason, was_ready=state.ready_since is not None)
+    if found.pid is not None and state.phase is Phase.TERMINATING:
+        return _terminate(spec, state, now, leaving)
+    return _sweep(spec, state, now, leaving)
+
+
+def _go_on(spec: ProgramSpec, state: State, now: float) -> Outcome:
+    """It runs: the next answers say how it is."""
+    unasked = spec.ready_after is not None
+    verdict = (
+        hl.Verdict("alive", hl.Word.READY, hl.Action.KEEP, "is alive")
+        if unasked
+        else hl.Verdict("adopted", hl.Word.UNKNOWN, hl.Action.KEEP, "found running; not asked yet")
+    )
+    new = replace(
+        state,
+        deadline=state.deadline if unasked else None,
+        health=replace(hl.NEW, verdict=verdict),
+        reason=verdict.reason,
+    )
+    return new, (do.BeginProbing(state.incarnation), do.TakeBaseline(state.incarnation))
 
 
 _DEAD_MATTERS_NOT: dict[type, Handler] = {

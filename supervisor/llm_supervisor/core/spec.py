@@ -118,7 +118,8 @@ class ProgramSpec:
     ``ready_after`` is for a program without a readiness check: it counts as ready once it has lived that long
     (supervisord's ``startsecs``). ``vital`` are prefixes of the names of child processes without which the
     program cannot work: losing one of them is the program's death. ``max_rss`` (bytes): a program whose leader has
-    grown beyond that is restarted, one of its kind at a time.
+    grown beyond that is restarted, one of its kind at a time. ``digest`` stands for everything that was configured and
+    that a process has for life: with another one, it needs a new process; ``settings`` for all that was configured.
     """
 
     name: str
@@ -132,3 +133,5 @@ class ProgramSpec:
     gpus: tuple[int, ...] = ()
     max_rss: int | None = None
     autostart: bool = True
+    digest: str = ""
+    settings: str = ""

@@ -74,6 +74,13 @@ def argv(
 
 # Read after the start only, so that one fork server can serve engines that differ in them
 LATE = frozenset({"CUDA_VISIBLE_DEVICES", "VLLM_API_KEY"})
+# Beginnings of the variables that it or its libraries read: of an env file that also holds a cloud's keys, the rest is
+# nothing to it
+READS = tuple(
+    """VLLM_ CUDA_ NVIDIA_ NCCL_ GLOO_ UCX_ HF_ HUGGING_FACE_ HUGGINGFACE_ TRANSFORMERS_ TOKENIZERS_ MODELSCOPE_ TORCH
+    PYTORCH_ TRITON_ FLASHINFER_ OMP_ MKL_ KMP_ RAY_ LD_ PYTHON SSL_ REQUESTS_ TMP TEMP HOME XDG_ PATH LANG LC_
+    HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy""".split()
+)
 FORK = (("VLLM_WORKER_MULTIPROC_METHOD", "fork"),)
 
 

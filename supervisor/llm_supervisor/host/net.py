@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import os
 import socket
 import time
@@ -100,6 +102,81 @@ def bind(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def listener(fd: int, address: tuple[str, int]) -> socket.socket | None:
+    """The listening socket behind a descriptor, if it is one at that address; else it is closed."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        return None
+    try:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        wanted = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        if listens and sock.getsockname()[:2] in [one[4][:2] for one in wanted]:
+            sock.set_inheritable(False)
+            return sock
+    except OSError:
+        pass
+    sock.close()
+    return None
+
+
+HANDING_OVER = 2.0  # seconds
+
+
+async def ask_for_listener(path: str, address: tuple[str, int]) -> socket.socket | None:
+    """The listening socket from a program that has it and hands it out on a unix socket of its own; None where that
+    cannot be had."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(HANDING_OVER):
+            await loop.sock_connect(sock, reachable(path))
+            ready = asyncio.Event()
+            loop.add_reader(sock, ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_reader(sock)
+        _, fds, _, _ = socket.recv_fds(sock, 16, 1)
+        return listener(fds[0], address) if fds else None
+    except (OSError, TimeoutError):
+        return None
+    finally:
+        sock.close()
+
+
+_PIDFD_GETFD = 438  # on every architecture
+
+
+def copy_listener(pid: int, address: tuple[str, int]) -> socket.socket | None:
+    """The listening socket out of a process that has it, as far as the kernel lets us (pidfd_getfd(2), the rights of a
+    debugger); None where that cannot be had."""
+    mine = listening(address[1])
+    links = {f"socket:[{inode}]" for inode in mine}
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                if os.readlink(f"/proc/{pid}/fd/{name}") not in links:
+                    continue
+            except OSError:
+                continue
+            fd = libc.syscall(_PIDFD_GETFD, pidfd, int(name), 0)
+            if fd >= 0 and (sock := listener(fd, address)) is not None:
+                return sock
+    except OSError:
+        return None
+    finally:
+        os.close(pidfd)
+    return None
 
 
 def bind_unix(path: str, mode: int = 0o600) -> socket.socket:

@@ -11,6 +11,25 @@ import time
 from collections.abc import MutableMapping
 
 
+def take_descriptors(environ: MutableMapping[str, str]) -> dict[str, int]:
+    """What the manager has kept for us, or has opened for us, by name (sd_listen_fds_with_names(3)); close-on-exec. The
+    variables are taken out of the environment."""
+    count, pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return {}
+    found: dict[str, int] = {}
+    for number in range(int(count)):
+        fd = 3 + number
+        os.set_inheritable(fd, False)
+        name = names[number] if number < len(names) else ""
+        if name in found:
+            os.close(fd)  # stored twice; one is enough
+        else:
+            found[name] = fd
+    return found
+
+
 class Notifier:
     """Talks to the service manager that started us, if one did."""
 
@@ -46,6 +65,20 @@ class Notifier:
         except OSError:
             return False  # the manager is restarting: it asks again by its watchdog, and STATUS comes again
         return True
+
+    def store(self, name: str, fd: int) -> None:
+        """Let the manager keep a descriptor for the next one of us. The name is of printable ASCII, without a colon."""
+        if self._socket is None:
+            return
+        message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
+        try:
+            socket.send_fds(self._socket, [message], [fd], socket.MSG_DONTWAIT, self._address)
+        except OSError:
+            return  # without it the next one may have to do without the last words of what dies meanwhile
+
+    def forget(self, name: str) -> None:
+        """It need not be kept any longer."""
+        self.send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def ready(self, status: str) -> bool:
         """READY=1: what ``ready_when`` names is ready. False when it was not taken: say it again."""

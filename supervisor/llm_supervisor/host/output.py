@@ -41,14 +41,20 @@ def make_fifo(path: Path, size: int) -> int:
         os.mkfifo(path, 0o600)
     except FileExistsError:
         pass
-    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EEXIST, f"{path} is not a FIFO")
+    fd = open_fifo(path)
     try:
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
     except OSError:
         pass  # EPERM: over the user's pipe quota. A smaller pipe only wakes the pump more often
+    return fd
+
+
+def open_fifo(path: Path) -> int:
+    """Our end of a FIFO that is there, as it is. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EEXIST, f"{path} is not a FIFO")
     return fd
 
 
@@ -106,6 +112,10 @@ class _Sink:
         self._number += 1
         for old in segments(self.folder)[: -self._kept]:
             old.unlink(missing_ok=True)
+
+    def limit(self, segment_bytes: int, kept: int) -> None:
+        """Other limits from now on; what is there already stays until the next segment begins."""
+        self._limit, self._kept = segment_bytes, kept
 
     def take(self, pipe: int) -> bool:
         """Move what waits in the pipe, at most one chunk; False when nothing waits."""
@@ -183,13 +193,40 @@ class Pump:
         self._thread = threading.Thread(target=self._run, name="output-pump", daemon=True)
 
     def start(self) -> None:
-        """Begin to move."""
+        """Begin to move, or go on after ``halt``."""
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="output-pump", daemon=True)
         self._thread.start()
+
+    def halt(self) -> None:
+        """End the thread; every pipe stays open, with what is in it."""
+        self._stopping = True
+        os.write(self._wake_w, b"x")
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def limit(self, segment_bytes: int, kept: int) -> None:
+        """Other limits from now on."""
+        with self._lock:
+            self._segment_bytes, self._kept = segment_bytes, kept
+            for sink in self._sinks.values():
+                sink.limit(segment_bytes, kept)
+
+    def forget(self, name: str) -> None:
+        """Close the log of a program that is no more; it is opened again by ``add``."""
+        with self._lock:
+            if not any(name == owner for owner, _ in self._pipes.values()) and (sink := self._sinks.pop(name, None)):
+                sink.close()
 
     @property
     def alive(self) -> bool:
         """Whether the thread runs: without it every child blocks sooner or later."""
         return self._thread.is_alive()
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Bytes of a segment, and how many of them are kept."""
+        return self._segment_bytes, self._kept
 
     def folder(self, name: str) -> Path:
         """Where the segments of one program are."""
@@ -247,10 +284,7 @@ class Pump:
 
     def stop(self) -> None:
         """Move what waits everywhere, then end the thread and close everything."""
-        self._stopping = True
-        os.write(self._wake_w, b"x")
-        if self._thread.is_alive():
-            self._thread.join()
+        self.halt()
         for pipe in list(self._pipes):
             self.remove(pipe)
         for sink in self._sinks.values():

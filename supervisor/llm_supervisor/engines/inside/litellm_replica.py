@@ -14,6 +14,7 @@ import asyncio
 import os
 import socket
 import sys
+import threading
 from typing import Any
 
 LAME = 1.0  # seconds between the word to leave and the end of idle connections
@@ -39,6 +40,23 @@ def private_socket(path: str) -> socket.socket:
     return sock
 
 
+def hand_out(path: str, listener: socket.socket) -> None:
+    """Give the listening socket to whoever connects (the folder is the daemon's alone): so a new one gets it back."""
+    door = private_socket(path)
+    door.listen(4)
+
+    def serve() -> None:
+        while True:
+            visitor, _ = door.accept()
+            with visitor:
+                try:
+                    socket.send_fds(visitor, [b"listener"], [listener.fileno()])
+                except OSError:
+                    continue
+
+    threading.Thread(target=serve, name="hand-out", daemon=True).start()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen-fd", type=int, required=True, help="inherited listening TCP socket")
@@ -49,6 +67,7 @@ def main() -> int:
 
     shared = socket.socket(fileno=options.listen_fd)
     private = private_socket(options.uds)
+    hand_out(f"{options.uds}.listener", shared)
 
     import uvicorn
     from litellm.proxy.proxy_server import app
