@@ -578,9 +578,17 @@ def _events(options: argparse.Namespace) -> int:
         for event in last[-options.lines :] if options.lines else []:
             _print_event(event, as_json=options.json)
         after = last[-1]["id"] if last else 0
-        for event in lines(runtime, f"/v1/events?after={after}&follow=1") if options.follow else ():
-            if not options.name or event["program"] in options.name:
-                _print_event(event, as_json=options.json)
+        while options.follow:
+            for event in lines(runtime, f"/v1/events?after={after}&follow=1"):
+                after = event["id"]
+                if not options.name or event["program"] in options.name:
+                    _print_event(event, as_json=options.json)
+            try:  # an upgrade ends the stream as well, and the same daemon goes on
+                _, status = _find()
+            except NoDaemon:
+                break
+            if status["supervisor"]["state"] == "stopping":
+                break
     except NoDaemon as error:
         return _no_daemon(error)
     return OK

@@ -52,8 +52,9 @@ class Entry:
         rows = read_rows()
         known = [self.leader, *((pid, started) for pid, started, _ in self.members)]
         certain = {key for key in known if key and key[0] in rows and rows[key[0]].key == key}
-        # (one that is dead and not reaped is our own child, after an exec: it has a status)
-        leader = self.leader if self.leader in certain else None
+        row = rows.get(self.leader[0]) if self.leader in certain and self.leader is not None else None
+        # one that is dead, and not reaped because it is our own child (after an exec), has a status to tell
+        leader = self.leader if row is not None and (not row.dead or row.ppid == os.getpid()) else None
         tree = Tree(self.cookie, leader=leader, seen=certain, next_cookie=self.next)
         tree.cgroup = Path(self.cgroup) if self.cgroup else None
         return tree

@@ -89,6 +89,12 @@ def _said(block: schema.Block, *, but: frozenset[str] = frozenset()) -> dict[str
     return block.model_dump(mode="json", exclude_defaults=True, exclude=set(but))
 
 
+def _asked(model: schema.Model) -> list[object]:
+    """What decides which question the gateway is asked for a model."""
+    options = {vllm.normal(option): value for option, value in model.vllm.items()}
+    return [model.vision, model.chat, model.health.canary, model.health.expect, options.get("runner"), options.get("task")]
+
+
 # How a program is watched, not what it is: a change of these needs no new process
 _WATCHING = frozenset({"health", "restart", "stop", "autostart", "ready", "warm"})
 _GATEWAYS = frozenset({"litellm", "vision", "chat"})  # of a model, what only the gateway and our questions need
@@ -297,7 +303,7 @@ def _gateway(
             master_key,
             keys,
         ),
-        settings=_digest(_said(gateway), [_said(model) for model in config.root.models.values()]),
+        settings=_digest(_said(gateway), {alias: _asked(model) for alias, model in config.root.models.items()}),
     )
     redis = litellm.redis_address(generated, {**config.environ, **env})
     expected = litellm.expected_groups(generated)

@@ -1,0 +1,173 @@
+"""What a new daemon does with what a former one has recorded: every state that can be reached, through the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from llm_supervisor.core import effect as do
+from llm_supervisor.core import event as ev
+from llm_supervisor.core import health as hl
+from llm_supervisor.core.effect import Effect
+from llm_supervisor.core.failure import ExitStatus
+from llm_supervisor.core.health import Answer
+from llm_supervisor.core.program import Found, recovered, step
+from llm_supervisor.core.record import from_record, to_record
+from llm_supervisor.core.spec import ProgramSpec
+from llm_supervisor.core.state import Cause, Phase, State, Wanted
+
+from .diagram import walk as every_state
+from .fake_world import FakeWorld, Stage, act
+from .makers import ALL_OK, CHECKED, PID, UNCHECKED, at, walk
+
+NOW = 1000.0
+ALIVE = Found(PID, remains=True, began=True)
+DEAD = Found(None, remains=False, began=True)
+HEADLESS = Found(None, remains=True, began=True)
+NEVER = Found(None, remains=False, began=False)
+FOUND = (ALIVE, DEAD, HEADLESS, NEVER)
+
+
+def test_a_record_is_plain_and_says_all_but_the_health() -> None:
+    seen = 0
+    for _, state, _ in every_state():
+        text = json.dumps(to_record(state))
+        assert from_record(json.loads(text)) == replace(state, health=hl.NEW)
+        seen += 1
+    assert seen > 100
+
+
+def test_a_record_of_another_version() -> None:
+    record = to_record(at(Phase.RUNNING))
+    assert from_record(record | {"mood": "fine"}) == from_record(record), "what we do not know is left out"
+    del record["restarts"]
+    assert from_record(record).restarts == 0, "what it does not say is as at the beginning"
+    for wrong in ({}, record | {"phase": "dancing"}, record | {"history": {"failures": 3}}):
+        with pytest.raises((KeyError, ValueError, TypeError)):
+            from_record(wrong)
+
+
+@pytest.mark.parametrize("found", FOUND, ids=str)
+def test_whatever_was_recorded_it_goes_on(found: Found) -> None:
+    """Nothing starts that was not wanted, nothing starts beside what lives, and every waiting phase has its deadline."""
+    for spec, state, _ in every_state():
+        after, effects = recovered(spec, replace(state, health=hl.NEW), found, NOW)
+        assert after.wanted is state.wanted
+        assert not [effect for effect in effects if isinstance(effect, do.Spawn)], "first it is looked what is there"
+        waits = after.phase not in (Phase.STOPPED, Phase.FATAL, Phase.RUNNING)
+        assert not waits or after.deadline is not None
+        if found.remains and after.phase in (Phase.STOPPED, Phase.BACKOFF):
+            pytest.fail(f"{state} is {after.phase} though something of it lives")
+        assert (after.restarts, after.starts, after.history) == (state.restarts, state.starts, state.history)
+
+
+def go_on(phase: Phase, found: Found, spec: ProgramSpec = CHECKED) -> tuple[State, tuple[Effect, ...]]:
+    return recovered(spec, replace(at(phase, spec), health=hl.NEW), found, NOW)
+
+
+def test_what_runs_runs_on() -> None:
+    state, effects = go_on(Phase.RUNNING, ALIVE)
+    assert state.phase is Phase.RUNNING
+    assert effects == (do.BeginProbing(1), do.TakeBaseline(1))
+    assert state.health_word is hl.Word.UNKNOWN, "nobody has asked it yet"
+    assert not state.ready
+    after, effects = step(CHECKED, state, ev.Observed(1, ALL_OK), NOW + 1)
+    assert (after.ready, effects) == (True, ())
+
+
+def test_what_has_no_check_is_ready_for_being_alive() -> None:
+    assert go_on(Phase.RUNNING, ALIVE, UNCHECKED)[0].ready
+
+
+def test_one_wrong_answer_of_an_adopted_program_ends_nothing() -> None:
+    state, _ = go_on(Phase.RUNNING, ALIVE)
+    silent = replace(ALL_OK, liveness=hl.Probe(Answer.SILENT), catalogue=None, canary=None)
+    assert walk(CHECKED, state, ev.Observed(1, silent), now=NOW + 1).phase is Phase.RUNNING
+
+
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.STARTING])
+@pytest.mark.parametrize("found", [DEAD, HEADLESS], ids=["dead", "headless"])
+def test_what_died_meanwhile_has_died(phase: Phase, found: Found) -> None:
+    """Swept, and then back as if somebody had seen it: at once after readiness, else with a strike."""
+    state, effects = go_on(phase, found)
+    assert state.phase is Phase.SWEEPING
+    assert isinstance(effects[-1], do.Sweep)
+    assert state.leaving is not None
+    assert (state.leaving.cause, state.leaving.was_ready) == (Cause.EXITED, phase is Phase.RUNNING)
+    assert state.exited == ExitStatus()
+    after = walk(CHECKED, state, ev.SweepFinished(1), now=NOW + 1)
+    assert after.phase is (Phase.STARTING if phase is Phase.RUNNING else Phase.BACKOFF)
+    assert (after.down_since is not None) and len(after.history.failures) == 1
+
+
+def test_a_start_goes_on_with_new_patience() -> None:
+    spec = replace(CHECKED, health=replace(CHECKED.health, startup_budget=50.0, startup_stall=20.0))
+    state, effects = recovered(spec, replace(at(Phase.STARTING, spec), health=hl.NEW), ALIVE, NOW)
+    assert (state.phase, effects) == (Phase.STARTING, (do.BeginProbing(1),))
+    assert state.deadline == NOW + 20.0, "though its budget was over long ago: nobody was there to see it advance"
+    assert walk(spec, state, ev.Observed(1, ALL_OK), now=NOW + 1).phase is Phase.RUNNING
+
+
+def test_a_start_of_which_nobody_knows_whether_it_began_is_swept_without_a_strike() -> None:
+    state = walk(CHECKED, State(), ev.StartRequested())
+    after, _ = recovered(CHECKED, replace(state, health=hl.NEW), NEVER, NOW)
+    assert after.phase is Phase.SWEEPING
+    again = walk(CHECKED, after, ev.SweepFinished(1), now=NOW)
+    assert again.phase is Phase.STARTING
+    assert again.history.failures == ()
+
+
+@pytest.mark.parametrize("phase", [Phase.STOPPED, Phase.FATAL, Phase.BACKOFF])
+def test_what_waits_or_was_given_up_stays_so(phase: Phase) -> None:
+    before = at(phase, UNCHECKED)
+    if phase is Phase.FATAL:
+        before = replace(before, orphaned=False)
+    after, effects = recovered(UNCHECKED, replace(before, health=hl.NEW), DEAD, NOW)
+    assert after == replace(before, health=hl.NEW, sweeps=0)
+    assert effects == (() if phase is Phase.BACKOFF else (do.CloseListener(),))
+
+
+def test_orphans_that_could_not_be_killed_are_waited_for_again() -> None:
+    state, effects = go_on(Phase.FATAL, HEADLESS)
+    assert state.phase is Phase.FATAL
+    assert do.AwaitOrphans(1) in effects
+    assert walk(CHECKED, state, ev.OrphansGone(1), now=NOW).phase is Phase.STARTING
+
+
+@pytest.mark.parametrize("wanted", list(Wanted))
+def test_what_was_leaving_goes_on_leaving(wanted: Wanted) -> None:
+    before = replace(at(Phase.TERMINATING), wanted=wanted, health=hl.NEW)
+    state, effects = recovered(CHECKED, before, ALIVE, NOW)
+    assert state.phase is Phase.TERMINATING
+    assert do.SendSignal(1, CHECKED.stop.signal) in effects
+    done = walk(CHECKED, state, ev.Exited(1, ExitStatus()), ev.SweepFinished(1), now=NOW)
+    assert done.phase is (Phase.STOPPED if wanted is Wanted.DOWN else Phase.STARTING)
+
+
+def test_an_adopted_program_is_asked_at_once() -> None:
+    """Otherwise nobody would know for a whole period how it is."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.at(0.5)
+        assert stage.state.ready
+
+    stage = act(scene, recorded=at(Phase.RUNNING), prepare=_found)
+    assert stage.world.diary[0] == (0.0, "adopt 1")
+    assert "spawn" not in str(stage.world.diary)
+    assert {signal for _, signal, _ in stage.world.asks} == {"liveness", "catalogue"}
+
+
+def test_its_exit_is_noticed() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(5)
+        stage.world.exit(ExitStatus())
+        await stage.until(Phase.RUNNING, 2)
+
+    stage = act(scene, recorded=at(Phase.RUNNING), prepare=_found)
+    assert stage.state.restarts == 1
+
+
+def _found(world: FakeWorld) -> None:
+    world.found = ALIVE

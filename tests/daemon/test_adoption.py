@@ -1,0 +1,327 @@
+"""A daemon that is killed costs nothing: the next one goes on with what lives. Plain programs and played engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_supervisor.host import net
+from tests.daemon.conftest import Make, program
+from tests.daemon.harness import Daemon
+from tests.fakes import VLLM, litellm_python, scenario
+from tests.programs import alive, free_port, gone, until
+
+pytestmark = pytest.mark.slow
+
+PIDS = ("pid", "incarnation")
+
+
+def killed(daemon: Daemon) -> None:
+    """SIGKILL to the daemon, and to nothing else."""
+    assert daemon.process is not None
+    daemon.process.kill()
+    daemon.process.wait()
+
+
+def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    return all(before[key] == after[key] for key in PIDS)
+
+
+def test_it_goes_on_where_the_former_one_was_killed(make: Make) -> None:
+    programs = {
+        "calm": program("obedient"),
+        "tree": program("daemoniser", "--stay"),
+        "restarted": program("obedient"),
+        "stopped": program("obedient"),
+        "wrong": program("exiter", "--status", 3, restart={"backoff": 0, "intensity": 2}),
+        "waiting": program("exiter", "--status", 3, restart={"backoff": "1h"}),
+    }
+    daemon = make(programs)
+    for name in ("calm", "tree", "restarted", "stopped"):
+        daemon.wait(name, state="RUNNING")
+    daemon.wait("wrong", state="FATAL")
+    daemon.wait("waiting", state="BACKOFF")
+    assert daemon.cli("restart", "restarted").returncode == 0
+    assert daemon.cli("stop", "stopped").returncode == 0
+    before = {name: daemon.program(name) for name in programs}
+    children = set(daemon.children())
+    time.sleep(0.1)  # what changed is written down within 20 ms
+
+    killed(daemon)
+    seen = daemon.call("status")
+    assert seen.returncode == 4
+    assert f"calm (pid {before['calm']['pid']})" in seen.stderr
+    assert "stop --orphans" in seen.stderr
+    daemon.start()
+    daemon.wait("calm", state="RUNNING", health="ready")
+    after = {name: daemon.program(name) for name in programs}
+    assert set(daemon.children()) == children, "nobody was ended, nobody was started"
+    for name in programs:
+        assert same(before[name], after[name])
+        assert after[name]["state"] == before[name]["state"]
+        assert after[name]["restarts"] == before[name]["restarts"]
+        assert after[name]["failure"] == before[name]["failure"]
+    assert after["calm"]["uptime_s"] > before["calm"]["uptime_s"]
+    assert before["waiting"]["retry_in_s"] - 60 < after["waiting"]["retry_in_s"] < before["waiting"]["retry_in_s"]
+
+    os.kill(after["calm"]["pid"], signal.SIGKILL)
+    again = daemon.wait("calm", restarts=1, state="RUNNING")
+    assert again["exit"] == {"code": None, "signal": None}, "it is not our child, so nobody can say how it ended"
+    assert daemon.cli("stop", "tree").returncode == 0
+    assert len(daemon.children()) == 2, "and its stray, which went to init, was found"
+
+
+def test_only_what_changed_meanwhile_is_touched(make: Make) -> None:
+    programs = {name: program("obedient") for name in ("same", "watched", "other", "former", "stopped")}
+    daemon = make(programs)
+    for name in programs:
+        daemon.wait(name, state="RUNNING")
+    assert daemon.cli("stop", "stopped").returncode == 0
+    before = {name: daemon.program(name) for name in programs}
+    time.sleep(0.1)
+    killed(daemon)
+    del programs["former"]
+    programs["watched"]["stop"] = {"grace": 3}
+    programs["other"]["env"] = programs["stopped"]["env"] = {"NEW": "1"}
+    programs["fresh"] = program("obedient")
+    daemon.write({"programs": programs})
+    daemon.start()
+    daemon.wait("fresh", state="RUNNING")
+    daemon.wait_for(lambda: daemon.program("other")["restarts"] == 1, "the changed one is new")
+    daemon.wait("other", state="RUNNING")
+    after = {name: daemon.program(name) for name in programs}
+    assert [name for name in before if name in after and not same(before[name], after[name])] == ["other"]
+    assert after["stopped"]["state"] == "STOPPED"
+    assert not alive(before["former"]["pid"])
+    assert len(daemon.children()) == 4
+
+
+def test_a_pipe_that_was_full_loses_nothing(make: Make, tmp_path: Path) -> None:
+    """The child writes far more than a pipe holds while nobody reads, and waits."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    lines = 100_000
+    daemon = make({"p": program("chatty", "--lines", lines, "--gate", gate, "--stay")})
+    pid = daemon.wait("p", state="RUNNING")["pid"]
+    time.sleep(0.1)
+    killed(daemon)
+    with open(gate, "wb"):
+        pass
+    until(lambda: "pipe" in Path(f"/proc/{pid}/wchan").read_text() or _sleeps(pid), "it stands still")
+    daemon.start()
+    daemon.wait_for(lambda: b"end %d\n" % pid in daemon.log("p"), "its last word")
+    said = [line for line in daemon.log("p").splitlines() if not line.startswith((b"end", b"begin"))]
+    numbers = [int(line.split()[0]) for line in said if line.split()[0].isdigit()]
+    assert numbers == list(range(numbers[0], numbers[0] + lines))
+    assert daemon.program("p")["pid"] == pid
+
+
+def _sleeps(pid: int) -> bool:
+    """It waits for something, and has not run between two looks."""
+    looks = []
+    for _ in range(2):
+        text = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        looks.append((text[0], text[11], text[12]))
+        time.sleep(0.2)
+    return looks[0] == looks[1] and looks[0][0] == b"S"
+
+
+def test_one_that_died_meanwhile_has_died(make: Make, tmp_path: Path) -> None:
+    """It is named, counted, and back; a process of its that lives on is ended first, and kept its last words."""
+    script = (
+        "import os, subprocess, sys, time\n"
+        "holder = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        "first = not os.path.exists(sys.argv[1])\n"
+        "while first and not os.path.exists(sys.argv[1]): time.sleep(0.01)\n"
+        "if first: raise RuntimeError('CUDA error: an illegal memory access was encountered')\n"
+        "time.sleep(1000)\n"
+    )
+    gate = tmp_path / "gate"
+    child = {**program("obedient"), "command": [sys.executable, "-c", script, str(gate)]}
+    daemon = make({"p": child})
+    before = daemon.wait("p", state="RUNNING")
+    old = set(daemon.children())
+    time.sleep(0.1)
+    killed(daemon)
+    gate.touch()
+    gone(before["pid"])
+    daemon.start()
+    after = daemon.wait("p", state="RUNNING", restarts=1)
+    assert not same(before, after)
+    assert not [pid for pid in old if alive(pid)]
+    assert b"RuntimeError: CUDA error" in daemon.log("p")
+    told = json.loads(daemon.call("explain", "p", "--json").stdout)
+    assert told["left"] == "ended while no daemon lived (status unknown)"
+    assert told["was_ready"] is True
+
+
+def test_it_gets_a_stop_while_no_daemon_lives(make: Make) -> None:
+    daemon = make({"p": program("obedient"), "q": program("stubborn", stop={"grace": 1})})
+    for name in ("p", "q"):
+        daemon.wait(name, state="RUNNING")
+    killed(daemon)
+    done = daemon.cli("stop", "--orphans")
+    assert (done.returncode, sorted(done.stdout.splitlines())) == (0, ["p: 1 process ended", "q: 1 process ended"])
+    assert daemon.children() == {}
+    assert daemon.call("status").returncode == 4
+    assert daemon.cli("stop", "--orphans").stdout == "nothing was left running\n"
+
+
+@pytest.mark.parametrize("broken", ["programs: {p: {command: [", "programs: {p: {comand: [x]}}", None])
+def test_a_configuration_that_is_wrong_by_then_leaves_nobody_alone(make: Make, broken: str | None) -> None:
+    programs = {"p": program("obedient"), "q": program("obedient")}
+    daemon = make(programs)
+    before = {name: daemon.wait(name, state="RUNNING") for name in programs}
+    time.sleep(0.1)
+    killed(daemon)
+    if broken is None:
+        daemon.config_file.unlink()
+    else:
+        daemon.config_file.write_text(broken)
+    daemon.start()
+    for name in programs:
+        assert same(before[name], daemon.wait(name, state="RUNNING"))
+    status = daemon.status()["supervisor"]
+    assert str(daemon.config_file) in status["config_problems"][0]
+    said = daemon.call("status")
+    assert said.returncode == 0
+    assert "the last good one is in use" in said.stderr
+    os.kill(before["p"]["pid"], signal.SIGKILL)
+    daemon.wait("p", state="RUNNING", restarts=1)  # it is really watched
+
+    assert daemon.cli("reload").returncode == 2
+    assert daemon.status()["supervisor"]["config_problems"]
+    daemon.write({"programs": programs})
+    assert daemon.cli("reload").returncode == 0
+    assert daemon.status()["supervisor"]["config_problems"] == []
+    assert same(before["q"], daemon.program("q"))
+
+
+def test_with_a_wrong_configuration_and_nobody_alive_it_does_not_start(make: Make) -> None:
+    daemon = make({"p": program("obedient")})
+    pid = daemon.wait("p", state="RUNNING")["pid"]
+    killed(daemon)
+    os.kill(pid, signal.SIGKILL)
+    gone(pid)
+    daemon.config_file.write_text("programs: 3")
+    daemon.start()
+    assert daemon.wait_ended() == 2
+    daemon.write({"programs": {}})
+    daemon.start()
+    daemon.wait_up()
+
+
+def test_a_state_file_that_is_garbage_or_old(make: Make) -> None:
+    """What was left is found by what is known of it, or not touched."""
+    daemon = make({"p": program("obedient")})
+    before = daemon.wait("p", state="RUNNING")
+    time.sleep(0.1)
+    killed(daemon)
+    file = daemon.runtime / "state.json"
+    state = json.loads(file.read_text())
+    for entry in state["programs"].values():  # as the first version wrote it
+        for key in set(entry) - {"cookie", "next", "pid", "started", "fifo", "cgroup"}:
+            del entry[key]
+    file.write_text(json.dumps(state | {"version": 1}))
+    daemon.start()
+    after = daemon.wait("p", state="RUNNING")
+    assert not same(before, after)
+    assert len(daemon.children()) == 1, "the one whose state nobody knows was ended first"
+
+
+def test_killed_again_and_again_it_changes_nothing(make: Make) -> None:
+    daemon = make({"p": program("obedient"), "q": program("obedient")})
+    before = {name: daemon.wait(name, state="RUNNING") for name in ("p", "q")}
+    time.sleep(0.1)
+    for n in range(8):
+        killed(daemon)
+        daemon.start()
+        if n % 2:
+            daemon.wait("p", state="RUNNING")
+        else:
+            time.sleep(0.05 * n)
+    for name, old in before.items():
+        assert same(old, daemon.wait(name, state="RUNNING"))
+
+
+# The gateway and an engine ------------------------------------------------------------------------------------
+
+
+def pair(folder: Path, **gateway: Any) -> dict[str, Any]:
+    """A played vLLM behind a played LiteLLM."""
+    health = {"period": 0.3, "readiness_period": 0.3, "startup_period": 0.1, "canary": False}
+    model = {"model": "nobody/nothing", "port": free_port(), "health": health, "env": {"FAKE_VLLM": scenario(start=0)}}
+    engines = {"vllm": {"python": str(VLLM)}, "litellm": {"python": str(litellm_python(folder))}}
+    return {"gateway": {"port": free_port(), **gateway}, "engines": engines, "models": {"glm": model}}
+
+
+@contextmanager
+def knocking(port: int) -> Iterator[list[str]]:
+    """Somebody connects all the time; what went wrong."""
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def knock() -> None:
+        while not done.is_set():
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=10).close()
+            except OSError as error:
+                wrong.append(str(error))
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=knock)
+    thread.start()
+    try:
+        yield wrong
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_the_gateways_socket_is_got_back(tmp_path: Path) -> None:
+    """So that nobody is refused, though the replica is replaced after its daemon was."""
+    settings = pair(tmp_path, litellm_config=None)
+    port = settings["gateway"]["port"]
+    with Daemon(tmp_path, settings) as daemon:
+        daemon.wait_ready()
+        before = {name: daemon.program(name) for name in ("gateway", "glm")}
+        time.sleep(0.1)
+        with knocking(port) as wrong:
+            killed(daemon)
+            daemon.start()
+            daemon.wait_ready()
+            assert all(same(before[name], daemon.program(name)) for name in before)
+            assert daemon.process is not None
+            assert net.held(net.listening(port), [daemon.process.pid]), "the socket is ours again"
+            assert daemon.cli("restart", "gateway").returncode == 0
+        assert wrong == []
+        assert daemon.cli("stop", "gateway").returncode == 0
+        assert not net.listening(port)
+
+
+def test_an_engine_that_lost_a_worker_meanwhile_is_replaced(tmp_path: Path) -> None:
+    settings = pair(tmp_path)
+    with Daemon(tmp_path, settings) as daemon:
+        daemon.wait_ready()
+        before = daemon.program("glm")
+        tree = daemon.tree("glm")
+        core = next(pid for pid, name in tree.items() if name.startswith("VLLM"))
+        time.sleep(0.1)
+        killed(daemon)
+        os.kill(core, signal.SIGKILL)
+        gone(core)
+        daemon.start()
+        after = daemon.wait("glm", state="RUNNING", restarts=1)
+        assert not same(before, after)
+        assert not [pid for pid in tree if alive(pid)]

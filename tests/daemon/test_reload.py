@@ -1,0 +1,272 @@
+"""Another configuration: checked first, then a plan, and nothing but what the plan says."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llm_supervisor.host import net
+from tests.daemon.conftest import Make, program
+from tests.daemon.harness import Daemon
+from tests.fakes import VLLM, litellm_python, scenario
+from tests.programs import free_port
+
+pytestmark = pytest.mark.slow
+
+KEY = "CLOUD_KEY"
+Settings = dict[str, Any]
+NAMES = ("gateway", "gateway-2", "one", "two", "tunnel")
+
+
+class Place:
+    """A daemon over two played engines, two replicas, a plain program, a native file and a file of keys."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        health = {"period": 0.3, "readiness_period": 0.3, "startup_period": 0.05, "canary": False}
+        quick: Settings = {"health": health, "stop": {"grace": 5}, "restart": {"backoff": 0}, "warm": "off"}
+        model = {"model": "nobody/nothing", "env": {"FAKE_VLLM": scenario(start=0)}, **quick}
+        self.settings: Settings = {
+            "gateway": {"port": free_port(), "replicas": 2, "litellm_config": "litellm.yaml", **quick},
+            "env_file": "keys.env",
+            "engines": {"vllm": {"python": str(VLLM)}, "litellm": {"python": str(litellm_python(folder))}},
+            "models": {"one": {**model, "port": free_port()}, "two": {**model, "port": free_port()}},
+            "programs": {"tunnel": program("obedient")},
+        }
+        self.settings = json.loads(json.dumps(self.settings))  # nothing in it is shared
+        params = {"model": "anthropic/claude", "api_key": f"os.environ/{KEY}"}
+        self.native: Settings = {"model_list": [{"model_name": "claude", "litellm_params": params}]}
+        self.keys = {KEY: "first"}
+        self.write_others()
+        self.daemon = Daemon(folder, self.settings)
+
+    def write_others(self) -> None:
+        (self.folder / "litellm.yaml").write_text(yaml.safe_dump(self.native))
+        keys = self.folder / "keys.env"
+        keys.write_text("".join(f"{name}={value}\n" for name, value in self.keys.items()))
+        keys.chmod(0o600)
+
+    def write(self) -> None:
+        """All three files."""
+        self.write_others()
+        self.daemon.write(self.settings)
+
+    def reload(self, *options: str) -> dict[str, str]:
+        """``reload`` must say that it worked; the plan's lines that do something."""
+        done = self.daemon.cli("reload", "--json", *options)
+        assert done.returncode == 0, done
+        answer = json.loads(done.stdout)
+        return {one["program"]: one["action"] for one in answer["changes"] if one["action"] != "nothing"}
+
+    def incarnations(self) -> dict[str, str | None]:
+        return {one["name"]: one["incarnation"] for one in self.daemon.status()["programs"]}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    place = Place(tmp_path_factory.mktemp("reload"))
+    with place.daemon as daemon:
+        daemon.wait_ready()
+        yield place
+
+
+@pytest.fixture
+def place(shared: Place) -> Iterator[Place]:
+    """As it was at first, afterwards too."""
+    before = copy.deepcopy((shared.settings, shared.native, shared.keys))
+    yield shared
+    shared.settings, shared.native, shared.keys = before
+    shared.write()
+    assert shared.daemon.cli("reload").returncode == 0
+    shared.daemon.wait_ready()
+    assert tuple(shared.incarnations()) == ("tunnel", "one", "two", "gateway", "gateway-2")
+
+
+def change(*path: str | int, to: Any) -> Callable[[Place], None]:
+    """A change of the configuration at that place; None takes it out."""
+
+    def made(place: Place) -> None:
+        at: Any = place.settings
+        for part in path[:-1]:
+            at = at[part]
+        if to is None:
+            del at[path[-1]]
+        else:
+            at[path[-1]] = to
+
+    return made
+
+
+def cloud(place: Place) -> None:
+    place.native["model_list"][0]["litellm_params"]["model"] = "anthropic/claude-2"
+
+
+def another_cloud(place: Place) -> None:
+    params = {"model": "gemini/gemini", "api_key": f"os.environ/{KEY}"}
+    place.native["model_list"].append({"model_name": "gemini", "litellm_params": params})
+
+
+def key(place: Place) -> None:
+    place.keys[KEY] = "second"
+
+
+def engines_variable(place: Place) -> None:
+    place.keys["VLLM_LOGGING_LEVEL"] = "DEBUG"
+
+
+ROLLING = {"gateway": "rolling", "gateway-2": "rolling"}
+# What is changed, and what the plan must say; whatever is not named there is not touched
+CHANGES: dict[str, tuple[Callable[[Place], None], dict[str, str]]] = {
+    "nothing": (lambda place: None, {}),
+    "a cloud model": (cloud, ROLLING),
+    "another cloud model": (another_cloud, ROLLING),
+    "a key": (key, ROLLING),
+    "a variable that vLLM reads": (engines_variable, {"one": "restart", "two": "restart", **ROLLING}),
+    "an option of vLLM": (change("models", "one", "vllm", to={"max-model-len": 512}), {"one": "restart"}),
+    "an engine's environment": (change("models", "two", "env", "NEW", to="1"), {"two": "restart"}),
+    "a port": (change("models", "one", "port", to=free_port()), {"one": "restart", **ROLLING}),
+    "a name": (change("models", "one", "served_model_name", to="uno"), {"one": "restart", **ROLLING}),
+    "vision": (change("models", "one", "vision", to=True), {"one": "update", **ROLLING}),
+    "limits of a group": (change("models", "one", "litellm", to={"timeout": 5}), {"one": "update", **ROLLING}),
+    "patience": (change("models", "one", "health", "period", to=0.4), {"one": "update"}),
+    "a grace": (change("programs", "tunnel", "stop", "grace", to=3), {"tunnel": "update"}),
+    "a command": (change("programs", "tunnel", to=program("stubborn", stop={"grace": 0.2})), {"tunnel": "restart"}),
+    "a program less": (change("programs", to={}), {"tunnel": "stop"}),
+    "a program more": (change("programs", "more", to=program("obedient")), {"more": "start"}),
+    "one that is not started": (change("programs", "more", to=program("obedient", autostart=False)), {}),
+    "a model less": (change("models", "two", to=None), {"two": "stop", **ROLLING}),
+    "a replica less": (change("gateway", "replicas", to=1), {"gateway-2": "stop", "gateway": "update"}),
+    "a replica more": (change("gateway", "replicas", to=3), {"gateway-3": "start", "gateway": "update",
+                                                             "gateway-2": "update"}),
+    "the address": (change("gateway", "port", to=free_port()), ROLLING),
+    "the logs' limits": (change("logs", to={"max_bytes": "1MB"}), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_kind_of_change(place: Place, name: str) -> None:
+    make_it, expected = CHANGES[name]
+    before = place.incarnations()
+    make_it(place)
+    place.write()
+    assert place.reload("--dry-run") == expected
+    assert place.incarnations() == before, "a plan is no deed"
+    assert place.reload() == expected
+    place.daemon.wait_ready()
+    after = place.incarnations()
+    replaced = {one for one in before.keys() & after.keys() if before[one] != after[one]}
+    assert replaced == {one for one, action in expected.items() if action in ("restart", "rolling")}
+    assert before.keys() - after.keys() == {one for one, action in expected.items() if action == "stop"}
+    assert {one for one in after.keys() - before.keys() if after[one]} == {
+        one for one, action in expected.items() if action == "start"
+    }
+    assert place.reload() == {}, "and once more, it is done"
+    assert set(place.daemon.children().values()) == {f"{one}/{uuid}" for one, uuid in after.items() if uuid}
+
+
+def test_what_is_wrong_changes_nothing(place: Place) -> None:
+    before = place.incarnations()
+    place.settings["models"]["one"]["vlm"] = {}
+    place.settings["models"]["two"]["port"] = 0
+    place.keys = {}
+    place.write()
+    for options in ((), ("--dry-run",)):
+        done = place.daemon.cli("reload", *options)
+        assert done.returncode == 2
+        said = done.stderr.splitlines()
+        assert len(said) == 4, "every problem at once, and what that means"
+        assert "models.one.vlm: unknown key (did you mean vllm?)" in done.stderr
+        assert f"os.environ/{KEY} is not set" in done.stderr
+        assert said[-1] == "llm-supervisor: the configuration is wrong; nothing was changed"
+    assert place.incarnations() == before
+
+
+def test_a_taken_port_is_named_before_anything_is_touched(place: Place) -> None:
+    before = place.incarnations()
+    with net.bind("127.0.0.1", 0) as other:
+        place.settings["models"]["one"]["port"] = other.getsockname()[1]
+        place.write()
+        done = place.daemon.cli("reload")
+    assert done.returncode == 2
+    assert f"pid {os.getpid()}" in done.stderr
+    assert place.incarnations() == before
+
+
+def test_the_new_address_serves_and_the_old_one_refuses(place: Place) -> None:
+    old = place.settings["gateway"]["port"]
+    new = place.settings["gateway"]["port"] = free_port()
+    place.write()
+    place.reload()
+    assert place.daemon.status()["endpoint"].endswith(f":{new}")
+    assert net.listening(new)
+    assert not net.listening(old)
+
+
+def test_a_replica_that_does_not_get_ready_stops_the_rolling(place: Place) -> None:
+    """The other one serves on, with what it was started with."""
+    before = place.incarnations()
+    place.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(exit=3)}
+    place.settings["gateway"]["restart"] = {"backoff": "1h"}
+    place.write()
+    done = place.daemon.cli("reload")
+    assert done.returncode == 1
+    assert "left as it is, as gateway did not get ready" in done.stderr
+    after = place.incarnations()
+    assert after["gateway-2"] == before["gateway-2"]
+    assert place.daemon.program("gateway-2")["state"] == "RUNNING"
+
+
+def test_sighup_does_the_same(place: Place) -> None:
+    before = place.incarnations()
+    place.settings["programs"]["tunnel"]["env"] = {"NEW": "1"}
+    place.write()
+    assert place.daemon.process is not None
+    place.daemon.process.send_signal(signal.SIGHUP)
+    place.daemon.wait_for(lambda: place.incarnations()["tunnel"] not in (before["tunnel"], None), "a new one")
+    after = place.incarnations()
+    assert {name for name in before if before[name] != after[name]} == {"tunnel"}
+    place.daemon.config_file.write_text("nonsense: [")
+    place.daemon.process.send_signal(signal.SIGHUP)
+    place.daemon.wait_for(lambda: "not reloaded" in place.daemon.stderr(), "a word in its log")
+    assert place.incarnations() == after
+
+
+def test_what_was_given_up_and_what_was_stopped(make: Make) -> None:
+    programs = {
+        "wrong": program("exiter", "--status", 3, restart={"backoff": 0, "intensity": 2}),
+        "stopped": program("obedient"),
+        "waiting": program("exiter", "--status", 3, restart={"backoff": "1h"}),
+    }
+    daemon = make(programs)
+    daemon.wait("wrong", state="FATAL")
+    daemon.wait("waiting", state="BACKOFF")
+    daemon.wait("stopped", state="RUNNING")
+    assert daemon.cli("stop", "stopped").returncode == 0
+    assert daemon.cli("reload").stdout.count("nothing") == 3, "an unchanged file is no reason to try again"
+    for one in programs.values():
+        one["env"] = {"NEW": "1"}
+    programs["wrong"]["command"] = programs["waiting"]["command"] = programs["stopped"]["command"]
+    daemon.write({"programs": programs})
+    done = daemon.cli("reload", "--json")
+    plan = {one["program"]: one["action"] for one in json.loads(done.stdout)["changes"]}
+    assert plan == {"wrong": "start", "stopped": "update", "waiting": "restart"}
+    assert done.returncode == 0
+    assert {one["name"]: one["state"] for one in daemon.status()["programs"]} == {
+        "wrong": "RUNNING",
+        "stopped": "STOPPED",
+        "waiting": "RUNNING",
+    }
+
+
+def test_without_a_daemon(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, {"programs": {}})
+    assert daemon.cli("reload").returncode == 4
+    assert daemon.cli("upgrade").returncode == 4

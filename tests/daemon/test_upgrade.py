@@ -1,0 +1,225 @@
+"""Another version in the same process: nothing is restarted, nobody is refused, and what would not do is not become."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llm_supervisor
+from llm_supervisor.control.client import NoDaemon
+from tests.daemon.conftest import program
+from tests.daemon.harness import Daemon
+from tests.daemon.test_adoption import knocking, pair, same
+from tests.programs import alive
+
+pytestmark = pytest.mark.slow
+
+PACKAGE = Path(llm_supervisor.__file__).parent
+OLD = llm_supervisor.__version__
+
+
+class Installed:
+    """A copy of the package, from which the daemon runs: so that another version can be put there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "code"
+        shutil.copytree(PACKAGE, self.path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def write(self, file: str, old: str, new: str) -> None:
+        """Change something in it."""
+        path = self.path / PACKAGE.name / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    def version(self, new: str) -> None:
+        file = self.path / PACKAGE.name / "__init__.py"
+        file.write_text(file.read_text() + f'\n__version__ = "{new}"\n')
+
+
+def installed(folder: Path, config: dict[str, Any]) -> tuple[Installed, Daemon]:
+    code = Installed(folder)
+    return code, Daemon(folder, config, env={"PYTHONPATH": str(code.path)})
+
+
+@contextmanager
+def asking(daemon: Daemon) -> Iterator[list[str]]:
+    """Somebody asks for the status all the time; what was no answer."""
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                code, answer = daemon.ask("GET", "/v1/status")
+                if code != 200 or answer["supervisor"]["state"] not in ("running", "starting"):
+                    wrong.append(str(answer))
+            except NoDaemon as error:
+                wrong.append(str(error))
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield wrong
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_it_becomes_another_version(tmp_path: Path) -> None:
+    programs = {"calm": program("obedient"), "tree": program("daemoniser", "--stay"), "off": program("obedient")}
+    code, daemon = installed(tmp_path, {"programs": programs})
+    with daemon:
+        for name in programs:
+            daemon.wait(name, state="RUNNING")
+        assert daemon.cli("stop", "off").returncode == 0
+        before, about = {name: daemon.program(name) for name in programs}, daemon.status()["supervisor"]
+        events = daemon.cli("events", "--json", "-n", "1000").stdout.splitlines()
+        assert (about["version"], about["upgrades"]) == (OLD, 0)
+        code.version("9.9.9")
+        with asking(daemon) as wrong:
+            done = daemon.cli("upgrade")
+        assert (done.returncode, done.stdout) == (0, f"upgraded: {OLD} -> 9.9.9\n"), done
+        assert wrong == [], "whoever asks waits for a moment at most"
+        after = daemon.status()["supervisor"]
+        assert (after["pid"], after["version"], after["upgrades"]) == (about["pid"], "9.9.9", 1)
+        assert after["uptime_s"] > about["uptime_s"]
+        for name in programs:
+            now = daemon.program(name)
+            assert same(before[name], now)
+            assert (now["state"], now["restarts"]) == (before[name]["state"], 0)
+        assert daemon.cli("events", "--json", "-n", "1000").stdout.splitlines()[: len(events)] == events
+
+        os.kill(before["calm"]["pid"], signal.SIGKILL)
+        again = daemon.wait("calm", state="RUNNING", restarts=1)
+        assert again["exit"] == {"code": None, "signal": 9}, "they are its children still"
+        assert daemon.cli("upgrade").returncode == 0, "and once more"
+        assert daemon.status()["supervisor"]["upgrades"] == 2
+        assert same(again, daemon.program("calm"))
+        descriptors = len(os.listdir(f"/proc/{about['pid']}/fd"))
+        assert daemon.cli("upgrade").returncode == 0
+        assert len(os.listdir(f"/proc/{about['pid']}/fd")) <= descriptors, "none is left open each time"
+        zombies = [pid for pid in daemon.children() if not alive(pid)]
+        assert zombies == []
+
+
+BROKEN = {
+    "a syntax error": ("daemon.py", "class Daemon:", "class Daemon\n"),
+    "an import": ("world.py", "import asyncio\n", "import asyncio\nimport no_such_module\n"),
+    "another state": ("former.py", "STATE_VERSION = 2", "STATE_VERSION = 3"),
+    "no such option": ("cli.py", '"--rehearse"', '"--other"'),
+    "a key that it does not know": ("config/schema.py", "programs: dict[str, Program] = {}", "program: int = 3"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_would_not_do_is_not_become(tmp_path: Path, name: str) -> None:
+    code, daemon = installed(tmp_path, {"programs": {"p": program("obedient")}})
+    with daemon:
+        before = daemon.wait("p", state="RUNNING")
+        code.write(*BROKEN[name])
+        done = daemon.cli("upgrade", timeout=60) if name != "no such option" else None
+        if done is None or name in ("a syntax error", "an import", "a key that it does not know"):
+            # the command is of the new code as well: ask as an old one would
+            _, answer = daemon.ask("POST", "/v1/upgrade")
+            assert answer["ok"] is False
+            assert "rehearsal" in answer["error"]
+        else:
+            assert done.returncode == 1
+            assert "everything is as it was" in done.stderr
+        assert daemon.status()["supervisor"]["upgrades"] == 0
+        assert same(before, daemon.program("p"))
+        os.kill(before["pid"], signal.SIGKILL)
+        daemon.wait("p", state="RUNNING", restarts=1)  # it works as before
+
+
+def test_new_code_that_dies_at_once_costs_no_program(tmp_path: Path) -> None:
+    """What no rehearsal shows: it breaks when it is the daemon. The next one adopts."""
+    code, daemon = installed(tmp_path, {"programs": {"p": program("obedient")}})
+    with daemon:
+        before = daemon.wait("p", state="RUNNING")
+        good = (code.path / PACKAGE.name / "daemon.py").read_text()
+        code.write("daemon.py", "        become_subreaper()\n", "        os._exit(70)\n")
+        done = daemon.cli("upgrade")
+        assert done.returncode == 1
+        assert "ended at once" in done.stderr
+        assert daemon.wait_ended() == 70
+        assert alive(before["pid"])
+        (code.path / PACKAGE.name / "daemon.py").write_text(good)
+        daemon.start()
+        assert same(before, daemon.wait("p", state="RUNNING"))
+
+
+def test_sigusr2_does_the_same_and_a_stop_on_the_way_is_heard(tmp_path: Path) -> None:
+    _, daemon = installed(tmp_path, {"programs": {"p": program("obedient")}})
+    with daemon:
+        before = daemon.wait("p", state="RUNNING")
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGUSR2)
+        daemon.wait_for(lambda: (daemon.status()["supervisor"] or {}).get("upgrades") == 1, "an upgrade")
+        assert same(before, daemon.program("p"))
+        daemon.process.send_signal(signal.SIGUSR2)
+        daemon.wait_for(lambda: daemon.stderr().count('"upgrading"') == 2, "the next one")
+        assert daemon.end() == 0
+        assert not alive(before["pid"])
+
+
+def test_a_request_in_hand_is_answered_first(tmp_path: Path) -> None:
+    """A restart that takes long: who waits for it is told, and it goes on under the new code."""
+    slow = program("stubborn", stop={"grace": 4})
+    _, daemon = installed(tmp_path, {"programs": {"p": slow}})
+    with daemon:
+        daemon.wait("p", state="RUNNING")
+        following = daemon.background("events", "-f")
+        waiting = daemon.background("restart", "p")
+        daemon.wait("p", state="STOPPING")
+        assert daemon.cli("upgrade").returncode == 0
+        said, _ = waiting.communicate(timeout=10)
+        assert (waiting.returncode, said) == (0, b"p: asked\n")
+        assert daemon.program("p")["state"] == "STOPPING"
+        daemon.wait("p", state="RUNNING", restarts=1)
+        assert following.poll() is None, "who follows the events goes on following"
+        following.send_signal(signal.SIGINT)
+        told, _ = following.communicate(timeout=10)
+        assert [line.split()[2:3] for line in told.decode().splitlines()][-2:] == [["STARTING"], ["RUNNING"]]
+
+
+def test_clients_of_the_gateway_notice_nothing(tmp_path: Path) -> None:
+    settings = pair(tmp_path)
+    _, daemon = installed(tmp_path, settings)
+    with daemon:
+        daemon.wait_ready()
+        before = {name: daemon.program(name) for name in ("gateway", "glm")}
+        with knocking(settings["gateway"]["port"]) as wrong:
+            for _ in range(3):
+                done = daemon.cli("upgrade")
+                assert done.returncode == 0, done
+            assert daemon.cli("restart", "gateway").returncode == 0
+        assert wrong == []
+        daemon.wait_ready()
+        assert same(before["glm"], daemon.program("glm"))
+
+
+def test_a_rehearsal_changes_nothing(tmp_path: Path) -> None:
+    _, daemon = installed(tmp_path, {"programs": {"p": program("obedient")}})
+    with daemon:
+        daemon.wait("p", state="RUNNING")
+        time.sleep(0.1)
+        state = (daemon.runtime / "state.json").read_text()
+        done = daemon.cli("run", "--rehearse", "-c", str(daemon.config_file))
+        assert json.loads(done.stdout) == {"rehearsed": OLD}
+        assert (daemon.runtime / "state.json").read_text() == state
+        (daemon.runtime / "state.json").write_text("{}")
+        assert daemon.cli("run", "--rehearse", "-c", str(daemon.config_file)).returncode == 1
+        (daemon.runtime / "state.json").write_text(state)
