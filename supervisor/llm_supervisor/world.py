@@ -397,14 +397,17 @@ class RealWorld:
             kernel_says = kernel.telling_lines(living.first[1] / os.sysconf("SC_CLK_TCK"))
         mine = {pid for pid, *_ in (*living.tree.seen, *living.expected, *filter(None, [living.first]))}
         killed = [line for line in kernel_says if kernel.oom_victims([line]) & mine]
+        untold = exited == ExitStatus()  # of a child that is not ours: nobody says how it ended
         found = diagnose(
             b"\n".join([log, *(line.encode() for line in kernel_says if "Xid" in line)]),
             COMPONENTS[spec.kind],
-            exit_code=exited.code if exited else None,
+            exit_code=1 if untold else exited.code if exited else None,
             exit_signal=exited.signal if exited else None,
             was_ready=leaving.was_ready,
             oom_killed=bool(killed),
         )
+        if untold and found.kind == "exited":
+            found = replace(found, kind="none")  # that status is made up
         failure = leaving.failure or _named(leaving, found)
         facts = {
             "kind": failure.kind,

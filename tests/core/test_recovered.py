@@ -51,7 +51,7 @@ def test_a_record_of_another_version() -> None:
 
 @pytest.mark.parametrize("found", FOUND, ids=str)
 def test_whatever_was_recorded_it_goes_on(found: Found) -> None:
-    """Nothing starts that was not wanted, nothing starts beside what lives, and every waiting phase has its deadline."""
+    """Nothing starts that was not wanted, nor beside what lives, and every waiting phase has its deadline."""
     for spec, state, _ in every_state():
         after, effects = recovered(spec, replace(state, health=hl.NEW), found, NOW)
         assert after.wanted is state.wanted

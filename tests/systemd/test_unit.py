@@ -93,7 +93,7 @@ class TestStart:
 class TestCrash:
     def test_killed_it_is_back_within_a_second(self, machine: Machine) -> None:
         machine.install(PAIR)
-        machine.start("web", "plain")
+        before = machine.start("web", "plain")
         pid = machine.main_pid
         machine.run(f"echo kept > {RUNTIME}/kept; stat -c %i {RUNTIME} > {RUNTIME}/inode")
         milliseconds = machine.run(
@@ -101,7 +101,7 @@ class TestCrash:
             f"test $now != 0 && test $now != {pid} && break; done; echo $(( ($(date +%s%N) - began) / 1000000 ))"
         )
         assert int(milliseconds) < 1000
-        machine.whole("web", "plain")
+        assert machine.whole("web", "plain") == before, "and nobody else noticed"
         assert machine.run(f"cat {RUNTIME}/kept") == "kept"
         assert machine.run(f"cat {RUNTIME}/inode") == machine.run(f"stat -c %i {RUNTIME}")
         assert machine.show("NRestarts", "ActiveState") == ["1", "active"]
@@ -146,7 +146,7 @@ class TestCrash:
         assert (machine.whole("web", "plain"), machine.main_pid) == (before, pid)
         machine.run(f"kill -STOP {pid}")
         machine.until(lambda: machine.main_pid not in (0, pid), "another daemon")
-        machine.whole("web", "plain")
+        assert machine.whole("web", "plain") == before
         assert "Watchdog timeout (limit 3s)" in machine.journal()
         assert machine.show("NRestarts") == ["1"]
 
@@ -234,8 +234,11 @@ class TestChildren:
         assert re.search(rf"/{NAME}\.service/plain\.[0-9a-f]{{32}}$", machine.run(f"cat /proc/{pid}/cgroup").strip())
         machine.until(lambda: bool(machine.run(hidden, check=False)), "somebody who hides")
         first = machine.run(hidden).split()
-        machine.run(KILL)  # whoever comes next finds it by its group alone
+        machine.run(KILL)
         machine.until(lambda: machine.show("NRestarts") == ["1"], "another daemon")
+        whole()
+        assert machine.run(hidden).split() == first, "it is left as it is"
+        machine.run(f"{CLI} restart hider")  # whoever came next finds it by its group alone
         whole()
         machine.until(lambda: bool(machine.run(hidden, check=False)), "the next one")
         second = machine.run(hidden).split()

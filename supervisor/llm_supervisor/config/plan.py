@@ -92,7 +92,8 @@ def _said(block: schema.Block, *, but: frozenset[str] = frozenset()) -> dict[str
 def _asked(model: schema.Model) -> list[object]:
     """What decides which question the gateway is asked for a model."""
     options = {vllm.normal(option): value for option, value in model.vllm.items()}
-    return [model.vision, model.chat, model.health.canary, model.health.expect, options.get("runner"), options.get("task")]
+    health = model.health
+    return [model.vision, model.chat, health.canary, health.expect, options.get("runner"), options.get("task")]
 
 
 # How a program is watched, not what it is: a change of these needs no new process

@@ -5,6 +5,7 @@ Without that variable everything here does nothing. Children never inherit it.
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 import time
@@ -72,7 +73,8 @@ class Notifier:
             return
         message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
         try:
-            socket.send_fds(self._socket, [message], [fd], socket.MSG_DONTWAIT, self._address)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]  # send_fds() forgets the address
+            self._socket.sendmsg([message], rights, socket.MSG_DONTWAIT, self._address)
         except OSError:
             return  # without it the next one may have to do without the last words of what dies meanwhile
 
