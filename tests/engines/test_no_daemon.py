@@ -1,0 +1,147 @@
+"""The daemon is killed, started again and upgraded under the real engines, which serve all the while."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from llm_supervisor.host import net
+from tests.daemon.harness import Daemon, name_of
+from tests.engines.conftest import ALIAS, Engines, config
+from tests.programs import alive, gone, until
+
+CLIENTS = 6
+REPLICAS = ("gateway", "gateway-2")
+LINES = 100_000
+# About a minute of numbered lines; it says when it has said them all
+COUNTER = f"""
+import sys, time
+for number in range({LINES}):
+    print(number)
+    if number % 200 == 199:
+        sys.stdout.flush()
+        time.sleep(0.1)
+print("end", flush=True)
+time.sleep(100000)
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    settings: dict[str, Any] = config(engines)
+    settings["gateway"]["replicas"] = len(REPLICAS)
+    settings["programs"] = {"counter": {"command": [sys.executable, "-c", COUNTER], "ready": {"after": 0.1}}}
+    with Daemon(tmp_path_factory.mktemp("nodaemon"), settings) as running:
+        running.wait_ready(timeout=300)
+        yield running
+
+
+async def under_load(daemon: Daemon, meanwhile: Callable[[], None]) -> Counter[str]:
+    """How the requests of clients without retries end that ask all the time."""
+    answers: Counter[str] = Counter()
+    done = asyncio.Event()
+    key = (daemon.home / "master_key").read_text().strip()
+    url = f"{daemon.status()['endpoint']}/v1"
+
+    async def keep_asking() -> None:
+        async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=120) as client:
+            while not done.is_set():
+                try:
+                    await client.chat.completions.create(
+                        model=ALIAS, max_tokens=4, messages=[{"role": "user", "content": "hi"}]
+                    )
+                    answers["ok"] += 1
+                except openai.OpenAIError as error:
+                    answers[f"{type(error).__name__}: {str(error)[:200]}"] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(keep_asking())
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(meanwhile)
+        await asyncio.sleep(1.0)
+        done.set()
+    return answers
+
+
+def kill(daemon: Daemon) -> None:
+    assert daemon.process is not None
+    daemon.process.kill()
+    daemon.process.wait()
+
+
+def test_killed_started_upgraded_and_a_rolling_restart(daemon: Daemon) -> None:
+    names = (*REPLICAS, ALIAS, "counter")
+    pids = {name: daemon.program(name)["pid"] for name in names}
+
+    def everything() -> None:
+        kill(daemon)
+        time.sleep(3.0)
+        assert daemon.call("status").returncode == 4
+        daemon.start()
+        daemon.wait_ready(timeout=60)
+        assert {name: daemon.program(name)["pid"] for name in names} == pids
+        port = int(daemon.status()["endpoint"].rpartition(":")[2])
+        assert daemon.process is not None
+        assert net.held(net.listening(port), [daemon.process.pid]), "a replica has handed the socket out"
+        done = daemon.cli("upgrade")
+        assert done.returncode == 0, done
+        daemon.wait_ready(timeout=60)
+        assert {name: daemon.program(name)["pid"] for name in names} == pids
+        done = daemon.cli("restart", "gateway")
+        assert done.returncode == 0, done
+        kill(daemon)
+        daemon.start()
+        daemon.wait_ready(timeout=60)
+
+    answers = asyncio.run(under_load(daemon, everything))
+    print(f"killed, started, upgraded, rolling restart, killed, started: {dict(answers)}")
+    assert set(answers) == {"ok"}
+    assert answers["ok"] > 50
+    after = {name: daemon.program(name) for name in names}
+    assert {name for name in names if after[name]["pid"] != pids[name]} == set(REPLICAS)
+    assert {name: after[name]["restarts"] for name in names} == {ALIAS: 0, "counter": 0} | dict.fromkeys(REPLICAS, 1)
+
+    until(lambda: daemon.log("counter").endswith(b"end\n"), "the last line", patience=120)
+    assert daemon.log("counter") == b"".join(b"%d\n" % number for number in range(LINES)) + b"end\n"
+
+
+def test_an_adopted_engine_that_loses_its_head(daemon: Daemon) -> None:
+    """Its EngineCore and Worker go to init: they are found and ended all the same, before the next start."""
+    kill(daemon)
+    daemon.start()
+    before = daemon.wait(ALIAS, state="RUNNING", health="ready")
+    tree = daemon.tree(ALIAS)
+    assert len(tree) >= 2
+    for pid, name in tree.items():
+        if not name.startswith("VLLM::Worker"):
+            os.kill(pid, signal.SIGSTOP)  # so that a headless one cannot see that, and leave by itself
+    os.kill(before["pid"], signal.SIGKILL)
+    daemon.wait_for(lambda: daemon.program(ALIAS)["restarts"] == 1, "another start")
+    daemon.wait_for(lambda: not [pid for pid in tree if alive(pid)], "the old one's end")
+    daemon.wait_ready(timeout=120)
+    assert daemon.program(ALIAS)["incarnation"] != before["incarnation"]
+
+
+def test_an_engine_that_loses_a_worker_while_no_daemon_lives(daemon: Daemon) -> None:
+    before = daemon.program(ALIAS)
+    tree = daemon.tree(ALIAS)
+    worker = next(pid for pid in tree if name_of(pid).startswith("VLLM::Worker"))
+    time.sleep(0.2)
+    kill(daemon)
+    os.kill(worker, signal.SIGKILL)
+    gone(worker)
+    daemon.start()
+    daemon.wait_up()
+    daemon.wait_for(lambda: daemon.program(ALIAS)["restarts"] > before["restarts"], "another one")
+    daemon.wait_ready(timeout=120)
+    assert not [pid for pid in tree if alive(pid)]
