@@ -95,7 +95,7 @@ class Daemon:
         self._down = asyncio.Event()
         self.runners: dict[str, Runner] = {}
         self._group = asyncio.TaskGroup()
-        self._reloading = asyncio.Lock()
+        self._reloading, self._rolling = asyncio.Lock(), asyncio.Lock()
         self._upgrading = asyncio.Event()
         self._control: ControlServer | None = None
 
@@ -386,20 +386,21 @@ class Daemon:
     async def _carry_out(self, todo: Sequence[Change]) -> dict[str, tuple[bool, str]]:
         """Do it: all at once, but the gateway's replicas one after the other. By program: whether it worked."""
         asked = {Action.START: "start", Action.STOP: "stop", Action.RESTART: "restart"}
-        together = [self._ask(one.program, asked[one.action]) for one in todo if one.action in asked]
         rolling = [one.program for one in todo if one.action is Action.ROLLING]
-        found = dict(await asyncio.gather(*together, self._roll(rolling)))
-        found |= found.pop("", {})
+        async with asyncio.TaskGroup() as group:
+            rolled = group.create_task(self._roll(rolling))
+            others = [
+                group.create_task(self._ask(one.program, asked[one.action])) for one in todo if one.action in asked
+            ]
+        found = rolled.result() | dict(one.result() for one in others)
         for one in todo:
-            if one.action is Action.STOP and self.states[one.program].phase in (Phase.STOPPED, Phase.FATAL):
-                self.runners[one.program].finish()
-                del self.runners[one.program]
-                self._world.forget(one.program)
+            if one.action is Action.STOP:
+                self._drop(one.program)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         return found
 
-    async def _ask(self, name: str, action: str) -> tuple[str, Any]:
+    async def _ask(self, name: str, action: str) -> tuple[str, tuple[bool, str]]:
         """Ask for it, and wait until it has come about or cannot any more."""
         since = self.states[name].incarnation
         await self.post(name, REQUESTS[action]())
@@ -407,16 +408,59 @@ class Daemon:
             await self.changed()
         return name, outcome(action, self.states[name])
 
-    async def _roll(self, names: Sequence[str]) -> tuple[str, Any]:
+    async def _roll(self, names: Sequence[str]) -> dict[str, tuple[bool, str]]:
         """Each is ready before the next one leaves; when one does not get ready, the rest is left as it is."""
         found: dict[str, tuple[bool, str]] = {}
         for name in names:
-            _, found[name] = await self._ask(name, "restart")
+            found[name] = await self.replace(name)
             if not found[name][0]:
                 rest = names[names.index(name) + 1 :]
-                found |= dict.fromkeys(rest, (False, f"left as it is, as {name} did not get ready"))
-                break
-        return "", found
+                return found | dict.fromkeys(rest, (False, f"left as it is, as {name} did not get ready"))
+        return found
+
+    async def replace(self, name: str) -> tuple[bool, str]:
+        """A new process for a replica of the gateway. Another one serves meanwhile: where there is none, a spare one
+        that is ready before the old one drains. Whether it worked, and in words."""
+        async with self._rolling:
+            planned = self.plan.spare
+            others = [one for one in self._replicas() if one != name]
+            serves = self.states[name].phase is Phase.RUNNING
+            if planned is None or not serves or planned.spec.name in self.runners or self._serving(others):
+                return (await self._ask(name, "restart"))[1]
+            spare = planned.spec.name
+            self._group.create_task(self._add(spare, planned).run())
+            _, (ok, words) = await self._ask(spare, "start")
+            if ok:
+                _, (ok, words) = await self._ask(name, "restart")
+            else:
+                words = f"left as it is, as a new one did not get ready: {words}"
+            await self._retire(spare, [name])
+            return ok, words
+
+    def replace_later(self, name: str) -> None:
+        """The same, without waiting."""
+        self._soon(self._replace_quietly(name))
+
+    async def _replace_quietly(self, name: str) -> None:
+        await self.replace(name)
+
+    def _replicas(self) -> list[str]:
+        return [name for name, runner in self.runners.items() if runner.spec.kind is Kind.LITELLM]
+
+    def _serving(self, names: Sequence[str]) -> bool:
+        return any(self.states[name].phase is Phase.RUNNING for name in names)
+
+    async def _retire(self, spare: str, others: Sequence[str]) -> None:
+        """Let the spare one go, unless it alone serves."""
+        if self._serving(others) and not self.ending:
+            await self._ask(spare, "stop")
+            self._drop(spare)
+
+    def _drop(self, name: str) -> None:
+        """It is no program of ours any more; if it is down, that is."""
+        if self.states[name].phase in (Phase.STOPPED, Phase.FATAL) and not self.ending:
+            self.runners.pop(name).finish()
+            self._world.forget(name)
 
     async def _catch_up(self, former: fm.Former) -> None:
         """What the configuration changed while no daemon lived is changed now."""
@@ -438,7 +482,7 @@ class Daemon:
         """Rehearse the code that is installed now; if it would do, become it soon. As POST /v1/upgrade answers."""
         if self._stop.is_set() or self._upgrading.is_set():
             return {"ok": False, "error": "the daemon is about to end, or to become another already"}
-        async with self._reloading:
+        async with self._reloading, self._rolling:
             try:
                 self._world.save()
                 version = await asyncio.to_thread(upgrade.rehearse)
@@ -598,6 +642,9 @@ class Daemon:
             await asyncio.sleep(TEND)
             self._world.nurseries.tend()
             self._replace_grown()
+            for name in [name for name in self._replicas() if name not in self.plan.programs]:
+                if not self._rolling.locked() and not self._reloading.locked():
+                    await self._retire(name, [one for one in self._replicas() if one != name])
 
     def _replace_grown(self) -> None:
         """Restart the one whose turn it is."""
@@ -606,7 +653,7 @@ class Daemon:
         name = fleet.grown({name: self.specs[name] for name in limited}, limited, sizes)
         if name is not None:
             self._log.warning("grown too much: replaced", program=name, rss=sizes[name])
-            self.runners[name].post(ev.RestartRequested())
+            self.replace_later(name)
 
     async def _tell(self) -> None:
         """Tell systemd how things stand, as long as everything turns."""

@@ -14,7 +14,7 @@ from llm_supervisor.core.state import Phase, State, Wanted
 
 from .makers import CHECKED
 
-DOWN = State(phase=Phase.STARTING, down_since=100.0, reason="was killed by signal 9")
+DOWN = State(phase=Phase.STARTING, wanted=Wanted.UP, down_since=100.0, reason="was killed by signal 9")
 
 
 def test_one_that_runs_is_waited_for_by_nobody() -> None:
@@ -46,6 +46,8 @@ def test_what_is_final(phase: Phase) -> None:
     assert seen.up is (phase is Phase.RUNNING)
     if seen.final:
         assert seen.retry_after == MENDING
+    leaving = hold(replace(DOWN, phase=phase, wanted=Wanted.DOWN), None, 120.0)
+    assert leaving.final is (phase is not Phase.RUNNING), "nobody waits for what is told to leave"
 
 
 def test_an_outage_begins_when_it_stops_running_and_lasts_until_it_runs() -> None:

@@ -151,7 +151,8 @@ class ToyWorld(RuleBasedStateMachine):
             case do.EndProbing():
                 self.probing = None
             case do.CloseListener():
-                assert self.state.phase in (Phase.STOPPED, Phase.FATAL), "clients queue while it is to come back"
+                back = self.state.wanted is Wanted.UP and self.state.phase not in (Phase.STOPPED, Phase.FATAL)
+                assert not back, "clients queue while it is to come back"
                 self.listening = False
             case do.AwaitOrphans(incarnation):
                 assert self.state.phase in (Phase.STOPPED, Phase.FATAL)

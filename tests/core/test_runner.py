@@ -207,7 +207,12 @@ def stopped_at(time: float) -> Callable[[Stage], object]:
 
 def test_a_stop_is_sigterm_and_the_sweep_of_what_remains() -> None:
     stage = act(stopped_at(10), prepare=given(leaves_after=4.0))
-    assert stage.world.diary[2:] == [(10.0, "signal 15"), (14.0, "sweep"), (14.0, "close listener")]
+    assert stage.world.diary[2:] == [
+        (10.0, "signal 15"),
+        (10.0, "close listener"),  # who comes now is refused at once
+        (14.0, "sweep"),
+        (14.0, "close listener"),
+    ]
     assert stage.phases[2:] == [(10.0, "TERMINATING"), (14.0, "SWEEPING"), (14.0, "STOPPED")]
 
 
@@ -215,6 +220,7 @@ def test_who_does_not_leave_is_killed_after_the_grace() -> None:
     stage = act(stopped_at(10), prepare=given(leaves_after=None))
     assert stage.world.diary[2:] == [
         (10.0, "signal 15"),
+        (10.0, "close listener"),
         (40.0, "signal 9 tree"),
         (40.0, "sweep"),
         (40.0, "close listener"),
@@ -301,6 +307,7 @@ def test_a_leader_that_appears_after_the_grace_is_killed() -> None:
 
     stage = act(scene, prepare=given(spawn_takes=35.0))
     assert stage.world.diary[1:] == [
+        (2.0, "close listener"),
         (32.0, "signal 9 tree"),
         (35.0, "signal 9"),
         (35.0, "sweep"),

@@ -245,3 +245,51 @@ def test_it_costs_microseconds_when_all_is_well(engines: Engines, tmp_path: Path
     microseconds = float(done.stdout.split()[-1])
     print(f"the callback costs {microseconds:.1f} us a request")
     assert microseconds < 100
+
+
+def test_a_shutdown_answers_what_is_in_hand(engines: Engines, tmp_path: Path) -> None:
+    """vLLM leaves first, when it has answered; the gateway serves the rest meanwhile, and says at once what is gone."""
+    settings: dict[str, Any] = config(engines)
+    settings["gateway"]["litellm_config"] = "litellm.yaml"
+    params = {"model": "openai/m", "api_key": "none", "mock_response": "from the cloud"}
+    native = {"model_list": [{"model_name": "cloud", "litellm_params": params}]}
+    (tmp_path / "litellm.yaml").write_text(yaml.safe_dump(native))
+    with Daemon(tmp_path, settings) as daemon:
+        daemon.wait_ready(timeout=300)
+        asyncio.run(_shut_down_under(daemon))
+        assert daemon.wait_ended() == 0
+
+
+async def _shut_down_under(daemon: Daemon) -> None:
+    body: dict[str, Any] = {
+        "model": ALIAS,
+        "messages": QUESTION,
+        "max_tokens": 1900,
+        "extra_body": {"ignore_eos": True},
+    }
+    async with client(daemon) as it:
+        in_hand = [asyncio.create_task(it.chat.completions.create(**body)) for _ in range(6)]
+        metrics = f"http://127.0.0.1:{daemon.ports[1]}/metrics"
+        async with httpx.AsyncClient(trust_env=False) as http:
+            while "num_requests_running" not in (page := (await http.get(metrics)).text) or _running(page) < 6:
+                await asyncio.sleep(0.05)
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(daemon.wait, ALIAS, state="STOPPING")
+        assert not any(one.done() for one in in_hand), "too quick to show anything"
+        began = time.monotonic()
+        with pytest.raises(openai.InternalServerError) as no:
+            await it.chat.completions.create(**body)
+        assert no.value.status_code == 503
+        assert no.value.response.headers["retry-after"]
+        cloud = await it.chat.completions.create(model="cloud", messages=[{"role": "user", "content": "hi"}])
+        assert cloud.choices[0].message.content == "from the cloud"
+        assert time.monotonic() - began < 5
+        for answer in await asyncio.gather(*in_hand):
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 1900
+
+
+def _running(page: str) -> float:
+    lines = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)

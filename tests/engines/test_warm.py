@@ -10,6 +10,7 @@ import re
 import signal
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -154,10 +155,22 @@ def held(daemon: Daemon) -> dict[str, object]:
             time.sleep(0.1)
         found[f"descriptors of the {name}"] = min(counts)
         found[f"threads of the {name}"] = len(os.listdir(f"/proc/{pid}/task"))
+    print(name_counts(daemon))
     found["processes"] = sorted(daemon.tree(ALIAS).values())
     found["shared memory"] = len([name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-")])
     found["zombies"] = sum(1 for child in psutil.Process(daemon.process.pid).children() if child.status() == "zombie")
     return found
+
+
+def name_counts(daemon: Daemon) -> Counter[str]:
+    """What the daemon has open, by kind: for people, when it is more than it should be."""
+    assert daemon.process is not None
+    folder = f"/proc/{daemon.process.pid}/fd"
+    links = []
+    for name in os.listdir(folder):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(f"{folder}/{name}"))
+    return Counter(link.partition(":[")[0] for link in links)
 
 
 def compared(before: dict[str, object], after: dict[str, object]) -> dict[str, object]:

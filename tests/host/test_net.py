@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,3 +139,93 @@ def test_a_unix_socket_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="folder"):
         net.bind_unix(str(tmp_path / "folder"))
     assert os.listdir("/proc/self/fd") == before
+
+
+# Getting a listening socket back ------------------------------------------------------------------------------
+
+
+def served(sock: socket.socket) -> bool:
+    """Whether who connects to its address comes out at this very socket."""
+    with socket.create_connection(sock.getsockname()[:2], timeout=5):
+        sock.settimeout(5)
+        sock.accept()[0].close()
+    return True
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_a_descriptor_is_taken_for_what_it_is(host: str) -> None:
+    with net.bind(host, 0) as sock:
+        address = (host, sock.getsockname()[1])
+        again = net.listener(os.dup(sock.fileno()), address)
+        assert again is not None
+        with again:
+            assert served(again)
+            assert not again.get_inheritable()
+        fd = os.dup(sock.fileno())
+        assert net.listener(fd, (host, free_port())) is None, "another address"
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(fd)
+        with socket.create_connection(sock.getsockname()[:2]) as connected:
+            assert net.listener(os.dup(connected.fileno()), address) is None, "it does not listen"
+    readable, writable = os.pipe()
+    assert net.listener(readable, ("127.0.0.1", 1)) is None
+    os.close(writable)
+
+
+@contextmanager
+def handing_out(path: Path, fds: list[int]) -> Iterator[None]:
+    """As a replica does it."""
+    with net.bind_unix(str(path)) as door:
+
+        def serve() -> None:
+            try:
+                visitor, _ = door.accept()
+            except OSError:
+                return
+            with visitor:
+                if fds:
+                    socket.send_fds(visitor, [b"listener"], fds)
+                else:
+                    visitor.sendall(b"none")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            door.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_a_program_hands_its_socket_out(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    with net.bind("127.0.0.1", 0) as sock, handing_out(path, [sock.fileno()]):
+        got = asyncio.run(net.ask_for_listener(str(path), ("127.0.0.1", sock.getsockname()[1])))
+        assert got is not None
+        with got:
+            assert served(got)
+
+
+def test_nobody_has_it_or_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, address = tmp_path / "sock", ("127.0.0.1", free_port())
+    assert asyncio.run(net.ask_for_listener(str(path), address)) is None
+    with handing_out(path, []):
+        assert asyncio.run(net.ask_for_listener(str(path), address)) is None
+    monkeypatch.setattr(net, "HANDING_OVER", 0.1)
+    with net.bind_unix(str(path)):
+        assert asyncio.run(net.ask_for_listener(str(path), address)) is None
+
+
+def test_a_socket_is_copied_out_of_a_process(stage: Stage) -> None:
+    """As a debugger may: the replica need not help."""
+    port = free_port()
+    child = stage.spawn("listener", "--port", port)
+    stage.lines.pid("listening")
+    got = net.copy_listener(child.pid, ("127.0.0.1", port))
+    if got is None:
+        pytest.skip("this kernel does not let us copy descriptors of our own children")
+    with got:
+        assert got.getsockname()[1] == port
+        assert net.held(net.listening(port), [os.getpid()])
+    assert net.copy_listener(child.pid, ("127.0.0.1", free_port())) is None
+    assert net.copy_listener(2**22 + 1, ("127.0.0.1", port)) is None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -139,3 +142,46 @@ def test_children_do_not_inherit_the_socket(manager: Manager) -> None:
     notifier = Notifier(manager.address)
     assert notifier._socket is not None
     assert not notifier._socket.get_inheritable()
+
+
+def test_descriptors_are_kept_and_let_go(manager: Manager) -> None:
+    notifier = Notifier(manager.address)
+    readable, writable = os.pipe()
+    os.write(writable, b"word")
+    notifier.store("p.12345678", readable)
+    message, fds, _, _ = socket.recv_fds(manager.socket, 65536, 4)
+    assert message.decode().split("\n") == ["FDSTORE=1", "FDNAME=p.12345678", "FDPOLL=0"]
+    (kept,) = fds
+    os.close(readable)
+    assert os.read(kept, 10) == b"word"
+    notifier.forget("p.12345678")
+    assert manager.heard() == ["FDSTOREREMOVE=1", "FDNAME=p.12345678"]
+    os.close(kept)
+    os.close(writable)
+    Notifier(None).store("x", 0)  # without a manager nothing happens
+    Notifier(None).forget("x")
+
+
+def test_descriptors_come_back(tmp_path: Path) -> None:
+    """As sd_listen_fds(3) says: from 3 on, for that process alone, by name."""
+    script = (
+        "import json, os\n"
+        "from llm_supervisor.host.notify import take_descriptors\n"
+        "environ = dict(os.environ)\n"
+        "found = take_descriptors(environ)\n"
+        "left = [name for name in environ if name.startswith('LISTEN')]\n"
+        "print(json.dumps([{k: os.read(v, 9).decode() for k, v in found.items()}, left,"
+        " [os.get_inheritable(v) for v in found.values()]]))\n"
+    )
+    files = []
+    for number in range(3):
+        (tmp_path / str(number)).write_text(f"file {number}")
+        files.append(str(tmp_path / str(number)))
+    shell = 'exec 3<"$1" 4<"$2" 5<"$3"; LISTEN_PID=${4:-$$} LISTEN_FDS=3 LISTEN_FDNAMES=a:b:a exec "$0" -c "$5"'
+
+    def run(pid: str) -> object:
+        argv = ["sh", "-c", shell, sys.executable, *files, pid, script]
+        return json.loads(subprocess.run(argv, capture_output=True, check=True, text=True).stdout)
+
+    assert run("") == [{"a": "file 0", "b": "file 1"}, [], [False, False]], "one of two with the same name is enough"
+    assert run("1") == [{}, [], []], "those are somebody else's"

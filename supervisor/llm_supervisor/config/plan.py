@@ -75,6 +75,7 @@ class Plan:
     logs: schema.Logs
     environ: Mapping[str, str] = field(repr=False)
     engines_file: Path  # in which the gateway reads how the engines are
+    spare: Planned | None  # one more replica, which serves while an only one is replaced
     hold: float | None  # seconds that a request may wait for one; None: by its own measured start
 
 
@@ -110,15 +111,17 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
     litellm_file = runtime / "litellm_config.yaml"
     generated: dict[str, Any] | None = None
     groups: tuple[Group, ...] = ()
-    endpoint = None
+    endpoint = spare = None
     if root.gateway is not None:
         local = [_group(alias, model) for alias, model in root.models.items()]
         generated = litellm.compose(config.native, local)
         expected = litellm.expected_groups(generated)
         groups = tuple(Group(name, name in root.models, vision) for name, vision in expected.items())
+        more = (config, root.gateway, pythons, runtime, litellm_file, master_key, generated)
         for number in range(1, root.gateway.replicas + 1):
             name = GATEWAY if number == 1 else f"{GATEWAY}-{number}"
-            programs[name] = _gateway(name, config, root.gateway, pythons, runtime, litellm_file, master_key, generated)
+            programs[name] = _gateway(name, *more)
+        spare = _gateway(f"{GATEWAY}-{root.gateway.replicas + 1}", *more)
         host = root.gateway.host
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         endpoint = f"http://{shown}:{root.gateway.port}"
@@ -132,6 +135,7 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
         root.logs,
         config.environ,
         engines_file=runtime / ENGINES_FILE,
+        spare=spare,
         hold=None if root.gateway is None or root.gateway.hold == "auto" else root.gateway.hold,
     )
 

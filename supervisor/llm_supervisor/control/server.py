@@ -26,7 +26,7 @@ from starlette.routing import Route
 from llm_supervisor.control.messages import outcome, program_message, settled
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
-from llm_supervisor.core.spec import ProgramSpec
+from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.names import nearest
 
@@ -65,6 +65,12 @@ class Fleet(Protocol):
     async def post(self, name: str, event: Event) -> None:
         """Ask a program for something, and return when it has decided what that means."""
 
+    async def replace(self, name: str) -> tuple[bool, str]:
+        """A new process for a replica of the gateway, while another one serves."""
+
+    def replace_later(self, name: str) -> None:
+        """The same, without waiting."""
+
     async def changed(self) -> None:
         """Wait for the next snapshot."""
 
@@ -97,8 +103,16 @@ def application(fleet: Fleet) -> Starlette:
         if action not in REQUESTS:
             return JSONResponse({"error": f"no such action: {action}; there are: {', '.join(REQUESTS)}"}, 404)
         since = fleet.states[name].incarnation
+        wait = request.query_params.get("wait", "1") != "0"
+        if action == "restart" and fleet.specs[name].kind is Kind.LITELLM:
+            ok, words = True, "asked"
+            if wait:
+                ok, words = await fleet.replace(name)
+            else:
+                fleet.replace_later(name)
+            return answer(name, ok, words)
         await fleet.post(name, REQUESTS[action]())
-        if request.query_params.get("wait", "1") != "0":
+        if wait:
             # on snapshots, never on edges: whatever happens in between, the question is asked of the present
             # (the question comes last: what changes while we look for the client must not be missed)
             while (
@@ -111,8 +125,11 @@ def application(fleet: Fleet) -> Starlette:
                         await fleet.changed()
         state = fleet.states[name]
         ok, words = outcome(action, state) if settled(action, state, since) else (True, "asked")
+        return answer(name, ok, words)
+
+    def answer(name: str, ok: bool, words: str) -> JSONResponse:
         loop_time = asyncio.get_running_loop().time()
-        message = program_message(fleet.specs[name], state, loop_time, fleet.incarnation(name))
+        message = program_message(fleet.specs[name], fleet.states[name], loop_time, fleet.incarnation(name))
         return JSONResponse({"ok": ok, "outcome": words, "program": message})
 
     async def events(request: Request) -> Response:
@@ -157,6 +174,9 @@ async def _lines(fleet: Fleet, after: int, *, follow: bool) -> AsyncIterator[str
         await fleet.changed()
 
 
+LAME = 1.0  # seconds between the word to leave and the end of idle connections
+
+
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -171,6 +191,17 @@ class _Server(uvicorn.Server):
             await self.told.wait()
 
     told: asyncio.Event | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn closes idle connections at once, perhaps one whose request is on its way: nobody new is let in first,
+        and who is there gets a moment to ask, to be answered, and to go."""
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + LAME
+        while self.server_state.connections and loop.time() < end:
+            await asyncio.sleep(0.005)
+        await super().shutdown(sockets)
 
 
 class ControlServer:

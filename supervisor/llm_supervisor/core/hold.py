@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llm_supervisor.core.state import Phase, State
+from llm_supervisor.core.state import Phase, State, Wanted
 
 LONGEST = 600.0  # seconds; what clients wait for by default (the openai library)
 LEAST = 10.0
@@ -29,7 +29,8 @@ def hold(state: State, limit: float | None, now: float) -> Hold:
     """What requests for this engine should do. ``limit`` is the configured hold in seconds; None: half as much again as
     its last cold start took, at most ``LONGEST``."""
     up = state.phase is Phase.RUNNING
-    final = state.phase in (Phase.STOPPED, Phase.FATAL)
+    # one that a person has told to leave does not come back: nobody is to wait for it while it does
+    final = state.phase in (Phase.STOPPED, Phase.FATAL) or (not up and state.wanted is Wanted.DOWN)
     if limit is None:
         limit = LONGEST if state.cold_took is None else min(LONGEST, max(1.5 * state.cold_took, LEAST))
     since = now if state.down_since is None else state.down_since

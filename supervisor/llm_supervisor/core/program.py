@@ -226,7 +226,9 @@ def give_up(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcom
 def leave_for_good(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """A living program is asked to stop."""
     asked = Departure(Cause.ASKED, "asked to stop", was_ready=state.ready_since is not None)
-    return _terminate(spec, replace(state, wanted=Wanted.DOWN), now, asked)
+    state, effects = _terminate(spec, replace(state, wanted=Wanted.DOWN), now, asked)
+    # from its first moment on it accepts nobody: who comes now is refused, and does not wait until its drain is over
+    return state, (*effects, do.CloseListener())
 
 
 def leave_and_return(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
