@@ -261,7 +261,11 @@ class Daemon:
                 for task in telling:
                     task.cancel()
         except BaseException:
-            # something of ours is broken: nobody would watch the programs any more
+            if self._notifier.active:
+                # something of ours is broken. Whoever started us starts the next one, which adopts
+                self._log.exception("unexpected: leaving the programs to the next daemon")
+                raise
+            # and here nobody would watch the programs any more
             self._log.exception("unexpected: stopping everything")
             for names in fleet.stop_order(list(self.specs.values())):
                 await asyncio.gather(*(self._world.end(name, 5.0, 30.0) for name in names))
@@ -273,8 +277,8 @@ class Daemon:
             if not self._world.incarnations:  # else a later daemon must find them
                 for name in (fm.STATE, LAST_GOOD):
                     (self._ground.runtime / name).unlink(missing_ok=True)
-            self.plan.litellm_file.unlink(missing_ok=True)
-            self.plan.engines_file.unlink(missing_ok=True)
+                self.plan.litellm_file.unlink(missing_ok=True)
+                self.plan.engines_file.unlink(missing_ok=True)
         self._log.info("ended")
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:

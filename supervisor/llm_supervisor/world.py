@@ -639,8 +639,9 @@ class RealWorld:
         await self.nurseries.close()
         for _, target in self._targets.values():
             await target.close()
-        for name in list(self._accepting):
-            self.close_listener(name)
+        if not self.incarnations:  # else the next daemon gets its sockets back
+            for name in list(self._accepting):
+                self.close_listener(name)
 
     # The state file ---------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 from llm_supervisor.host import net
 from tests.daemon.conftest import Make, program
 from tests.daemon.harness import Daemon
+from tests.daemon.test_adoption import killed, knocking
 from tests.fakes import VLLM, litellm_python, scenario
 from tests.programs import free_port
 
@@ -270,3 +272,90 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, {"programs": {}})
     assert daemon.cli("reload").returncode == 4
     assert daemon.cli("upgrade").returncode == 4
+
+
+# One replica alone ----------------------------------------------------------------------------------------------
+
+
+def states(daemon: Daemon) -> list[tuple[str, str]]:
+    """What became of the gateway's replicas, one word after the other."""
+    words, last = [], {}
+    for one in daemon.events():
+        if one.get("event") == "state" and one["program"].startswith("gateway"):
+            if last.get(one["program"]) != one["state"]:
+                words.append((one["program"], one["state"]))
+            last[one["program"]] = one["state"]
+    return words
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    place.settings["gateway"]["replicas"] = 1
+    place.settings["gateway"]["restart"]["backoff"] = "1h"
+    place.write()
+    with place.daemon as daemon:
+        daemon.wait_ready()
+        yield place
+
+
+BEHIND_A_SPARE = [
+    ("gateway-2", "STARTING"),
+    ("gateway-2", "RUNNING"),
+    ("gateway", "STOPPING"),
+    ("gateway", "STARTING"),
+    ("gateway", "RUNNING"),
+    ("gateway-2", "STOPPING"),
+    ("gateway-2", "STOPPED"),
+]
+
+
+@pytest.mark.parametrize("way", ["restart", "restart --no-wait", "reload"])
+def test_an_only_replica_is_replaced_behind_a_spare_one(alone: Place, way: str) -> None:
+    """The new one is ready before the old one drains, and nobody is refused."""
+    before, seen = alone.incarnations(), len(states(alone.daemon))
+    if way == "reload":
+        cloud(alone)
+        alone.write()
+    with knocking(alone.settings["gateway"]["port"]) as wrong:
+        done = alone.daemon.cli(*(way.split() if way == "reload" else [*way.split(), "gateway"]))
+        assert done.returncode == 0, done
+        alone.daemon.wait_for(lambda: states(alone.daemon)[seen:][-1:] == BEHIND_A_SPARE[-1:], "the spare one's end")
+    assert wrong == []
+    assert states(alone.daemon)[seen:] == BEHIND_A_SPARE
+    after = alone.incarnations()
+    assert after.keys() == before.keys()
+    assert {name for name in before if before[name] != after[name]} == {"gateway"}
+    assert set(alone.daemon.children().values()) == {f"{name}/{uuid}" for name, uuid in after.items()}
+
+
+def test_what_an_only_replica_cannot_start_with_does_not_replace_it(alone: Place) -> None:
+    before = alone.incarnations()
+    alone.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(exit=3)}
+    alone.write()
+    done = alone.daemon.cli("reload")
+    assert done.returncode == 1
+    assert "left as it is, as a new one did not get ready" in done.stderr
+    assert alone.incarnations() == before
+    assert alone.daemon.program("gateway")["state"] == "RUNNING"
+    del alone.settings["gateway"]["env"]
+    alone.write()
+    assert alone.reload() == {"gateway": "update"}
+    assert alone.incarnations() == before
+
+
+def test_a_spare_one_that_was_left_is_ended_by_the_next_daemon(alone: Place) -> None:
+    """Killed in the middle: the one that is configured is adopted, the other goes."""
+    before = alone.incarnations()
+    alone.settings["models"]["one"]["litellm"] = {"timeout": 5}
+    alone.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(start=2)}
+    alone.write()
+    assert alone.daemon.cli("reload", "--no-wait").returncode == 0
+    alone.daemon.wait("gateway-2", state="STARTING")
+    time.sleep(0.2)
+    killed(alone.daemon)
+    assert "gateway-2" in str(alone.daemon.children())
+    alone.daemon.start()
+    alone.daemon.wait_ready()
+    alone.daemon.wait_for(lambda: alone.incarnations()["gateway"] not in (None, before["gateway"]), "the change")
+    alone.daemon.wait_for(lambda: alone.incarnations().keys() == before.keys(), "only what is configured", timeout=60)

@@ -21,6 +21,7 @@ import yaml
 
 from llm_supervisor.engines.install import INSIDE
 from tests.daemon.harness import Daemon
+from tests.daemon.test_adoption import knocking
 from tests.engines.conftest import ALIAS, Engines, config
 
 CLIENTS = 8
@@ -245,6 +246,16 @@ def test_it_costs_microseconds_when_all_is_well(engines: Engines, tmp_path: Path
     microseconds = float(done.stdout.split()[-1])
     print(f"the callback costs {microseconds:.1f} us a request")
     assert microseconds < 100
+
+
+def test_an_only_replica_that_is_killed_refuses_nobody(daemon: Daemon) -> None:
+    """Who connects while there is none waits in the socket, and is answered by its successor."""
+    for restarts in range(1, 4):
+        with knocking(daemon.ports[0]) as wrong:
+            os.kill(daemon.program("gateway")["pid"], signal.SIGKILL)
+            daemon.wait_for(lambda n=restarts: daemon.program("gateway")["restarts"] == n, "its end")
+            daemon.wait("gateway", timeout=60, state="RUNNING")
+        assert wrong == []
 
 
 def test_a_shutdown_answers_what_is_in_hand(engines: Engines, tmp_path: Path) -> None:
