@@ -158,7 +158,8 @@ class Daemon:
         """Stop everything and end; asked twice, without a grace."""
         if self._stop.is_set():
             self._log.warning("asked again: killing what is left", why=why)
-            for name in self.runners:
+            for name, runner in self.runners.items():
+                runner.post(ev.StopRequested())  # those whose turn had not come must not come back
                 self._world.signal(name, signal.SIGKILL, tree=True)
             return
         self._log.info("shutting down", why=why)
