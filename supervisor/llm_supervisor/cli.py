@@ -33,14 +33,17 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     common = _Parser(add_help=False)
     common.add_argument(
-        "-c", "--config", metavar="FILE",
-        help="the configuration; default: ./supervisor.yaml, then /etc/llm-supervisor/supervisor.yaml",
+        "-c", "--config", metavar="FILE", action="append",
+        help="the configuration; default: ./supervisor.yaml, then /etc/llm-supervisor/supervisor.yaml; given several "
+        "times: what a later file says holds",
     )  # fmt: skip
     top = _Parser(prog="llm-supervisor", description="Keeps one OpenAI-compatible endpoint alive.", parents=[common])
     top.add_argument("--version", action="version", version=f"llm-supervisor {__version__}")
     # given before or after the command; a default of the second would overwrite the first
     after = _Parser(add_help=False)
-    after.add_argument("-c", "--config", metavar="FILE", default=argparse.SUPPRESS, help="the configuration")
+    after.add_argument(
+        "-c", "--config", metavar="FILE", action="append", default=argparse.SUPPRESS, help="the configuration"
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -56,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
     )
     check = command("check", "check the configuration; start nothing")
     check.add_argument("--json", action="store_true")
+    config = command("config", "the configuration as it will be used (show), or what it may say, for editors (schema)")
+    config.add_argument("what", choices=("show", "schema"), nargs="?", default="show")
+    config.add_argument("--json", action="store_true")
     status = command("status", "what runs, and how it is")
     status.add_argument("name", nargs="*", metavar="NAME")
     status.add_argument("--json", action="store_true")
@@ -135,8 +141,8 @@ def _run(options: argparse.Namespace) -> int:
     from llm_supervisor.config import ConfigError
     from llm_supervisor.host import log
 
-    file = paths.find_config(options.config)
-    if file is None:
+    files = paths.find_config(options.config)
+    if not files:
         return _no_config()
     environ = dict(os.environ)
     managed = "JOURNAL_STREAM" in environ or "NOTIFY_SOCKET" in environ
@@ -145,8 +151,8 @@ def _run(options: argparse.Namespace) -> int:
     log.configure(level="warning" if showing and sys.stderr.isatty() else "info")
     try:
         if options.rehearse:
-            return upgrade.perform(file, paths.make_runtime_dir(environ), environ)
-        return daemon.run(file, environ, _show if showing else None)
+            return upgrade.perform(files, paths.make_runtime_dir(environ), environ)
+        return daemon.run(files, environ, _show if showing else None)
     except ConfigError as error:
         return _print_problems(error)
     except (ground.Refusal, OSError) as error:
@@ -250,12 +256,12 @@ def _try_warm(env: Any, tiny_model: str | None, say: Callable[[str], None]) -> N
 def _check(options: argparse.Namespace) -> int:
     from llm_supervisor.config import ConfigError, load
 
-    file = paths.find_config(options.config)
-    if file is None:
+    files = paths.find_config(options.config)
+    if not files:
         return _no_config()
     problems: Sequence[Any]
     try:
-        problems = load(file, os.environ).warnings
+        problems = load(files, os.environ).warnings
         code = OK
     except ConfigError as error:
         problems, code = error.problems, WRONG
@@ -271,13 +277,53 @@ def _check(options: argparse.Namespace) -> int:
             }
             for problem in problems
         ]
-        print(json.dumps({"ok": code == OK, "config": str(file), "problems": rows}, indent=2))
+        print(json.dumps({"ok": code == OK, "config": str(files[0]), "problems": rows}, indent=2))
         return code
     for problem in problems:
         print(("warning: " if problem.warning else "") + str(problem), file=sys.stderr)
     if code == OK:
-        print(f"{file}: fine")
+        print(f"{', '.join(map(str, files))}: fine")
     return code
+
+
+def _config(options: argparse.Namespace) -> int:
+    import yaml
+
+    from llm_supervisor.config import ConfigError, load, plan, show
+
+    if options.what == "schema":
+        print(json.dumps(show.json_schema(), indent=2))
+        return OK
+    files = paths.find_config(options.config)
+    if not files:
+        return _no_config()
+    try:
+        config = load(files, os.environ)
+    except ConfigError as error:
+        return _print_problems(error)
+    from llm_supervisor import ground
+
+    runtime = paths.runtime_dirs(os.environ)[0]
+    pythons = ground.expected_pythons(config, paths.data_dir(os.environ))
+    seen = show.shown(config, plan(config, runtime=runtime, pythons=pythons, master_key=show.HIDDEN))
+    for problem in config.warnings:
+        print(f"warning: {problem}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(seen, indent=2, default=str))
+        return OK
+    import shlex
+
+    def dump(data: Any) -> str:
+        return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+    print(f"# from {', '.join(seen['files'])}\n{dump(seen['config'])}")
+    if seen["env_file"]:
+        print(f"# set by env_file: {', '.join(seen['env_file'])}\n")
+    for name, argv in seen["argv"].items():
+        print(f"# {name}:\n{shlex.join(argv)}\n")
+    if seen["litellm_config"] is not None:
+        print(f"# the file that LiteLLM gets:\n{dump(seen['litellm_config'])}", end="")
+    return OK
 
 
 # Requests ---------------------------------------------------------------------------------------------------

@@ -326,7 +326,7 @@ class Daemon:
             return {"ok": False, "problems": [], "changes": [], "error": "the daemon is about to end"}
         async with self._reloading:
             try:
-                config = load(self.config.file, self._ground.environ)
+                config = load(self.config.files, self._ground.environ)
                 pythons = find_pythons(config, self._ground.data, self._pythons)
                 check_ports(config, self._is_ours)
             except (ConfigError, Refusal) as error:
@@ -725,11 +725,11 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
     return found
 
 
-def run(config_file: Path, environ: dict[str, str], show: Callable[[Daemon], Show] | None = None) -> int:
+def run(files: Sequence[Path], environ: dict[str, str], show: Callable[[Daemon], Show] | None = None) -> int:
     """Run the daemon in the foreground until it is told to end; its exit status."""
     ground = Ground.prepare(environ)
     try:
-        config, problems = ground.configuration(config_file)
+        config, problems = ground.configuration(files)
         return asyncio.run(_main(ground, config, problems, show))
     except (ConfigError, Refusal):
         ground.leave()

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import signal
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -101,6 +101,12 @@ def find_pythons(config: Config, data: Path, known: Pythons | None = None) -> Py
     return Pythons(found["vllm"], found["litellm"], cpu, install.forks(found["vllm"]))
 
 
+def expected_pythons(config: Config, data: Path) -> Pythons:
+    """As ``find_pythons``, but where one is missing, where it would be."""
+    vllm, litellm = (str(install.environment(engine, data).python) for engine in ("vllm", "litellm"))
+    return find_pythons(config, data, Pythons(vllm, litellm, vllm_cpu=False))
+
+
 def check_ports(config: Config, ours: Callable[[int], bool]) -> None:
     """Every port must be free before anything is spawned. ``ours``: a pid is a leftover that we will sweep.
 
@@ -158,11 +164,11 @@ class Ground:
         pump.start()
         return cls(runtime, paths.data_dir(environ), logs, environ, notifier, lock, pump, former, kept)
 
-    def configuration(self, file: Path) -> tuple[Config, tuple[Problem, ...]]:
+    def configuration(self, files: Sequence[Path]) -> tuple[Config, tuple[Problem, ...]]:
         """The configuration; where engines live and it is wrong, the last good one with what is wrong. Raises
         ConfigError."""
         try:
-            return load(file, self.environ), ()
+            return load(files, self.environ), ()
         except ConfigError as error:
             last = self.last_good()
             if last is None or not self.former.lives():

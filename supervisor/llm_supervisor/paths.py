@@ -6,7 +6,7 @@ Reads the environment it is given and looks at folders; makes one only when aske
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 NAME = "llm-supervisor"
@@ -64,8 +64,8 @@ def incident_dir(environ: Mapping[str, str]) -> Path:
     return data_dir(environ) / "incidents"
 
 
-def find_config(given: str | None) -> Path | None:
-    """The configuration file: the given one, else the first of the usual places that exists."""
-    if given is not None:
-        return Path(given).absolute()
-    return next((Path(name).absolute() for name in CONFIGS if Path(name).is_file()), None)
+def find_config(given: Sequence[str] | None) -> list[Path]:
+    """The configuration's files: the given ones, else the first of the usual places that exists; none at all."""
+    if given:
+        return [Path(name).absolute() for name in given]
+    return [Path(name).absolute() for name in CONFIGS if Path(name).is_file()][:1]

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llm_supervisor import __version__
@@ -62,10 +62,10 @@ def rehearse() -> str:
         raise Unfit(f"the new code does not pass the rehearsal: {said[-2000:]}") from None
 
 
-def perform(config_file: Path, runtime: Path, environ: Mapping[str, str]) -> int:
+def perform(files: Sequence[Path], runtime: Path, environ: Mapping[str, str]) -> int:
     """The rehearsal, in the new code: exit status, with one line of JSON on success. Changes nothing."""
     try:
-        load(config_file, environ)
+        load(files, environ)
     except ConfigError as error:
         if (last := last_good(runtime, environ)) is None:
             raise

@@ -14,7 +14,7 @@ import stat
 import types
 import typing
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,12 @@ class Config:
     master_key: str | None
     warnings: tuple[Problem, ...] = ()
     env_values: Mapping[str, str] = field(default_factory=dict, repr=False)
+    more: tuple[Path, ...] = ()  # files whose words come after those of ``file``
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them, in their order."""
+        return (self.file, *self.more)
 
     def resolve(self, name: str) -> Path:
         """A path of the configuration: relative ones start at the file's folder."""
@@ -51,7 +57,7 @@ class Config:
 
     def port_places(self) -> list[tuple[str, int, str, Problem]]:
         """(host, port, who, the problem to report) for every port that will be bound."""
-        return _ports(self.root, source.read(self.file))
+        return _ports(self.root, source.layered(self.files))
 
 
 def split_url(url: str) -> tuple[tuple[str, int], str] | None:
@@ -84,17 +90,21 @@ class _Reading:
         self.problems += problems
 
 
-def load(path: Path, environ: Mapping[str, str]) -> Config:
-    """Read and check everything. Raises ConfigError with every problem that was found."""
+def load(files: Path | Sequence[Path], environ: Mapping[str, str]) -> Config:
+    """Read and check everything. Of several files a later one holds (``source.layered``); what is relative starts at
+    the first one's folder. Raises ConfigError with every problem that was found."""
+    path, *more = [files] if isinstance(files, Path) else files
     reading = _Reading()
-    document = source.read(path)
+    document = source.layered([path, *more])
+    env_values = _env_file(path, document, reading) if document.data is not None else {}
+    merged = {**env_values, **environ}
+    if document.data is not None:
+        source.expand(document, merged, but=_not_ours)
     reading.add(*document.problems)
     root = _validate(document, reading) if document.data is not None else None
     if root is None:
         raise ConfigError(reading.problems)
 
-    env_values = _env_file(root, path, document, reading)
-    merged = {**env_values, **environ}
     native = _native(root, path, document, merged, reading)
     _check_models(root, path, document, merged, reading)
     _check_programs(root, path, document, reading)
@@ -106,14 +116,20 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     errors = [problem for problem in reading.problems if not problem.warning]
     if errors:
         raise ConfigError(reading.problems)
-    return Config(path, root, native.data or {}, merged, master_key, tuple(sorted(reading.problems)), env_values)
+    warnings = tuple(sorted(reading.problems))
+    return Config(path, root, native.data or {}, merged, master_key, warnings, env_values, tuple(more))
+
+
+def _not_ours(where: Where) -> bool:
+    """Where ``${...}`` is left for somebody else: a program's command, whose shell may know it."""
+    return len(where) > 3 and where[0] == "programs" and where[2] == "command"
 
 
 def keep(config: Config) -> str:
     """The configuration as text, secrets included, for a daemon that finds its files broken. See ``restore``."""
     return json.dumps(
         {
-            "file": str(config.file),
+            "files": [str(file) for file in config.files],
             "root": config.root.model_dump(mode="json"),
             "native": config.native,
             "env_values": config.env_values,
@@ -129,10 +145,10 @@ def restore(text: str, environ: Mapping[str, str]) -> Config:
     try:
         root = schema.Root.model_validate(data["root"])
         values = {str(name): str(value) for name, value in data["env_values"].items()}
-        return Config(
-            Path(data["file"]), root, data["native"], {**values, **environ}, data["master_key"], env_values=values
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+        file, *more = (Path(name) for name in data["files"])
+        environ = {**values, **environ}
+        return Config(file, root, data["native"], environ, data["master_key"], env_values=values, more=tuple(more))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a configuration: {error!r}") from error
 
 
@@ -252,10 +268,12 @@ def _allowed(where: Where) -> str:
 # What files and other keys say ------------------------------------------------------------------------------
 
 
-def _env_file(root: schema.Root, path: Path, document: Document, reading: _Reading) -> dict[str, str]:
-    if root.env_file is None:
-        return {}
-    file = path.parent / os.path.expanduser(root.env_file)
+def _env_file(path: Path, document: Document, reading: _Reading) -> dict[str, str]:
+    """What it says. It is read before anything is checked, as values in it may be used anywhere."""
+    name = document.data.get("env_file")
+    if not isinstance(name, str):
+        return {}  # none, or the schema says what is wrong with it
+    file = path.parent / os.path.expanduser(name)
     try:
         mode = file.stat().st_mode
         text = file.read_text(encoding="utf-8")

@@ -114,10 +114,11 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
     endpoint = spare = None
     if root.gateway is not None:
         local = [_group(alias, model) for alias, model in root.models.items()]
-        generated = litellm.compose(config.native, local)
+        native, hidden = litellm.hide(config.native)
+        generated = litellm.compose(native, local)
         expected = litellm.expected_groups(generated)
         groups = tuple(Group(name, name in root.models, vision) for name, vision in expected.items())
-        more = (config, root.gateway, pythons, runtime, litellm_file, master_key, generated)
+        more = (config, root.gateway, pythons, runtime, litellm_file, master_key, generated, hidden)
         for number in range(1, root.gateway.replicas + 1):
             name = GATEWAY if number == 1 else f"{GATEWAY}-{number}"
             programs[name] = _gateway(name, *more)
@@ -279,10 +280,11 @@ def _gateway(
     file: Path,
     master_key: str,
     generated: Mapping[str, Any],
+    hidden: Mapping[str, str],
 ) -> Planned:
     uds = str(runtime / f"{name}.sock")
     keys = {key_variable(alias): key for alias, model in config.root.models.items() if (key := _engine_key(model))}
-    env = {**litellm.environment(str(file), master_key, keys), **gateway.env}
+    env = {**litellm.environment(str(file), master_key, {**keys, **hidden}), **gateway.env}
     spec = ProgramSpec(
         name=name,
         kind=Kind.LITELLM,
@@ -307,6 +309,7 @@ def _gateway(
             config.env_values,
             master_key,
             keys,
+            hidden,
         ),
         settings=_digest(_said(gateway), {alias: _asked(model) for alias, model in config.root.models.items()}),
     )

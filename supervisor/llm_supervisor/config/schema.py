@@ -7,7 +7,7 @@ import re
 import signal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
@@ -55,10 +55,16 @@ def signal_number(value: object) -> int:
     raise ValueError(f"{_short(value)} is no signal; write TERM, INT, QUIT, HUP, USR1 or USR2")
 
 
-Duration = Annotated[float, BeforeValidator(duration)]
-Positive = Annotated[float, BeforeValidator(duration), Field(gt=0)]
-Size = Annotated[int, BeforeValidator(size)]
-Signal = Annotated[int, BeforeValidator(signal_number)]
+def _written(text: str, number: str) -> WithJsonSchema:
+    """For editors: a number, or a text of that pattern."""
+    return WithJsonSchema({"anyOf": [{"type": number, "minimum": 0}, {"type": "string", "pattern": text}]})
+
+
+_A_DURATION = _written(r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)?\s*$", "number")
+Duration = Annotated[float, BeforeValidator(duration), _A_DURATION]
+Positive = Annotated[float, BeforeValidator(duration), Field(gt=0), _A_DURATION]
+Size = Annotated[int, BeforeValidator(size), _written(r"^\s*\d+(\.\d+)?\s*([KMGTkmgt][Ii]?)?[Bb]?\s*$", "integer")]
+Signal = Annotated[int, BeforeValidator(signal_number), _written(r"^(SIG|sig)?[A-Za-z0-9]+$", "integer")]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
@@ -78,7 +84,8 @@ def _variable(name: str) -> str:
     return name
 
 
-Environment = dict[Annotated[str, AfterValidator(_variable)], Annotated[str, BeforeValidator(_text)]]
+Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number", "boolean"]})]
+Environment = dict[Annotated[str, AfterValidator(_variable)], Text]
 
 
 class Block(BaseModel):
@@ -122,7 +129,11 @@ def _off(value: object) -> object:
     return "off" if value is False else value  # what YAML 1.1 makes of a bare off
 
 
-Warm = Annotated[Literal["auto", "full", "api", "off"], BeforeValidator(_off)]
+Warm = Annotated[
+    Literal["auto", "full", "api", "off"],
+    BeforeValidator(_off),
+    WithJsonSchema({"enum": ["auto", "full", "api", "off", False]}),
+]
 
 
 class Restart(Block):
@@ -193,7 +204,7 @@ class Ready(Block):
 class Program(Supervised):
     """Any other command to keep alive."""
 
-    command: Annotated[list[Annotated[str, BeforeValidator(_text)]], Field(min_length=1)]
+    command: Annotated[list[Text], Field(min_length=1)]
     cwd: str | None = None
     ready: Ready = Ready(after=1.0)
     autostart: Flag = True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,16 +58,22 @@ class Document:
     lines: dict[Where, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     unread: set[Where] = field(default_factory=set)  # places whose value could not be made; they have their problem
+    files: dict[Where, str] = field(default_factory=dict)  # of several files, the one that says what is there
 
     def line(self, where: Where) -> int:
         """The line of that place, or of the nearest place around it that exists."""
+        return self.lines.get(self._nearest(where), 0)
+
+    def _nearest(self, where: Where) -> Where:
         while where and where not in self.lines:
             where = where[:-1]
-        return self.lines.get(where, 0)
+        return where
 
     def problem(self, where: Where, message: str, advice: str = "", *, warning: bool = False) -> Problem:
         """A problem at that place."""
-        return Problem(self.file, self.line(where), path_words(where), message, advice, warning)
+        near = self._nearest(where)
+        file = self.files.get(near, self.file)
+        return Problem(file, self.lines.get(near, 0), path_words(where), message, advice, warning)
 
 
 def read(path: Path) -> Document:
@@ -100,6 +107,78 @@ def read(path: Path) -> Document:
         document.problems.append(Problem(str(path), 1, "", "must be a mapping (`key: value` lines) at its top"))
         document.data = None
     return document
+
+
+def layered(paths: Sequence[Path]) -> Document:
+    """Several files as one: what a later one says holds, mappings are merged key by key, anything else is replaced as a
+    whole, and a key without a value (``null``) takes out what was said before."""
+    first, *others = [read(path) for path in paths]
+    for other in others:
+        first.problems += other.problems
+        first.unread |= other.unread
+        if not isinstance(other.data, dict):
+            continue
+        if not isinstance(first.data, dict):
+            first.data = {}
+        _lay(first, other, first.data, other.data, ())
+    return first
+
+
+def _lay(under: Document, over: Document, into: dict[str, Any], data: dict[str, Any], where: Where) -> None:
+    for key, value in data.items():
+        here = (*where, key)
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _lay(under, over, into[key], value, here)
+            continue
+        for known in (under.lines, under.files):
+            for place in [place for place in known if place[: len(here)] == here]:
+                del known[place]
+        if value is None and key in into:
+            del into[key]
+            continue
+        into[key] = value
+        for place, line in over.lines.items():
+            if place[: len(here)] == here:
+                under.lines[place], under.files[place] = line, over.file
+
+
+_VARIABLE = re.compile(r"\$(?:\$(?=\{)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
+
+
+def expand(document: Document, environ: Mapping[str, str], *, but: Callable[[Where], bool]) -> None:
+    """Put the environment's values for ``${NAME}`` and ``${NAME:-default}`` into texts; ``$${`` is ``${``. A text
+    that is nothing else becomes what YAML makes of the value (a number, for one). Places for which ``but`` is true are
+    left as they are."""
+
+    def fill(value: Any, where: Where) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(item, (*where, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [fill(item, (*where, index)) for index, item in enumerate(value)]
+        if not isinstance(value, str) or "${" not in value or but(where):
+            return value
+
+        def found(match: re.Match[str]) -> str:
+            name, default = match[1], match[2]
+            if name is None:
+                return "$"
+            if (given := environ.get(name)) or default is not None:
+                return given or default
+            advice = f"export {name}, put it into env_file, or write ${{{name}:-a default}}"
+            document.problems.append(document.problem(where, f"${{{name}}} is not set", advice))
+            document.unread.add(where)
+            return ""
+
+        text = _VARIABLE.sub(found, value)
+        if _VARIABLE.fullmatch(value) and not value.startswith("$$"):
+            try:
+                plain = yaml.safe_load(text)
+            except yaml.YAMLError:
+                return text
+            return plain if isinstance(plain, (int, float, bool)) else text
+        return text
+
+    document.data = fill(document.data, ())
 
 
 def _yaml_advice(what: str) -> str:

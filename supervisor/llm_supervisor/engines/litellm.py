@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,33 @@ def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str,
         "master_key": f"os.environ/{MASTER_KEY}",
     }
     return config
+
+
+SECRET = re.compile(r"(?:.*[_-])?(?:key|token|secret|password|passwd|credentials|database_url)", re.IGNORECASE)
+# What such a place holds that is none
+_NO_SECRET = frozenset({"", "none", "null", "empty", "dummy", "fake", "not-needed"})
+
+
+def hide(native: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The native configuration with references to the environment in the place of every secret that it holds, and
+    the variables that these refer to: so that no secret is in the file that is made for LiteLLM. The names follow from
+    the values, so that the same secret has the same name in every version of a file."""
+    variables: dict[str, str] = {}
+
+    def clean(value: Any, name: str) -> Any:
+        if isinstance(value, Mapping):
+            return {key: clean(item, str(key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [clean(item, "") for item in value]
+        if not isinstance(value, str) or not SECRET.fullmatch(name) or _REFERENCE.fullmatch(value.strip()):
+            return value
+        if value.strip().lower() in _NO_SECRET:
+            return value
+        variable = f"LLM_SUPERVISOR_SECRET_{hashlib.sha256(value.encode()).hexdigest()[:12].upper()}"
+        variables[variable] = value
+        return f"os.environ/{variable}"
+
+    return clean(native, ""), variables
 
 
 def _entry(group: LocalGroup) -> dict[str, Any]:

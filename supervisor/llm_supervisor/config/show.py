@@ -1,0 +1,80 @@
+"""The configuration as it will be used, for people: without a secret in it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llm_supervisor.config import schema
+from llm_supervisor.config.load import Config
+from llm_supervisor.config.plan import Plan
+from llm_supervisor.engines import litellm
+
+HIDDEN = "********"
+_LEAST = 6  # characters: shorter values are words, and found everywhere
+
+
+def secrets_of(config: Config) -> set[str]:
+    """Every value of the configuration that is a secret by its place or its name."""
+    found = {value for name, value in config.env_values.items() if litellm.SECRET.fullmatch(name)}
+    blocks = [config.root.gateway, *config.root.models.values(), *config.root.programs.values()]
+    for block in blocks:
+        if block is not None:
+            found |= {value for name, value in block.env.items() if litellm.SECRET.fullmatch(name)}
+    for model in config.root.models.values():
+        found |= {str(value) for name, value in model.vllm.items() if litellm.SECRET.fullmatch(name)}
+        found |= set(litellm.hide(model.litellm)[1].values())
+    found |= set(litellm.hide(config.native)[1].values())
+    found |= {config.master_key} if config.master_key else set()
+    return {value for value in found if len(value) >= _LEAST}
+
+
+def redact(value: Any, secrets: Iterable[str]) -> Any:
+    """The same without these texts, wherever they are."""
+    if isinstance(value, Mapping):
+        return {key: redact(item, secrets) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact(item, secrets) for item in value]
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, HIDDEN)
+    return value
+
+
+def shown(config: Config, plan: Plan) -> dict[str, Any]:
+    """The answer of ``config show --json``."""
+    secrets = sorted(secrets_of(config), key=len, reverse=True)
+    said = config.root.model_dump(mode="json", exclude_unset=True)
+    whole = {
+        "files": [str(file) for file in config.files],
+        "config": said,
+        "env_file": sorted(config.env_values),
+        "endpoint": plan.endpoint,
+        "argv": {name: list(planned.spec.launch.argv) for name, planned in plan.programs.items()},
+        "litellm_config": plan.litellm_config,
+    }
+    redacted: dict[str, Any] = redact(whole, secrets)
+    return redacted
+
+
+def json_schema() -> dict[str, Any]:
+    """For editors: what a configuration may say (JSON Schema 2020-12)."""
+    made = schema.Root.model_json_schema(mode="validation")
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, **_friendly(made), "title": "llm-supervisor's supervisor.yaml"}
+
+
+_VARIABLE = {"type": "string", "pattern": r"^\$\{"}
+
+
+def _friendly(value: Any) -> Any:
+    """``${NAME}`` may stand wherever there is a number or a flag."""
+    if isinstance(value, list):
+        return [_friendly(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") in ("number", "integer", "boolean"):
+        outer = {key: value[key] for key in ("default", "description", "title") if key in value}
+        inner = {key: item for key, item in value.items() if key not in outer}
+        return {"anyOf": [inner, _VARIABLE], **outer}
+    return {key: _friendly(item) for key, item in value.items()}

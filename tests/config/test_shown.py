@@ -1,0 +1,222 @@
+"""Several files, variables in them, and what is shown of the result: to people and to editors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from llm_supervisor import cli
+from llm_supervisor.config import ConfigError, keep, load, restore
+from llm_supervisor.config.show import HIDDEN, json_schema, redact
+from llm_supervisor.engines import litellm
+from tests.config.conftest import GOOD, Place
+
+ROOT = Path(__file__).parent.parent.parent
+
+# Several files ------------------------------------------------------------------------------------------------
+
+BASE = """gateway: {port: 4000}
+models:
+  a:
+    model: org/a
+    port: 8000
+    vllm: {max-model-len: 1000, dtype: bfloat16}
+    gpus: [0, 1]
+  b: {model: org/b, port: 8001}
+"""
+
+
+def test_what_a_later_file_says_holds(place: Place) -> None:
+    base = place.write(BASE, "base.yaml")
+    site = place.write("models:\n  a: {vllm: {max-model-len: 2000}, gpus: [3]}\n  b: null\n", "site.yaml")
+    last = place.write("gateway: {port: 4001}\n", "last.yaml")
+    config = load([base, site, last], {})
+    assert config.files == (base, site, last)
+    assert config.root.gateway is not None
+    assert config.root.gateway.port == 4001
+    assert list(config.root.models) == ["a"], "a key without a value takes out what was said before"
+    model = config.root.models["a"]
+    assert (model.vllm, model.gpus, model.port) == ({"max-model-len": 2000, "dtype": "bfloat16"}, [3], 8000)
+    assert restore(keep(config), {}).files == config.files
+
+
+def test_a_problem_is_where_it_was_said(place: Place) -> None:
+    base = place.write(BASE, "base.yaml")
+    site = place.write("# a line\nmodels:\n  a:\n    prot: 1\n    port: x\n  c: {model: m}\n", "site.yaml")
+    with pytest.raises(ConfigError) as error:
+        load([base, site], {})
+    said = [(problem.file, problem.line, problem.path) for problem in error.value.problems]
+    assert said == [
+        (str(site), 4, "models.a.prot"),
+        (str(site), 5, "models.a.port"),
+        (str(site), 6, "models.c.port"),
+    ]
+    with pytest.raises(ConfigError) as error:
+        load([site, base, place.folder / "none.yaml", place.write("[", "broken.yaml")], {})
+    files = {problem.file.rpartition("/")[2] for problem in error.value.problems}
+    assert files == {"site.yaml", "none.yaml", "broken.yaml"}
+
+
+# Variables ------------------------------------------------------------------------------------------------------
+
+
+def test_variables(place: Place) -> None:
+    place.write("FROM_FILE=file\n", "keys.env", 0o600)
+    text = """
+env_file: keys.env
+gateway: {port: "${PORT}", host: "${HOST:-127.0.0.1}"}
+models:
+  a:
+    model: ${ORG}/name-${FROM_FILE}
+    port: ${PORT_A:-8000}
+    vision: ${VISION}
+    vllm: {chat-template: "$${not}", number: "${NUMBER}", text: "n${NUMBER}"}
+programs:
+  p: {command: [sh, -c, "echo ${SHELLS_OWN}"], env: {A: "${PORT}"}}
+"""
+    config = place.load(text, {"PORT": "4005", "ORG": "org", "VISION": "true", "NUMBER": "0.5"})
+    assert config.root.gateway is not None
+    assert (config.root.gateway.port, config.root.gateway.host) == (4005, "127.0.0.1")
+    model = config.root.models["a"]
+    assert (model.model, model.port, model.vision) == ("org/name-file", 8000, True)
+    assert model.vllm == {"chat-template": "${not}", "number": 0.5, "text": "n0.5"}
+    assert config.root.programs["p"].command == ["sh", "-c", "echo ${SHELLS_OWN}"], "a shell's own"
+    assert config.root.programs["p"].env == {"A": "4005"}
+
+
+def test_a_variable_that_is_not_set(place: Place) -> None:
+    problems = place.problems("gateway: {}\nmodels:\n  a:\n    model: ${NOPE}/x\n    port: ${ALSO}\n")
+    assert [(problem.line, problem.path, problem.message) for problem in problems] == [
+        (4, "models.a.model", "${NOPE} is not set"),
+        (5, "models.a.port", "${ALSO} is not set"),
+    ]
+    assert "${NOPE:-a default}" in problems[0].advice
+
+
+# What is shown -----------------------------------------------------------------------------------------------------
+
+SECRETS = {
+    "ANTHROPIC_API_KEY": "sk-ant-secret-1",
+    "native": "sk-native-secret-2",
+    "vllm": "vllm-own-secret-3",
+    "redis": "redis-secret-4",
+    "model": "env-secret-5",
+    "master": "sk-master-secret-6",
+}
+
+
+@pytest.fixture
+def secretive(place: Place) -> Path:
+    place.write(f"ANTHROPIC_API_KEY={SECRETS['ANTHROPIC_API_KEY']}\nPLAIN=visible-value\n", "keys.env", 0o600)
+    native: dict[str, Any] = {
+        "model_list": [
+            {"model_name": "one", "litellm_params": {"model": "openai/one", "api_key": SECRETS["native"]}},
+            {"model_name": "two", "litellm_params": {"model": "x/two", "api_key": "os.environ/ANTHROPIC_API_KEY"}},
+            {"model_name": "three", "litellm_params": {"model": "openai/three", "api_key": "none"}},
+        ],
+        "general_settings": {"master_key": SECRETS["master"]},
+        "router_settings": {"redis_host": "h", "redis_port": 1, "redis_password": SECRETS["redis"]},
+    }
+    place.write(yaml.safe_dump(native), "native.yaml", 0o600)
+    return place.write(
+        f"""
+env_file: keys.env
+gateway: {{litellm_config: native.yaml}}
+models:
+  a:
+    model: org/a
+    port: 8000
+    vllm: {{api-key: {SECRETS["vllm"]}}}
+    env: {{HF_TOKEN: {SECRETS["model"]}}}
+"""
+    )
+
+
+def test_no_secret_is_shown(secretive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in ([], ["--json"]):
+        assert cli.main(["config", "show", "-c", str(secretive), *options]) == 0
+        shown = capsys.readouterr()
+        found = [name for name, value in SECRETS.items() if value in shown.out + shown.err]
+        assert found == []
+        assert HIDDEN in shown.out
+    message = json.loads(shown.out)
+    assert message["env_file"] == ["ANTHROPIC_API_KEY", "PLAIN"]
+    assert message["config"]["models"]["a"]["vllm"] == {"api-key": HIDDEN}
+    assert "--shutdown-timeout" in message["argv"]["a"]
+    entries = {one["model_name"]: one["litellm_params"]["api_key"] for one in message["litellm_config"]["model_list"]}
+    assert entries["two"] == "os.environ/ANTHROPIC_API_KEY"
+    assert entries["three"] == "none"
+    assert entries["one"].startswith("os.environ/LLM_SUPERVISOR_SECRET_"), "LiteLLM reads it from its environment"
+
+
+def test_secrets_are_taken_out_of_the_file_for_litellm() -> None:
+    native = {
+        "model_list": [{"model_name": "key", "litellm_params": {"api_key": "secret-a", "tpm": 5, "max_tokens": 7}}],
+        "litellm_settings": {"cache_params": {"password": "secret-b"}, "token": 3},
+        "environment_variables": {"OPENAI_API_KEY": "secret-a"},
+        "general_settings": {"database_url": "postgres://u:p@h/d"},
+    }
+    clean, variables = litellm.hide(native)
+    assert sorted(variables.values()) == ["postgres://u:p@h/d", "secret-a", "secret-b"]
+    text = json.dumps(clean)
+    assert not [value for value in variables.values() if value in text]
+    assert clean["model_list"][0]["model_name"] == "key"
+    assert clean["model_list"][0]["litellm_params"]["tpm"] == 5
+    names = {value: name for name, value in variables.items()}
+    assert clean["environment_variables"]["OPENAI_API_KEY"] == f"os.environ/{names['secret-a']}"
+    assert litellm.hide(clean) == (clean, {}), "and there is nothing left to hide"
+
+
+def test_a_wrong_one_is_shown_as_problems(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "show", "-c", str(place.write("zzz: 1\n"))]) == 2
+    assert "zzz: unknown key" in capsys.readouterr().err
+
+
+def test_redaction_goes_everywhere() -> None:
+    assert redact({"a": ["x secret y", 3, None], "b": {"c": "secret"}}, ["secret"]) == {
+        "a": [f"x {HIDDEN} y", 3, None],
+        "b": {"c": HIDDEN},
+    }
+
+
+# For editors -----------------------------------------------------------------------------------------------------
+
+
+def test_the_published_schema_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "schema"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json_schema()
+    published = json.loads((ROOT / "configs/supervisor.schema.json").read_text())
+    assert published == printed, "write it anew: llm-supervisor config schema > configs/supervisor.schema.json"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_what_we_publish_is_valid_by_it(file: Path) -> None:
+    data = yaml.safe_load(file.read_text())
+    if "model_list" not in data:  # that is LiteLLM's
+        jsonschema.validate(data, json_schema())
+
+
+def test_it_allows_what_we_read_and_nothing_else() -> None:
+    check = jsonschema.Draft202012Validator(json_schema())
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    assert list(check.iter_errors(yaml.safe_load(GOOD))) == []
+    right = {
+        "gateway": {"port": "${PORT}", "hold": "5m", "max_rss": "2GB", "stop": {"signal": "INT", "grace": 3}},
+        "programs": {"p": {"command": ["a", 1, True], "env": {"A": 1}, "health": {"period": "500ms"}}},
+    }
+    assert list(check.iter_errors(right)) == []
+    for wrong in (
+        {"gatway": {}},
+        {"gateway": {"port": "x"}},
+        {"gateway": {"port": 70000}},
+        {"gateway": {"hold": "soon"}},
+        {"models": {"a": {"port": 1}}},
+        {"programs": {"p": {"command": "a b"}}},
+    ):
+        assert list(check.iter_errors(wrong)), wrong
