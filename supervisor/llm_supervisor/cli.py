@@ -234,6 +234,7 @@ def _install(options: argparse.Namespace) -> int:
             vllm = made.get("vllm") or install.install("vllm", data, say=say)
             install.make_tiny_model(vllm.python, Path(options.tiny_model).absolute(), say=say)
         if "vllm" in made:
+            _learn_options(str(made["vllm"].python))
             _try_warm(made["vllm"], options.tiny_model, say)
     except install.InstallError as error:
         _complain(str(error))
@@ -253,6 +254,19 @@ def _try_warm(env: Any, tiny_model: str | None, say: Callable[[str], None]) -> N
         say(f"the warm start could not be tried: {error}")
 
 
+def _learn_options(python: str | None) -> Any:
+    """The options of that vLLM, asked of itself if need be: that takes some seconds, once."""
+    from llm_supervisor.engines import install, options
+
+    data = paths.data_dir(os.environ)
+    if python is None:
+        env = install.environment("vllm", data)
+        if not install.is_complete(env):
+            return None
+        python = str(env.python)
+    return options.learn(python, data)
+
+
 def _check(options: argparse.Namespace) -> int:
     from llm_supervisor.config import ConfigError, load
 
@@ -261,7 +275,7 @@ def _check(options: argparse.Namespace) -> int:
         return _no_config()
     problems: Sequence[Any]
     try:
-        problems = load(files, os.environ).warnings
+        problems = load(files, os.environ, _learn_options).warnings
         code = OK
     except ConfigError as error:
         problems, code = error.problems, WRONG
@@ -298,7 +312,7 @@ def _config(options: argparse.Namespace) -> int:
     if not files:
         return _no_config()
     try:
-        config = load(files, os.environ)
+        config = load(files, os.environ, _learn_options)
     except ConfigError as error:
         return _print_problems(error)
     from llm_supervisor import ground

@@ -326,7 +326,7 @@ class Daemon:
             return {"ok": False, "problems": [], "changes": [], "error": "the daemon is about to end"}
         async with self._reloading:
             try:
-                config = load(self.config.files, self._ground.environ)
+                config = load(self.config.files, self._ground.environ, self._ground.vllm_options)
                 pythons = find_pythons(config, self._ground.data, self._pythons)
                 check_ports(config, self._is_ours)
             except (ConfigError, Refusal) as error:

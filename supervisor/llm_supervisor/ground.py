@@ -19,7 +19,7 @@ from llm_supervisor import former as fm
 from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, Problem, keep, load, restore
 from llm_supervisor.config.plan import Pythons
-from llm_supervisor.engines import install
+from llm_supervisor.engines import install, options
 from llm_supervisor.host import net, output
 from llm_supervisor.host.notify import Notifier, take_descriptors
 from llm_supervisor.host.process import disinherit_descriptors, raise_descriptor_limit
@@ -168,12 +168,16 @@ class Ground:
         """The configuration; where engines live and it is wrong, the last good one with what is wrong. Raises
         ConfigError."""
         try:
-            return load(files, self.environ), ()
+            return load(files, self.environ, self.vllm_options), ()
         except ConfigError as error:
             last = self.last_good()
             if last is None or not self.former.lives():
                 raise
             return last[0], tuple(problem for problem in error.problems if not problem.warning)
+
+    def vllm_options(self, python: str | None) -> options.Options | None:
+        """As far as they are known: nothing waits for that."""
+        return options.known(python or str(install.environment("vllm", self.data).python), self.data)
 
     def last_good(self) -> tuple[Config, Pythons] | None:
         """What the former daemon worked with."""

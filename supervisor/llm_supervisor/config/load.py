@@ -14,7 +14,7 @@ import stat
 import types
 import typing
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import pydantic
 from llm_supervisor.config import schema, source
 from llm_supervisor.config.source import ConfigError, Document, Problem, Where
 from llm_supervisor.engines import litellm, vllm
+from llm_supervisor.engines.options import Options
 
 GATEWAY = "gateway"
 
@@ -90,9 +91,15 @@ class _Reading:
         self.problems += problems
 
 
-def load(files: Path | Sequence[Path], environ: Mapping[str, str]) -> Config:
-    """Read and check everything. Of several files a later one holds (``source.layered``); what is relative starts at
-    the first one's folder. Raises ConfigError with every problem that was found."""
+OptionsOf = Callable[[str | None], Options | None]
+
+
+def load(
+    files: Path | Sequence[Path], environ: Mapping[str, str], vllm_options: OptionsOf = lambda python: None
+) -> Config:
+    """Read and check everything. Of several files a later one holds (``source.layered``); relative paths start at
+    the folder of the first. ``vllm_options`` knows the options of the vLLM of an interpreter (None: of the one that
+    ``install`` makes), or None where they are not known. Raises ConfigError with every problem that was found."""
     path, *more = [files] if isinstance(files, Path) else files
     reading = _Reading()
     document = source.layered([path, *more])
@@ -107,6 +114,7 @@ def load(files: Path | Sequence[Path], environ: Mapping[str, str]) -> Config:
 
     native = _native(root, path, document, merged, reading)
     _check_models(root, path, document, merged, reading)
+    _check_options(root, path, document, vllm_options, reading)
     _check_programs(root, path, document, reading)
     _check_names(root, native, document, reading)
     _check_ports(root, document, reading)
@@ -397,6 +405,64 @@ def _check_models(
         _check_references(root, document, model.litellm, (*here, "litellm"), environ, reading)
     if root.models and root.gateway is None:
         reading.add(document.problem(("models",), "there is no gateway: to serve them", "add `gateway: {}`"))
+
+
+_OLD_LIMITS = re.compile(r"\s*[a-z]+\s*=\s*\d+(?:\s*,\s*[a-z]+\s*=\s*\d+)*\s*")
+
+
+def _check_options(
+    root: schema.Root, path: Path, document: Document, vllm_options: OptionsOf, reading: _Reading
+) -> None:
+    """Options against vLLM's own parser, and what is known to go wrong with some."""
+    engine = root.engines.vllm
+    there = (
+        vllm_options(str(path.parent / os.path.expanduser(engine.python)) if engine else None) if root.models else None
+    )
+    for alias, model in root.models.items():
+        for option, value in model.vllm.items():
+            where: Where = ("models", alias, "vllm", option)
+            name = vllm.normal(option)
+            if name in vllm.RESERVED or name == "api-key" or where in reading.made_up:
+                continue
+            if name == "limit-mm-per-prompt" and isinstance(value, str) and _OLD_LIMITS.fullmatch(value):
+                new = ", ".join(part.strip().replace("=", ": ") for part in value.split(","))
+                reading.add(
+                    document.problem(
+                        where, f"{value!r} is the old form, which vLLM no longer reads", f"write {{{new}}}"
+                    )
+                )
+                continue
+            if name == "allowed-local-media-path" and os.path.normpath(str(value)) == "/":
+                message = "shows every file of this machine that vLLM can read to whoever has a key of the gateway"
+                reading.add(document.problem(where, message, "name the folder with the media", warning=True))
+            if there is not None and (problem := _wrong_option(name, value, there)) is not None:
+                reading.add(document.problem(where, *problem))
+
+
+def _wrong_option(name: str, value: object, there: Options) -> tuple[str, str] | None:
+    """What is wrong with an option and its value, and what to do."""
+    base = name.partition(".")[0]  # some-config.key is a key of some-config
+    positive = name.removeprefix("no-")
+    if base not in there and not (positive != name and positive in there and there[positive].negatable):
+        close = difflib.get_close_matches(base, there, n=1)
+        return "is no option of the installed vLLM", f"did you mean {close[0]}?" if close else "see `vllm serve --help`"
+    if base != name or base not in there:
+        return None
+    option = there[base]
+    if option.takes == "flag":
+        if not isinstance(value, bool) and value is not None:
+            return "is a flag", "write true or false"
+        if value is False and not option.negatable:
+            return "cannot be switched off", "leave it out"
+    elif isinstance(value, bool):
+        return f"takes a value, not {str(value).lower()}", "leave it out for vLLM's default" if not value else ""
+    elif option.choices is not None and isinstance(value, (str, int, float)) and str(value) not in option.choices:
+        close = difflib.get_close_matches(str(value), option.choices, n=1)
+        return (
+            f"must be one of {', '.join(option.choices)}, not {value!r}",
+            f"did you mean {close[0]}?" if close else "",
+        )
+    return None
 
 
 def _check_programs(root: schema.Root, path: Path, document: Document, reading: _Reading) -> None:

@@ -1,0 +1,86 @@
+"""What options an installed vLLM has: asked of its own parser once, and kept until that environment changes.
+
+Asking imports vLLM, which takes seconds; so ``install`` and ``check`` ask, and everybody else uses what is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 180.0  # seconds
+_SCRIPT = "options.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option. ``takes``: ``flag``, ``value`` or ``values``; ``negatable``: there is a ``--no-`` form of it."""
+
+    takes: str
+    negatable: bool
+    choices: tuple[str, ...] | None
+
+
+Options = Mapping[str, Option]
+
+
+def known(python: str, data: Path) -> Options | None:
+    """What was learnt of that environment, if it is as it was then."""
+    try:
+        kept = json.loads(_file(python, data).read_bytes())
+        return _read(kept["options"]) if kept["state"] == _state(python) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def learn(python: str, data: Path) -> Options | None:
+    """Ask its parser (seconds), and keep the answer; None where it gives none."""
+    if (kept := known(python, data)) is not None:
+        return kept
+    script = str(files("llm_supervisor.engines.inside") / _SCRIPT)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VLLM_"))}
+    try:
+        done = subprocess.run(
+            [python, script], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, env=environ
+        )
+        found = json.loads(done.stdout)
+        options = _read(found)
+    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    try:
+        file = _file(python, data)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps({"python": python, "state": _state(python), "options": found}))
+        fresh.replace(file)
+    except OSError:
+        pass  # it will be asked again
+    return options
+
+
+def _read(found: Any) -> Options:
+    return {
+        str(name): Option(
+            str(one["takes"]),
+            bool(one["negatable"]),
+            None if one["choices"] is None else tuple(str(choice) for choice in one["choices"]),
+        )
+        for name, one in found.items()
+    }
+
+
+def _file(python: str, data: Path) -> Path:
+    return data / "options" / f"{hashlib.sha256(python.encode()).hexdigest()[:16]}.json"
+
+
+def _state(python: str) -> list[object]:
+    """What changes when something is installed there."""
+    folder = Path(python).parent.parent
+    return [[str(path), path.stat().st_mtime_ns] for path in sorted(folder.glob("lib/python*/site-packages"))]

@@ -1,0 +1,123 @@
+"""Options of vLLM against what its own parser knows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_supervisor.config import ConfigError, load
+from llm_supervisor.engines import options
+from llm_supervisor.engines.options import Option, Options
+from tests.config.conftest import Place
+
+KNOWN: Options = {
+    "max-model-len": Option("value", False, None),
+    "enforce-eager": Option("flag", True, None),
+    "old-flag": Option("flag", False, None),
+    "dtype": Option("value", False, ("auto", "bfloat16", "half")),
+    "limit-mm-per-prompt": Option("value", False, None),
+    "compilation-config": Option("value", False, None),
+    "middleware": Option("values", False, None),
+    "allowed-local-media-path": Option("value", False, None),
+    "shutdown-timeout": Option("value", False, None),
+}
+
+
+def said(place: Place, written: str, there: Options | None = KNOWN) -> list[str]:
+    """What is said of one option."""
+    file = place.write(f"gateway: {{}}\nmodels:\n  a:\n    model: org/a\n    port: 8000\n    vllm:\n      {written}\n")
+    try:
+        problems = list(load(file, {}, lambda python: there).warnings)
+    except ConfigError as error:
+        problems = error.problems
+    assert all((problem.file, problem.line) == (str(file), 7) for problem in problems)
+    return [f"{problem.path.rpartition('.')[2]} {problem.message} ({problem.advice})" for problem in problems]
+
+
+RIGHT = [
+    "max-model-len: 1000",
+    "max_model_len: 25k",
+    "--max-model-len: 1",
+    "enforce-eager: true",
+    "enforce_eager: false",
+    "no-enforce-eager: true",
+    "old-flag: true",
+    "max-model-len: null",
+    "dtype: half",
+    "limit-mm-per-prompt: {image: 32, video: 1}",
+    "compilation-config: {level: 3}",
+    "compilation-config.level: 3",
+    "middleware: [a, b]",
+    "api-key: secret",
+    "allowed-local-media-path: /media",
+]
+WRONG = {
+    "max-model-length: 1": "max-model-length is no option of the installed vLLM (did you mean max-model-len?)",
+    "zzz: 1": "zzz is no option of the installed vLLM (see `vllm serve --help`)",
+    "no-old-flag: true": "no-old-flag is no option of the installed vLLM (did you mean old-flag?)",
+    "enforce-eager: 1": "enforce-eager is a flag (write true or false)",
+    "enforce-eager: 'yes'": "enforce-eager is a flag (write true or false)",
+    "old-flag: false": "old-flag cannot be switched off (leave it out)",
+    "max-model-len: true": "max-model-len takes a value, not true ()",
+    "max-model-len: false": "max-model-len takes a value, not false (leave it out for vLLM's default)",
+    "dtype: bf16": "dtype must be one of auto, bfloat16, half, not 'bf16' (did you mean bfloat16?)",
+    "limit-mm-per-prompt: image=1": (
+        "limit-mm-per-prompt 'image=1' is the old form, which vLLM no longer reads (write {image: 1})"
+    ),
+    "limit_mm_per_prompt: image=4,video=1": (
+        "limit_mm_per_prompt 'image=4,video=1' is the old form, which vLLM no longer reads (write {image: 4, video: 1})"
+    ),
+    "allowed-local-media-path: /": (
+        "allowed-local-media-path shows every file of this machine that vLLM can read to whoever has a key of the "
+        "gateway (name the folder with the media)"
+    ),
+}
+
+
+@pytest.mark.parametrize("written", RIGHT)
+def test_right(place: Place, written: str) -> None:
+    assert said(place, written) == []
+
+
+@pytest.mark.parametrize("written", WRONG)
+def test_wrong(place: Place, written: str) -> None:
+    assert said(place, written) == [WRONG[written]]
+
+
+def test_where_nothing_is_known_of_it_nothing_is_said(place: Place) -> None:
+    assert said(place, "zzz: 1", None) == []
+    assert said(place, "limit-mm-per-prompt: image=1", None) != [], "that is wrong whatever the version"
+
+
+def an_environment(folder: Path, answer: str) -> str:
+    """A Python whose vLLM answers that."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "lib/python3.11/site-packages").mkdir(parents=True)
+    python = folder / "bin/python"
+    python.write_text(f"#!/bin/sh\necho asked >> {folder}/asked\n{answer}\n")
+    python.chmod(0o755)
+    return str(python)
+
+
+def test_it_is_asked_once_until_something_is_installed(tmp_path: Path) -> None:
+    told = json.dumps({"dtype": {"takes": "value", "negatable": False, "choices": ["auto"]}})
+    python, data = an_environment(tmp_path / "env", f"echo '{told}'"), tmp_path / "data"
+    assert options.known(python, data) is None
+    for _ in range(2):
+        assert options.learn(python, data) == {"dtype": Option("value", False, ("auto",))}
+    assert options.known(python, data) == options.learn(python, data)
+    assert (tmp_path / "env/asked").read_text() == "asked\n"
+    (tmp_path / "env/lib/python3.11/site-packages/new").mkdir()
+    assert options.known(python, data) is None
+    assert options.learn(python, data)
+    assert (tmp_path / "env/asked").read_text() == "asked\n" * 2
+
+
+@pytest.mark.parametrize("answer", ["exit 1", "echo nonsense", "echo '[1]'", "echo '{\"a\": {}}'"])
+def test_one_that_gives_no_answer(tmp_path: Path, answer: str) -> None:
+    assert options.learn(an_environment(tmp_path / "env", answer), tmp_path / "data") is None
+    assert options.learn(str(tmp_path / "nothing"), tmp_path / "data") is None
+    assert options.learn(sys.executable, tmp_path / "data") is None, "a Python without vLLM"
