@@ -19,6 +19,7 @@ import pytest
 from llm_supervisor.host import net
 from tests.daemon.conftest import Make, program
 from tests.daemon.harness import Daemon
+from tests.daemon.test_trees import as_the_first_version_wrote_it
 from tests.fakes import VLLM, litellm_python, scenario
 from tests.programs import alive, free_port, gone, until
 
@@ -228,12 +229,7 @@ def test_a_state_file_that_is_garbage_or_old(make: Make) -> None:
     before = daemon.wait("p", state="RUNNING")
     time.sleep(0.1)
     killed(daemon)
-    file = daemon.runtime / "state.json"
-    state = json.loads(file.read_text())
-    for entry in state["programs"].values():  # as the first version wrote it
-        for key in set(entry) - {"cookie", "next", "pid", "started", "fifo", "cgroup"}:
-            del entry[key]
-    file.write_text(json.dumps(state | {"version": 1}))
+    as_the_first_version_wrote_it(daemon)
     daemon.start()
     after = daemon.wait("p", state="RUNNING")
     assert not same(before, after)
