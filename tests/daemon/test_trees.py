@@ -222,4 +222,4 @@ def test_what_the_child_said_while_no_daemon_lived_is_in_its_log(make: Make, tmp
     daemon.start()
     daemon.wait_for(lambda: b"end %d\n" % pid in daemon.log("p"), "its words")
     assert daemon.log("p").count(b"\n") >= 1001
-    assert daemon.program("p")["pid"] == pid, "and it is still there"
+    assert daemon.wait("p", state="RUNNING")["pid"] == pid, "and it is still there"
