@@ -30,6 +30,8 @@ FLOORS: Mapping[str, int] = {
     "runner": 2,
     "world": 2,
     "warm": 2,  # which fork servers there are: the world's own
+    "clients": 1,
+    "tour": 3,
     "example": 2,  # makes the curl line that the command prints, from an engine's canary
     "former": 2,
     "ground": 3,  # what a daemon stands on

@@ -89,6 +89,18 @@ def parser() -> argparse.ArgumentParser:
     reload.add_argument("--no-wait", action="store_true", help="return at once")
     reload.add_argument("--json", action="store_true")
     command("upgrade", "let the daemon become the version that is installed now; no program is restarted")
+    env = command("env", "what to export so that a client uses the gateway")
+    env.add_argument("client", choices=("claude-code", "codex", "gemini-cli", "openai"))
+    env.add_argument(
+        "--model", metavar="NAME", help="default: the group of the client's name, else the first local one"
+    )
+    env.add_argument("--write", action="store_true", help="also write the client's settings file, if there is none")
+    env.add_argument("--json", action="store_true")
+    verify = command("verify", "the tour: prove every group of the gateway with real requests")
+    verify.add_argument("name", nargs="*", metavar="GROUP", help="default: all")
+    verify.add_argument("--cloud", action="store_true", help="cloud groups too: that may cost money")
+    verify.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds for each request (120)")
+    verify.add_argument("--json", action="store_true")
     command("shutdown", "stop everything, and the daemon")
     explain = command("explain", "why a program failed, and what to do")
     explain.add_argument("name", metavar="NAME")
@@ -601,6 +613,113 @@ def _await_upgrade(daemon: int, version: str, answer: dict[str, Any]) -> int:
         time.sleep(0.05)
     _complain("not upgraded: it is still the old one that answers; see its log")
     return FAILED
+
+
+def _key(status: dict[str, Any]) -> tuple[str | None, str]:
+    """The gateway's key, and how a shell gets it. None where it cannot be found: it is read again from where it came
+    from, as no answer of the daemon's has it."""
+    kept = paths.data_dir(os.environ) / "master_key"
+    from llm_supervisor.config import ConfigError, load
+
+    try:
+        given = load([Path(file) for file in status["supervisor"]["config_files"]], os.environ).master_key
+    except ConfigError:
+        given = None
+    if given is not None:
+        return given, given
+    try:
+        return kept.read_text(encoding="ascii").strip(), f"$(cat '{kept}')"
+    except OSError:
+        return None, ""
+
+
+def _client_model(status: dict[str, Any], client: str, asked: str | None) -> str | None:
+    names = [model["name"] for model in status["models"]]
+    if asked is not None:
+        return asked if asked in names else None
+    local = [model["name"] for model in status["models"] if model["local"]]
+    return next((name for name in (client, *local, *names) if name in names), None)
+
+
+def _env(options: argparse.Namespace) -> int:
+    from llm_supervisor import clients
+    from llm_supervisor.control.client import NoDaemon
+    from llm_supervisor.names import nearest
+
+    try:
+        _, status = _ask("GET", "/v1/status")
+    except NoDaemon as error:
+        return _no_daemon(error)
+    if status["endpoint"] is None:
+        return _complain("there is no gateway in this configuration")
+    model = _client_model(status, options.client, options.model)
+    if model is None:
+        return _complain(nearest(options.model or "", [one["name"] for one in status["models"]], "group"))
+    key, shell = _key(status)
+    if key is None:
+        return _complain("the gateway's key cannot be read; run this as the daemon's user")
+    made = clients.setup(options.client, status["endpoint"], shell, model)
+    if options.write:
+        for name, content in made.settings:
+            file = Path(name).expanduser()
+            if file.exists():
+                print(f"{file} is there already: add the lines below to it", file=sys.stderr)
+                continue
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+            print(f"{file} written", file=sys.stderr)
+    if options.json:
+        real = clients.setup(options.client, status["endpoint"], key, model)
+        print(json.dumps({"variables": real.variables, "settings": dict(real.settings), "use": real.use}, indent=2))
+        return OK
+    print(clients.script(made, shell))
+    return OK
+
+
+def _verify(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from llm_supervisor import tour
+    from llm_supervisor.config import ConfigError, load
+    from llm_supervisor.control.client import NoDaemon
+    from llm_supervisor.names import nearest
+
+    try:
+        _, status = _ask("GET", "/v1/status")
+    except NoDaemon as error:
+        return _no_daemon(error)
+    if status["endpoint"] is None:
+        return _complain("there is no gateway in this configuration")
+    known = [model["name"] for model in status["models"]]
+    for name in options.name:
+        if name not in known:
+            return _complain(nearest(name, known, "group"))
+    key, _ = _key(status)
+    if key is None:
+        return _complain("the gateway's key cannot be read; run this as the daemon's user")
+    try:
+        config = load([Path(file) for file in status["supervisor"]["config_files"]], os.environ)
+    except ConfigError as error:
+        return _print_problems(error)
+    groups = [model for model in status["models"] if not options.name or model["name"] in options.name]
+    left_out = [model["name"] for model in groups if not model["local"] and not options.cloud]
+    plan = tour.plan(config, [model for model in groups if model["name"] not in left_out])
+
+    def show(row: tour.Row) -> None:
+        if not options.json:
+            print(row.line(width), flush=True)
+
+    width = max((len(model["name"]) for model in groups), default=0)
+    rows = asyncio.run(tour.run(status["endpoint"], key, plan, options.timeout, show))
+    failed = [row for row in rows if not row.ok]
+    if options.json:
+        message = {"ok": not failed, "endpoint": status["endpoint"], "left_out": left_out}
+        print(json.dumps({**message, "rows": [row.message() for row in rows]}, indent=2))
+    else:
+        for name in left_out:
+            print(f"{name:<{width}}  left out: a cloud's (--cloud asks it, which may cost money)")
+        print(f"{len(rows) - len(failed)} of {len(rows)} passed")
+    return FAILED if failed else OK
 
 
 def _shutdown(options: argparse.Namespace) -> int:

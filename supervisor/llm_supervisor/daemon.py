@@ -132,6 +132,7 @@ class Daemon:
             str(self._ground.logs),
             self._upgrades,
             tuple(str(problem) for problem in self._problems),
+            tuple(str(file) for file in self.config.files),
         )
         asked = {alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes}
         groups = [ModelGroup(one.name, one.local, one.vision, one.name in asked) for one in self.plan.groups]

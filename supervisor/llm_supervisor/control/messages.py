@@ -39,6 +39,7 @@ class About:
     logs: str
     upgrades: int = 0
     config_problems: tuple[str, ...] = ()
+    config_files: tuple[str, ...] = ()
 
 
 def status_message(
@@ -61,6 +62,7 @@ def status_message(
             "state": about.state,
             "ready": all_ready(states.values()),
             "config": about.config,
+            "config_files": list(about.config_files),
             "logs": about.logs,
             "upgrades": about.upgrades,
             "config_problems": list(about.config_problems),
