@@ -91,9 +91,7 @@ def parser() -> argparse.ArgumentParser:
     command("upgrade", "let the daemon become the version that is installed now; no program is restarted")
     env = command("env", "what to export so that a client uses the gateway")
     env.add_argument("client", choices=("claude-code", "codex", "gemini-cli", "openai"))
-    env.add_argument(
-        "--model", metavar="NAME", help="default: the group of the client's name, else the first local one"
-    )
+    env.add_argument("--model", metavar="NAME", help="default: the group of that name, else the first local one")
     env.add_argument("--write", action="store_true", help="also write the client's settings file, if there is none")
     env.add_argument("--json", action="store_true")
     verify = command("verify", "the tour: prove every group of the gateway with real requests")

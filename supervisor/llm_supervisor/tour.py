@@ -56,8 +56,10 @@ class Row:
 
     def line(self, width: int) -> str:
         """For people."""
-        tokens = f"{self.tokens:>5} tokens" if self.tokens is not None else " " * 12
-        return f"{self.group:<{width}}  {self.name:<16} {self.took:7.2f} s {tokens}  {'ok' if self.ok else 'FAILED'}  {self.detail}".rstrip()
+        tokens = "" if self.tokens is None else f"{self.tokens} tokens"
+        verdict = "ok" if self.ok else "FAILED"
+        words = f"{self.group:<{width}}  {self.name:<16} {self.took:7.2f} s {tokens:>12}  {verdict:<6}  {self.detail}"
+        return words.rstrip()
 
     def message(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -92,13 +94,8 @@ def _questions(config: Config, group: Mapping[str, Any]) -> Iterator[Question]:
     if model is None or model.chat:
         text = canary.chat(name, "Say hello.", vision=False, max_tokens=TOKENS)
         yield Question(name, "chat", "/v1/chat/completions", text)
-        yield Question(
-            name,
-            "stream",
-            "/v1/chat/completions",
-            {**text, "stream": True, "stream_options": {"include_usage": True}},
-            stream=True,
-        )
+        streamed = {**text, "stream": True, "stream_options": {"include_usage": True}}
+        yield Question(name, "stream", "/v1/chat/completions", streamed, stream=True)
     if model is not None:
         yield Question(name, "completions", "/v1/completions", {"model": name, "prompt": "Hello", "max_tokens": TOKENS})
     if vision and (model is None or model.chat):

@@ -1,0 +1,87 @@
+"""Which questions the tour asks, and what their answers mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_supervisor import tour
+from llm_supervisor.config import load
+from llm_supervisor.tour import Question
+
+CONFIG = """
+gateway: {{}}
+models:
+  many:
+    model: org/a
+    port: 8000
+    vision: true
+    vllm: {{limit-mm-per-prompt: {{image: 32, video: 1}}, allowed-local-media-path: {media}}}
+  single: {{model: org/b, port: 8001, vision: true, vllm: {{limit_mm_per_prompt: {{image: 1}}}}}}
+  text: {{model: org/c, port: 8002}}
+  base: {{model: org/d, port: 8003, chat: false}}
+  embed: {{model: org/e, port: 8004, vllm: {{runner: pooling}}}}
+"""
+
+
+def asked(tmp_path: Path, name: str, local: bool = True, vision: bool | None = False) -> dict[str, Question]:
+    file = tmp_path / "supervisor.yaml"
+    file.write_text(CONFIG.format(media=tmp_path))
+    group = {"name": name, "local": local, "vision": vision}
+    return {question.name: question for question in tour.plan(load(file, {}), [group])}
+
+
+def test_each_group_is_asked_what_it_can(tmp_path: Path) -> None:
+    basics = ["listed", "supports_vision", "chat", "stream"]
+    text = [*basics, "completions"]
+    pictures = ["image (base64)", "image (URL)"]
+    assert list(asked(tmp_path, "many", vision=True)) == [*text, *pictures, "image (file)", "two images", "video"]
+    assert list(asked(tmp_path, "single", vision=True)) == [*text, *pictures, "two images"]
+    assert list(asked(tmp_path, "text")) == text
+    assert list(asked(tmp_path, "base")) == ["listed", "supports_vision", "completions"]
+    assert list(asked(tmp_path, "embed")) == ["listed", "supports_vision", "embeddings"]
+    assert list(asked(tmp_path, "cloud", local=False, vision=None)) == ["listed", "chat", "stream"]
+    assert list(asked(tmp_path, "cloud", local=False, vision=True)) == [*basics, "image (base64)"]
+    assert asked(tmp_path, "single", vision=True)["two images"].refused, "one is all that it takes"
+    assert not asked(tmp_path, "many", vision=True)["two images"].refused
+
+
+def completion(text: str | None = "hi", tokens: int = 2, **message: object) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": text, **message}}], "usage": {"completion_tokens": tokens}}
+
+
+CHAT = Question("m", "chat", "/v1/chat/completions", {})
+TWO = Question("m", "two images", "/v1/chat/completions", {}, refused=True)
+LISTED = Question("m", "listed", "/v1/models", expected="m")
+VISION = Question("m", "supports_vision", "/model_group/info", expected=("m", True))
+EMBED = Question("m", "embeddings", "/v1/embeddings", {})
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "body", "ok", "detail"),
+    [
+        (CHAT, 200, completion(), True, '"hi"'),
+        (CHAT, 200, completion(None, 2, reasoning_content="well"), True, '"well"'),
+        (CHAT, 200, completion("", 0), False, '""'),
+        (CHAT, 200, {"choices": [{"text": "so"}], "usage": {"completion_tokens": 1}}, True, '"so"'),
+        (CHAT, 200, {"choices": []}, False, "not an answer"),
+        (CHAT, 200, "text", False, "not an answer"),
+        (CHAT, 500, {"error": {"message": "broken\nhere"}}, False, "500: broken here"),
+        (CHAT, 401, {"error": "no"}, False, "401: no"),
+        (TWO, 400, {"error": {"message": "at most 1 image"}}, True, "refused, as it should be (400: at most 1 image)"),
+        (TWO, 200, completion(), False, "refused, as it should be (200"),
+        (TWO, 500, {"error": {"message": "oh"}}, False, "(500: oh)"),
+        (LISTED, 200, {"data": [{"id": "m"}]}, True, ""),
+        (LISTED, 200, {"data": [{"id": "n"}]}, False, "listed are ['n']"),
+        (VISION, 200, {"data": [{"model_group": "m", "supports_vision": True}]}, True, "true"),
+        (VISION, 200, {"data": [{"model_group": "m", "supports_vision": None}]}, False, "false"),
+        (EMBED, 200, {"data": [{"embedding": [0.1, 0.2]}]}, True, "2 dimensions"),
+        (EMBED, 200, {"data": [{"embedding": []}]}, False, "0 dimensions"),
+    ],
+)
+def test_what_an_answer_means(question: Question, status: int, body: object, ok: bool, detail: str) -> None:
+    found, said, _ = tour.judge(question, status, json.dumps(body).encode())
+    assert (found, detail in said) == (ok, True), said
