@@ -31,6 +31,7 @@ FLOORS: Mapping[str, int] = {
     "world": 2,
     "warm": 2,  # which fork servers there are: the world's own
     "clients": 1,
+    "presets": 1,
     "tour": 3,
     "example": 2,  # makes the curl line that the command prints, from an engine's canary
     "former": 2,

@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     install.add_argument(
         "--tiny-model", metavar="DIR", help="also make a tiny random GLM-4.1V there, for trying things out"
     )
+    init = command("init", "write a configuration that works, from a preset")
+    init.add_argument("preset", nargs="?", metavar="PRESET", help="without one: what there is")
+    init.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to (default: here)")
     check = command("check", "check the configuration; start nothing")
     check.add_argument("--json", action="store_true")
     config = command("config", "the configuration as it will be used (show), or what it may say, for editors (schema)")
@@ -224,6 +227,42 @@ def _announce(daemon: Daemon, curl: Any) -> None:
             )
             break
     print("Ctrl-C stops everything.", flush=True)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from llm_supervisor import presets
+    from llm_supervisor.host import gpu, net
+    from llm_supervisor.names import nearest
+
+    known = presets.names()
+    if options.preset is None:
+        width = max(map(len, known))
+        for name, what in known.items():
+            print(f"{name:<{width}}  {what}")
+        return OK
+    if options.preset not in known:
+        return _complain(nearest(options.preset, known, "preset"))
+    none = isinstance(gpu.detect(), gpu.NoGpus)
+    files = presets.made(options.preset, free=lambda port: net.can_bind("127.0.0.1", port) is None, gpus=not none)
+    folder = Path(options.folder)
+    if there := [str(folder / name) for name in files if (folder / name).exists()]:
+        return _complain(f"is there already, and is left as it is: {', '.join(there)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            secret = name == presets.KEYS
+            fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644)
+            with os.fdopen(fd, "w") as file:
+                file.write(text)
+    except OSError as error:
+        return _complain(f"cannot be written: {error}")
+    empty = [line[:-1] for line in files[presets.KEYS].splitlines() if line.endswith("=")]
+    for name in files:
+        print(folder / name)
+    steps = [f"put the values of {', '.join(empty)} into {folder / presets.KEYS}"] if empty else []
+    steps += [f"llm-supervisor check -c {folder / presets.MAIN}", f"llm-supervisor run -c {folder / presets.MAIN}"]
+    print("\nNext:\n" + "\n".join(f"  {step}" for step in steps))
+    return OK
 
 
 def _install(options: argparse.Namespace) -> int:

@@ -1,0 +1,89 @@
+"""The presets, and what ``init`` makes of them."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from llm_supervisor import cli, presets
+from llm_supervisor.config import load, plan
+from llm_supervisor.config.plan import Pythons
+from llm_supervisor.config.show import json_schema
+from llm_supervisor.host import net
+
+ROOT = Path(__file__).parent.parent.parent
+NAMES = sorted(presets.names())
+KEYS = (
+    "ANTHROPIC_API_KEY OPENAI_API_KEY GEMINI_API_KEY LLM_MODEL LLM_PROVIDER LLM_PROVIDER_BASE_URL LLM_PROVIDER_API_KEY"
+)
+
+
+def test_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["init"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == NAMES
+    assert all(len(line.split()) > 3 for line in said), "each says what it is"
+    assert (ROOT / "configs/presets").resolve() == Path(presets.__file__).parent
+    assert cli.main(["init", "glm-4v"]) == 2
+    assert "no such preset: glm-4v (did you mean glm-4v-9b?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_new_folder(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is valid as it is, once the keys that are somebody else's are there."""
+    folder = tmp_path / "new/place"
+    assert cli.main(["init", name, str(folder)]) == 0
+    said = capsys.readouterr().out
+    files = {file.name for file in folder.iterdir()}
+    assert {"supervisor.yaml", "keys.env"} <= files <= {"supervisor.yaml", "keys.env", "litellm_config.yaml"}
+    assert all(str(folder / file) in said for file in files)
+    keys = folder / "keys.env"
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+    lines = dict(line.split("=", 1) for line in keys.read_text().splitlines() if "=" in line)
+    empty = [key for key, value in lines.items() if not value]
+    assert set(empty) <= set(KEYS.split())
+    assert all(key in said for key in empty), "what to fill in is said"
+    keys.write_text("".join(f"{key}={value or 'filled-in'}\n" for key, value in lines.items()))
+
+    config = load(folder / "supervisor.yaml", {})
+    assert config.warnings == ()
+    assert config.master_key == lines["LITELLM_MASTER_KEY"]
+    assert re.fullmatch(r"sk-[\w-]{40,}", config.master_key)
+    jsonschema.validate(yaml.safe_load((folder / "supervisor.yaml").read_text()), json_schema())
+    made = plan(config, runtime=tmp_path, pythons=Pythons("v", "l", vllm_cpu=False), master_key="k")
+    argv = " ".join(word for one in made.programs.values() for word in one.spec.launch.argv)
+    assert not [value for value in lines.values() if value and value in argv]
+
+    before = {file.name: file.read_text() for file in folder.iterdir()}
+    assert cli.main(["init", name, str(folder)]) == 2, "nothing is overwritten"
+    assert "is there already" in capsys.readouterr().err
+    assert {file.name: file.read_text() for file in folder.iterdir()} == before
+
+
+def test_two_have_not_the_same_key() -> None:
+    one, other = (presets.made("cloud", free=lambda port: True, gpus=True)["keys.env"] for _ in range(2))
+    assert one != other
+
+
+def test_ports_that_are_taken_are_left(tmp_path: Path) -> None:
+    files = presets.made("several", free=lambda port: port not in (4000, 8000, 8001), gpus=True)
+    config = yaml.safe_load(files["supervisor.yaml"])
+    ports = [config["gateway"]["port"], *(model["port"] for model in config["models"].values())]
+    assert ports == [4001, 8002, 8003, 8004]
+    bases = [one["litellm_params"]["api_base"] for one in yaml.safe_load(files["litellm_config.yaml"])["model_list"]]
+    assert bases == ["http://127.0.0.1:8002/v1", "http://127.0.0.1:8003/v1"], "who refers to them goes along"
+    with net.bind("127.0.0.1", 0) as sock:
+        taken = sock.getsockname()[1]
+        assert net.can_bind("127.0.0.1", taken) is not None
+
+
+def test_without_a_gpu_none_is_named() -> None:
+    with_one, without = (presets.made("llava", free=lambda port: True, gpus=gpus) for gpus in (True, False))
+    assert yaml.safe_load(with_one["supervisor.yaml"])["models"]["llava"]["gpus"] == [0]
+    assert "gpus" not in yaml.safe_load(without["supervisor.yaml"])["models"]["llava"]
+    assert "no NVIDIA GPU was found" in without["supervisor.yaml"]
