@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TINY := .demo/tiny-glm-4.1v
 
-.PHONY: run check lint test soak bench bench-engines clean
+.PHONY: run check lint test test-clients soak bench bench-engines clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/llm-supervisor install --tiny-model $(TINY)
@@ -33,15 +33,21 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict
 
 check: lint
-	$(BIN)/python -m pytest -q -n 2 -m "not real and not slow and not systemd and not soak"
+	$(BIN)/python -m pytest -q -n 2 -m "not real and not slow and not systemd and not soak and not clients"
 
 test: lint
 	$(BIN)/llm-supervisor install --tiny-model $(TINY)
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak and not clients"
 
 soak: $(VENV)/.dev
 	$(BIN)/llm-supervisor install --tiny-model $(TINY)
 	$(BIN)/python -m pytest -m soak
+
+# Claude Code, Codex and Gemini CLI from npm, on the local model
+test-clients: $(VENV)/.dev
+	npm install --no-audit --no-fund --prefix .demo/clients @anthropic-ai/claude-code @openai/codex @google/gemini-cli
+	$(BIN)/llm-supervisor install --tiny-model $(TINY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m clients tests/clients
 
 bench: $(VENV)/.dev
 	$(BIN)/python tests/bench.py

@@ -1,0 +1,1 @@
+"""The real coding clients, from npm: `make test-clients`."""

@@ -1,0 +1,77 @@
+"""Claude Code, Codex and Gemini CLI each complete a prompt on the local model, set up by what ``env`` prints alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.daemon.harness import Daemon
+from tests.engines.conftest import ALIAS, Engines, config, engines
+
+__all__ = ["engines"]
+
+pytestmark = pytest.mark.clients
+ROOT = Path(__file__).parent.parent.parent
+BIN = ROOT / ".demo/clients/node_modules/.bin"
+COMMANDS = {
+    "claude-code": ["claude", "-p", "say hello", "--max-turns", "1"],
+    "codex": ["codex", "exec", "--skip-git-repo-check", "say hello"],
+    "gemini-cli": ["gemini", "--skip-trust", "-p", "say hello"],
+}
+
+
+@pytest.fixture(scope="module")
+def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    settings: dict[str, Any] = config(engines)
+    settings["gateway"]["litellm_config"] = "litellm_config.yaml"
+    # their prompts alone are 20000 tokens
+    settings["models"][ALIAS]["vllm"] |= {
+        "max-model-len": 65536,
+        "hf-overrides": {"text_config": {"max_position_embeddings": 131072}},
+        "enable-auto-tool-choice": True,
+        "tool-call-parser": "glm45",
+    }
+    settings["models"][ALIAS]["env"] = {"VLLM_CPU_KVCACHE_SPACE": "2"}
+    folder = tmp_path_factory.mktemp("clients")
+    (folder / "litellm_config.yaml").write_text("litellm_settings: {drop_params: true}\n")
+    with Daemon(folder, settings) as running:
+        running.wait_ready(timeout=300)
+        yield running
+
+
+def finished(daemon: Daemon) -> float:
+    """Requests that vLLM has answered."""
+    page = httpx.get(f"http://127.0.0.1:{daemon.ports[1]}/metrics", trust_env=False).text
+    return sum(
+        float(found) for found in re.findall(r"^vllm:request_success_total\{.*\} ([0-9.e+]+)$", page, re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("client", COMMANDS)
+def test_a_prompt_is_completed(daemon: Daemon, client: str, tmp_path: Path) -> None:
+    if not (BIN / COMMANDS[client][0]).exists():
+        pytest.skip("npm has not installed it: make test-clients")
+    home = {**daemon.env, "HOME": str(tmp_path)}
+    told = subprocess.run(
+        ["llm-supervisor", "env", client, "--json", "--write"], env=home, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    variables = json.loads(told.stdout)["variables"]
+    before = finished(daemon)
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TERM": "dumb", "NO_COLOR": "1", **variables}
+    done = subprocess.run(
+        [str(BIN / COMMANDS[client][0]), *COMMANDS[client][1:]],
+        env=environ, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    print(done.stdout[-2000:], done.stderr[-2000:])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip()
+    assert finished(daemon) > before, "it was the local model that answered"
