@@ -258,6 +258,23 @@ def test_an_only_replica_that_is_killed_refuses_nobody(daemon: Daemon) -> None:
         assert wrong == []
 
 
+def test_an_only_replica_is_replaced_and_nobody_notices(daemon: Daemon) -> None:
+    """A spare one serves meanwhile: without it those that the old one drained would have been all."""
+    before = daemon.program("gateway")
+
+    def restart() -> None:
+        done = daemon.cli("restart", "gateway")
+        assert (done.returncode, done.stdout) == (0, "gateway: restarted\n"), done
+
+    seen = asyncio.run(under_load(daemon, restart))
+    print(
+        f"an only replica replaced: {dict(seen.answers)}, the longest {seen.longest:.1f} s (usually {seen.usual:.1f})"
+    )
+    assert set(seen.answers) == {"ok"}
+    assert daemon.program("gateway")["incarnation"] != before["incarnation"]
+    assert [one["name"] for one in daemon.status()["programs"]] == [ALIAS, "gateway"]
+
+
 def test_a_shutdown_answers_what_is_in_hand(engines: Engines, tmp_path: Path) -> None:
     """vLLM leaves first, when it has answered; the gateway serves the rest meanwhile, and says at once what is gone."""
     settings: dict[str, Any] = config(engines)

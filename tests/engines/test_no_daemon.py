@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import openai
 import pytest
+import yaml
 
 from llm_supervisor.host import net
 from tests.daemon.harness import Daemon, name_of
@@ -113,6 +115,44 @@ def test_killed_started_upgraded_and_a_rolling_restart(daemon: Daemon) -> None:
 
     until(lambda: daemon.log("counter").endswith(b"end\n"), "the last line", patience=120)
     assert daemon.log("counter") == b"".join(b"%d\n" % number for number in range(LINES)) + b"end\n"
+
+
+def test_a_changed_cloud_model_costs_nobody_anything(daemon: Daemon) -> None:
+    """The gateway's replicas are new, one after the other; vLLM is not touched."""
+    before = {name: daemon.program(name)["incarnation"] for name in (*REPLICAS, ALIAS)}
+    settings = yaml.safe_load(daemon.config_file.read_text())
+    settings["gateway"]["litellm_config"] = "litellm.yaml"
+    params = {"model": "openai/m", "api_key": "sk-secret-of-a-cloud", "mock_response": "from the cloud"}
+    native = {"model_list": [{"model_name": "cloud", "litellm_params": params}]}
+    (daemon.folder / "litellm.yaml").write_text(yaml.safe_dump(native))
+    (daemon.folder / "litellm.yaml").chmod(0o600)
+    ports = daemon.ports
+    daemon.write(settings)
+    daemon.ports = ports
+
+    def change() -> None:
+        done = daemon.cli("reload", "--json")
+        assert done.returncode == 0, done
+        plan = {one["program"]: one["action"] for one in json.loads(done.stdout)["changes"]}
+        assert plan == {ALIAS: "nothing", "counter": "nothing"} | dict.fromkeys(REPLICAS, "rolling")
+
+    answers = asyncio.run(under_load(daemon, change))
+    print(f"a reload with another cloud model: {dict(answers)}")
+    assert set(answers) == {"ok"}
+    after = {name: daemon.program(name)["incarnation"] for name in (*REPLICAS, ALIAS)}
+    assert {name for name in before if before[name] != after[name]} == set(REPLICAS)
+    daemon.wait_ready(timeout=60)
+    assert {model["name"] for model in daemon.status()["models"]} == {ALIAS, "cloud"}
+    made = (daemon.runtime / "litellm_config.yaml").read_text()
+    assert "sk-secret-of-a-cloud" not in made, "LiteLLM gets it by its environment"
+    verified = daemon.cli("verify", "--cloud", "--json", timeout=300)
+    rows = json.loads(verified.stdout)["rows"]
+    print("\n".join(f"{one['group']} {one['check']} {one['took_s']} {one['detail']}" for one in rows))
+    assert verified.returncode == 0, verified
+    assert {one["check"] for one in rows if one["group"] == ALIAS} == {
+        "listed", "supports_vision", "chat", "stream", "completions", "image (base64)", "image (URL)", "two images",
+        "video",
+    }  # fmt: skip
 
 
 def test_an_adopted_engine_that_loses_its_head(daemon: Daemon) -> None:
