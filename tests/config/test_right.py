@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -245,3 +246,43 @@ def test_problems_are_values(place: Place) -> None:
         "advice": problem.advice,
         "warning": False,
     }
+
+
+# Whole models, and keys that cannot be guessed ------------------------------------------------------------------
+
+
+def test_a_folder_whose_download_was_interrupted(place: Place) -> None:
+    index = {
+        "weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors", "d": "x.safetensors"}
+    }
+    place.write(json.dumps(index), "tiny/model.safetensors.index.json")
+    place.write("weights", "tiny/one.safetensors")
+    place.write("", "tiny/x.safetensors")
+    text = "gateway: {}\nmodels: {a: {model: ./tiny, port: 8000}}\n"
+    (problem,) = place.problems(text)
+    assert "two.safetensors, x.safetensors of its index are missing or empty" in problem.message
+    assert (problem.line, problem.path) == (2, "models.a.model")
+    for name in ("two", "x"):
+        place.write("weights", f"tiny/{name}.safetensors")
+    assert place.problems(text) == []
+    place.write("[", "tiny/model.safetensors.index.json")
+    assert place.problems(text) == [], "an index that cannot be read is vLLM's to complain of"
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "fine"),
+    [
+        ("0.0.0.0", "sk-short", False),
+        ("::", "sk-short", False),
+        ("192.168.1.5", "sk-short", False),
+        ("0.0.0.0", "sk-long-enough-to-be-no-word", True),
+        ("0.0.0.0", None, True),
+        ("127.0.0.1", "sk-short", True),
+        ("localhost", "sk-short", True),
+        ("::1", "sk-short", True),
+    ],
+)
+def test_a_gateway_that_others_reach_needs_a_strong_key(place: Place, host: str, key: str | None, fine: bool) -> None:
+    problems = place.problems(f'gateway: {{host: "{host}"}}\n', {"LITELLM_MASTER_KEY": key} if key else {})
+    assert [problem.path for problem in problems] == ([] if fine else ["gateway.host"])
+    assert fine or key not in str(problems), "the key itself is not said"

@@ -140,8 +140,8 @@ def _sleeps(pid: int) -> bool:
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_one_that_died_meanwhile_has_died(make: Make, tmp_path: Path, alone: bool) -> None:
-    """It is named, counted, and back. A process of its that lives on is ended first, and has kept its last words; when all
-    of it is dead nobody has them, unless systemd has kept the pipe (tests/systemd)."""
+    """It is named, counted, and back. A process of its that lives on is ended first, and has kept its last words; when
+    all of it is dead nobody has them, unless systemd has kept the pipe (tests/systemd)."""
     holder = "" if alone else "holder = subprocess.Popen(['sleep', '1000'], start_new_session=True)"
     script = (
         f"import os, subprocess, sys, time\n{holder}\n"

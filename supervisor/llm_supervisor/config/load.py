@@ -121,6 +121,7 @@ def load(
     _check_engines(root, path, document, reading)
     _check_replicas(root, native, document, merged, reading)
     master_key = _master_key(native, merged, document, root, path, reading)
+    _check_exposure(root, master_key, document, reading)
     errors = [problem for problem in reading.problems if not problem.warning]
     if errors:
         raise ConfigError(reading.problems)
@@ -378,6 +379,12 @@ def _check_models(
                 reading.add(document.problem((*here, "model"), f"no such folder: {folder}"))
             elif not os.path.isfile(os.path.join(folder, "config.json")):
                 reading.add(document.problem((*here, "model"), f"{folder} has no config.json: it is no model folder"))
+            elif missing := _missing_shards(folder):
+                few = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+                message = (
+                    f"{folder} is incomplete: {few} of its index {'are' if len(missing) > 1 else 'is'} missing or empty"
+                )
+                reading.add(document.problem((*here, "model"), message, "download it again"))
         for option in model.vllm:
             name = vllm.normal(option)
             if name in vllm.RESERVED:
@@ -405,6 +412,23 @@ def _check_models(
         _check_references(root, document, model.litellm, (*here, "litellm"), environ, reading)
     if root.models and root.gateway is None:
         reading.add(document.problem(("models",), "there is no gateway: to serve them", "add `gateway: {}`"))
+
+
+def _missing_shards(folder: str) -> list[str]:
+    """Files of the weights that the folder's own index names and that are not there: an interrupted download."""
+    try:
+        with open(os.path.join(folder, "model.safetensors.index.json"), encoding="utf-8") as file:
+            named = set(json.load(file)["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # none, or vLLM will say what is wrong with it
+    missing = []
+    for name in sorted(map(str, named)):
+        try:
+            if os.path.getsize(os.path.join(folder, name)) == 0:
+                missing.append(name)
+        except OSError:
+            missing.append(name)
+    return missing
 
 
 _OLD_LIMITS = re.compile(r"\s*[a-z]+\s*=\s*\d+(?:\s*,\s*[a-z]+\s*=\s*\d+)*\s*")
@@ -557,6 +581,20 @@ def _check_replicas(
                 warning=True,
             )
         )
+
+
+STRONG = 20  # characters
+
+
+def _check_exposure(root: schema.Root, master_key: str | None, document: Document, reading: _Reading) -> None:
+    """Whoever can reach the gateway can try keys: one that is reached from elsewhere needs one that cannot be guessed."""
+    if root.gateway is None or master_key is None or len(master_key) >= STRONG:
+        return  # ours is strong
+    host = root.gateway.host
+    if host not in ("localhost", "::1") and not host.startswith("127."):
+        message = f"{host} can be reached from elsewhere, and the gateway's key has {len(master_key)} characters"
+        advice = f"give it at least {STRONG} (or none: a strong one is made and kept), or write 127.0.0.1"
+        reading.add(document.problem((GATEWAY, "host"), message, advice))
 
 
 def _master_key(
