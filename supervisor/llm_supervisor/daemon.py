@@ -150,6 +150,7 @@ class Daemon:
         runner.post(event)
         while runner.pending:
             await asyncio.sleep(0)
+        self._world.flush()  # a person's word that was answered outlives us
 
     async def changed(self) -> None:
         """Wait for the next snapshot."""

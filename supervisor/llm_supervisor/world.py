@@ -668,6 +668,12 @@ class RealWorld:
         if self._saving is None:
             self._saving = asyncio.get_running_loop().call_later(SAVE_WITHIN, self._save_now)
 
+    def flush(self) -> None:
+        """Write down what is not written yet."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._save_now()
+
     def _save_now(self) -> None:
         self._saving = None
         try:

@@ -587,7 +587,7 @@ STRONG = 20  # characters
 
 
 def _check_exposure(root: schema.Root, master_key: str | None, document: Document, reading: _Reading) -> None:
-    """Whoever can reach the gateway can try keys: one that is reached from elsewhere needs one that cannot be guessed."""
+    """Whoever reaches the gateway can try keys: one that is reached from elsewhere needs one that cannot be guessed."""
     if root.gateway is None or master_key is None or len(master_key) >= STRONG:
         return  # ours is strong
     host = root.gateway.host
