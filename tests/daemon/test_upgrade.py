@@ -20,7 +20,7 @@ from llm_supervisor.control.client import NoDaemon
 from tests.daemon.conftest import program
 from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import knocking, pair, same
-from tests.programs import alive
+from tests.programs import alive, until
 
 pytestmark = pytest.mark.slow
 
@@ -189,10 +189,20 @@ def test_a_request_in_hand_is_answered_first(tmp_path: Path) -> None:
         assert (waiting.returncode, said) == (0, b"p: asked\n")
         assert daemon.program("p")["state"] == "STOPPING"
         daemon.wait("p", state="RUNNING", restarts=1)
-        assert following.poll() is None, "who follows the events goes on following"
+        assert following.stdout is not None
+        os.set_blocking(following.stdout.fileno(), False)
+        told = b""
+
+        def heard() -> bool:
+            nonlocal told
+            told += following.stdout.read() or b""  # type: ignore[union-attr]
+            words = [line.split()[2] for line in told.decode().splitlines()]
+            return words[-3:] == ["STOPPING", "STARTING", "RUNNING"]
+
+        until(heard, "who follows the events goes on following")
+        assert following.poll() is None
         following.send_signal(signal.SIGINT)
-        told, _ = following.communicate(timeout=10)
-        assert [line.split()[2:3] for line in told.decode().splitlines()][-2:] == [["STARTING"], ["RUNNING"]]
+        following.communicate(timeout=10)
 
 
 def test_clients_of_the_gateway_notice_nothing(tmp_path: Path) -> None:
