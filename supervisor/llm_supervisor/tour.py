@@ -125,8 +125,8 @@ def _pictures(config: Config, name: str, model: schema.Model | None) -> Iterator
     options = {vllm.normal(option): value for option, value in model.vllm.items()}
     if folder := options.get("allowed-local-media-path"):
         yield Question(name, "image (file)", chat, with_parts(image(BY_FILE)), media=str(folder))
-    limits = options.get("limit-mm-per-prompt")
-    limits = limits if isinstance(limits, dict) else {}
+    given = vllm.limits(options.get("limit-mm-per-prompt"))
+    limits = given if isinstance(given, dict) else {}
     two = with_parts(image(data), image(data))
     if limits.get("image", 1) == 1 and "image" in limits:
         yield Question(name, "two images", chat, two, refused=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_supervisor.config import ConfigError, load
-from llm_supervisor.engines import options
+from llm_supervisor.engines import options, vllm
 from llm_supervisor.engines.options import Option, Options
 from tests.config.conftest import Place
 
@@ -65,10 +65,12 @@ WRONG = {
     "max-model-len: false": "max-model-len takes a value, not false (leave it out for vLLM's default)",
     "dtype: bf16": "dtype must be one of auto, bfloat16, half, not 'bf16' (did you mean bfloat16?)",
     "limit-mm-per-prompt: image=1": (
-        "limit-mm-per-prompt 'image=1' is the old form, which vLLM no longer reads (write {image: 1})"
+        "limit-mm-per-prompt 'image=1' is the old form, which vLLM no longer reads: it is given a mapping "
+        "(write {image: 1})"
     ),
     "limit_mm_per_prompt: image=4,video=1": (
-        "limit_mm_per_prompt 'image=4,video=1' is the old form, which vLLM no longer reads (write {image: 4, video: 1})"
+        "limit_mm_per_prompt 'image=4,video=1' is the old form, which vLLM no longer reads: it is given a mapping "
+        "(write {image: 4, video: 1})"
     ),
     "allowed-local-media-path: /": (
         "allowed-local-media-path shows every file of this machine that vLLM can read to whoever has a key of the "
@@ -121,3 +123,8 @@ def test_one_that_gives_no_answer(tmp_path: Path, answer: str) -> None:
     assert options.learn(an_environment(tmp_path / "env", answer), tmp_path / "data") is None
     assert options.learn(str(tmp_path / "nothing"), tmp_path / "data") is None
     assert options.learn(sys.executable, tmp_path / "data") is None, "a Python without vLLM"
+
+
+def test_the_old_form_reaches_vllm_as_a_mapping() -> None:
+    assert vllm.flags({"limit_mm_per_prompt": "image=4, video=1"}) == ["--limit-mm-per-prompt", '{"image":4,"video":1}']
+    assert vllm.flags({"limit-mm-per-prompt": '{"image": 1}'}) == ["--limit-mm-per-prompt", '{"image": 1}']

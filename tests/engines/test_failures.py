@@ -69,7 +69,6 @@ class Case:
 
 CASES = {
     "unknown-flag": Case("bad_arguments", True, "no-such-flag", {"no-such-flag": 1}),
-    "mm-limit": Case("mm_limit_not_json", True, '{"image": 5}', {"limit-mm-per-prompt": "image=5"}),
     "gone-folder": Case("model_folder_missing", True, "", change=shutil.rmtree),
     "no-network": Case("network", False, "HF_HUB_OFFLINE", model="nobody/nothing-of-the-kind"),
     "too-long": Case("max_model_len_too_large", True, "65536", {"max-model-len": 999999}),

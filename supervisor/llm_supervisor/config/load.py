@@ -431,9 +431,6 @@ def _missing_shards(folder: str) -> list[str]:
     return missing
 
 
-_OLD_LIMITS = re.compile(r"\s*[a-z]+\s*=\s*\d+(?:\s*,\s*[a-z]+\s*=\s*\d+)*\s*")
-
-
 def _check_options(
     root: schema.Root, path: Path, document: Document, vllm_options: OptionsOf, reading: _Reading
 ) -> None:
@@ -448,13 +445,10 @@ def _check_options(
             name = vllm.normal(option)
             if name in vllm.RESERVED or name == "api-key" or where in reading.made_up:
                 continue
-            if name == "limit-mm-per-prompt" and isinstance(value, str) and _OLD_LIMITS.fullmatch(value):
-                new = ", ".join(part.strip().replace("=", ": ") for part in value.split(","))
-                reading.add(
-                    document.problem(
-                        where, f"{value!r} is the old form, which vLLM no longer reads", f"write {{{new}}}"
-                    )
-                )
+            if name == "limit-mm-per-prompt" and isinstance(value, str) and isinstance(new := vllm.limits(value), dict):
+                message = f"{value!r} is the old form, which vLLM no longer reads: it is given a mapping"
+                pairs = ", ".join(f"{key}: {count}" for key, count in new.items())
+                reading.add(document.problem(where, message, f"write {{{pairs}}}", warning=True))
                 continue
             if name == "allowed-local-media-path" and os.path.normpath(str(value)) == "/":
                 message = "shows every file of this machine that vLLM can read to whoever has a key of the gateway"

@@ -32,12 +32,26 @@ def normal(option: str) -> str:
     return option.lstrip("-").replace("_", "-")
 
 
+_OLD_LIMITS = re.compile(r"\s*[a-z]+\s*=\s*\d+(?:\s*,\s*[a-z]+\s*=\s*\d+)*\s*")
+
+
+def limits(value: object) -> object:
+    """``limit-mm-per-prompt`` as a mapping, where it is written in the old form (``image=1,video=2``), which vLLM no
+    longer reads; else as it is."""
+    if not isinstance(value, str) or not _OLD_LIMITS.fullmatch(value):
+        return value
+    pairs = (part.partition("=") for part in value.split(","))
+    return {name.strip(): int(count) for name, _, count in pairs}
+
+
 def flags(options: Mapping[str, object]) -> list[str]:
     """Options in vLLM's own words as argv. True and False become ``--x`` and ``--no-x``, None is left out, a mapping
     becomes JSON, a list several values. ``api-key`` never gets here: it would show in ``ps``."""
     argv: list[str] = []
     for name, value in options.items():
         flag = f"--{normal(name)}"
+        if normal(name) == "limit-mm-per-prompt":
+            value = limits(value)
         match value:
             case None:
                 continue
