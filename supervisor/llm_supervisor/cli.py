@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     status = command("status", "what runs, and how it is")
     status.add_argument("name", nargs="*", metavar="NAME")
     status.add_argument("--json", action="store_true")
+    status.add_argument("--watch", action="store_true", help="again every second, until interrupted")
     logs = command("logs", "what the programs wrote")
     logs.add_argument("name", nargs="*", metavar="NAME")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
@@ -450,6 +451,20 @@ def _orphans() -> list[str]:
 
 
 def _status(options: argparse.Namespace) -> int:
+    """Once, or again and again: then the last one's exit status is that of the command."""
+    while options.watch:
+        if sys.stdout.isatty():
+            print("\x1b[H\x1b[2J", end="")
+        code = _status_once(options)
+        sys.stdout.flush()
+        try:
+            time.sleep(1.0)
+        except KeyboardInterrupt:
+            return code
+    return _status_once(options)
+
+
+def _status_once(options: argparse.Namespace) -> int:
     from llm_supervisor.control.client import NoDaemon
     from llm_supervisor.names import nearest
 

@@ -266,6 +266,18 @@ def test_following(zoo: Daemon) -> None:
     assert (follower.returncode, out, err) == (130, b"", b"")
 
 
+def test_watching(zoo: Daemon) -> None:
+    """The status again and again; the last one's exit status in the end."""
+    watcher = zoo.background("status", "--watch", "calm")
+    assert watcher.stdout is not None
+    lines = Lines(watcher.stdout.fileno())
+    for _ in range(3):
+        assert lines.next().startswith("calm")
+    watcher.send_signal(signal.SIGINT)
+    watcher.communicate(timeout=20)
+    assert watcher.returncode in (0, 130)
+
+
 def test_a_broken_pipe_is_no_error(zoo: Daemon) -> None:
     """``llm-supervisor logs | head -1``."""
     for words in ("logs -n 20000 many", "status", "logs -n 20000"):
