@@ -36,7 +36,7 @@ from llm_supervisor.core.event import Event
 from llm_supervisor.core.health import Answer, Observation
 from llm_supervisor.core.hold import hold
 from llm_supervisor.core.spec import Kind, ProgramSpec
-from llm_supervisor.core.state import Phase, State
+from llm_supervisor.core.state import Phase, State, Wanted
 from llm_supervisor.ground import LAST_GOOD, SIGNALS, Ground, Refusal, check_ports, find_pythons, master_key, take_lock
 from llm_supervisor.host import gpu, log, memory, net, output, probe
 from llm_supervisor.host.process import become_subreaper, find
@@ -147,6 +147,8 @@ class Daemon:
     async def post(self, name: str, event: Event) -> None:
         """Ask a program for something, and return when it has decided what that means."""
         runner = self.runners[name]
+        if self.ending and isinstance(event, (ev.StartRequested, ev.RestartRequested)):
+            return  # nothing comes back any more
         runner.post(event)
         while runner.pending:
             await asyncio.sleep(0)
@@ -186,7 +188,8 @@ class Daemon:
     def _publish(self, name: str, before: State, state: State, event: Event) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-        self._world.remember(name, state)
+        if not self.ending:  # that all is told to stop then is no person's word about this program
+            self._world.remember(name, state)
         if before.phase is not state.phase:
             self._tell_gateway()
         if fleet.face(before) != fleet.face(state):
@@ -221,14 +224,24 @@ class Daemon:
         loop.add_signal_handler(signal.SIGCHLD, self._world.reap)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-        self._write_files()
+        try:
+            self._write_files()
+        except OSError as error:
+            if not former.lives():
+                raise
+            self._log.error("files cannot be written: who needs them fails at its next start", error=str(error))
+        spare = self.plan.spare.spec.name if self.plan.spare else ""
         gone = sorted(former.programs.keys() - self.plan.programs.keys())
+        if spare in gone and _ran(former.programs[spare]):
+            gone.remove(spare)  # perhaps it alone serves: it is adopted, and goes when another one does
         await asyncio.gather(*(self._world.end(name, 5.0, 30.0) for name in gone))
         for name in gone:
             self._world.close_listener(name)
             self._world.forget(name)
         for name, planned in self.plan.programs.items():
             self._add(name, planned)
+        if self.plan.spare is not None and spare in former.programs and spare not in gone:
+            self._add(spare, self.plan.spare)
         self._log.info("started", version=__version__, pid=os.getpid(), config=str(self.config.file))
         try:
             async with self._group:
@@ -255,6 +268,7 @@ class Daemon:
                 self._state = "stopping"
                 self._notifier.stopping("stopping")
                 await self._stop_all()
+                self._world.abandon()
                 self._down.set()
                 for runner in self.runners.values():
                     runner.finish()
@@ -284,8 +298,16 @@ class Daemon:
                 self.plan.engines_file.unlink(missing_ok=True)
         self._log.info("ended")
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
-        self._group.create_task(work)
+    def _soon(self, work: Coroutine[Any, Any, object]) -> None:
+        """In the background. What goes wrong with one request is no reason for the daemon to end."""
+
+        async def alone() -> None:
+            try:
+                await work
+            except Exception:
+                self._log.exception("a request failed")
+
+        self._group.create_task(alone())
 
     def _add(self, name: str, planned: Planned) -> Runner:
         runner = Runner(planned.spec, self._world, self._publish, asking=planned.asking, reader=planned.reader)
@@ -319,25 +341,29 @@ class Daemon:
                     return
                 await self._become(door)
                 self._upgrading.clear()
+                if self._stop.is_set():
+                    return
 
     # Another configuration ------------------------------------------------------------------------------------
 
     async def reload(self, *, dry_run: bool, wait: bool) -> dict[str, Any]:
         """Read the configuration again, and change only what it changes. The answer of ``POST /v1/reload``."""
-        if self._stop.is_set() or self._upgrading.is_set():
-            return {"ok": False, "problems": [], "changes": [], "error": "the daemon is about to end"}
         async with self._reloading:
+            if self._stop.is_set() or self._upgrading.is_set():
+                return {"ok": False, "problems": [], "changes": [], "error": "the daemon is about to end"}
             try:
                 config = load(self.config.files, self._ground.environ, self._ground.vllm_options)
                 pythons = find_pythons(config, self._ground.data, self._pythons)
                 check_ports(config, self._is_ours)
-            except (ConfigError, Refusal) as error:
-                problems = [str(one) for one in error.problems] if isinstance(error, ConfigError) else [str(error)]
-                self._log.error("not reloaded: the configuration is wrong, nothing has changed", problems=problems)
-                return {"ok": False, "problems": problems, "changes": []}
-            fresh = self._planned(config, pythons)
+                fresh = self._planned(config, pythons)
+            except ConfigError as error:
+                return self._not_reloaded([str(one) for one in error.problems])
+            except (Refusal, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+                return self._not_reloaded([str(error) or repr(error)])
             specs = {name: planned.spec for name, planned in fresh.programs.items()}
-            todo = changes(self.specs, specs, self.states, self._world.running())
+            # a spare replica is nobody's plan: it goes by itself
+            before = {name: spec for name, spec in self.specs.items() if name in specs or not self._is_spare(name)}
+            todo = changes(before, specs, self.states, self._world.running())
             told: list[dict[str, Any]] = [
                 {"program": one.program, "action": one.action.value, "why": one.why} for one in todo
             ]
@@ -348,32 +374,41 @@ class Daemon:
             try:
                 self._take(config, pythons, fresh)
             except OSError as error:
-                return {"ok": False, "problems": [f"cannot be written down: {error}"], "changes": []}
+                return self._not_reloaded([f"cannot be written down: {error}"])
             self._log.info("reloaded", changes=[one for one in told if one["action"] != Action.NOTHING.value])
             for one in todo:
                 if one.action is not Action.STOP:
                     self._renew(one.program)
-            self.runners = {
-                name: self.runners[name] for name in [*fresh.programs, *(self.runners.keys() - specs.keys())]
-            }
-            if not wait:
-                self._soon(self._carry_out_later(todo))
-                return answer
-            results = await self._carry_out(todo)
-            for line in told:
-                if (result := results.get(line["program"])) is not None:
-                    line["outcome"] = result[1]
-                    line["ok"] = result[0]
-            return {**answer, "ok": all(ok for ok, _ in results.values())}
+            order = [*fresh.programs, *(self.runners.keys() - specs.keys())]
+            self.runners = {name: self.runners[name] for name in order}
+        # what holds is settled; that it comes about may take long, and another word may come meanwhile
+        if not wait:
+            self._soon(self._carry_out(todo))
+            return answer
+        results = await self._carry_out(todo)
+        for line in told:
+            if (result := results.get(line["program"])) is not None:
+                line["outcome"] = result[1]
+                line["ok"] = result[0]
+        return {**answer, "ok": all(ok for ok, _ in results.values())}
+
+    def _not_reloaded(self, problems: list[str]) -> dict[str, Any]:
+        self._log.error("not reloaded: the configuration is wrong, nothing has changed", problems=problems)
+        return {"ok": False, "problems": problems, "changes": []}
 
     def _take(self, config: Config, pythons: Pythons, fresh: Plan) -> None:
-        """This is what holds from now on."""
+        """This is what holds from now on. Raises OSError, and then it does not."""
+        before = (self.config, self._pythons, self.plan, self._problems)
         self.config, self._pythons, self.plan, self._problems = config, pythons, fresh, ()
+        try:
+            self._write_files()
+        except OSError:
+            self.config, self._pythons, self.plan, self._problems = before
+            raise
         self._pump.limit(fresh.logs.max_bytes, fresh.logs.backups)
         self._world.engine_environ = fresh.environ
         if any(model.gpus for model in config.root.models.values()):
             self._world.find_gpus()
-        self._write_files()
 
     def _renew(self, name: str) -> None:
         planned = self.plan.programs[name]
@@ -386,22 +421,22 @@ class Daemon:
             return
         self._group.create_task(self._add(name, planned).run())
 
-    async def _carry_out_later(self, todo: Sequence[Change]) -> None:
-        async with self._reloading:
-            await self._carry_out(todo)
-
     async def _carry_out(self, todo: Sequence[Change]) -> dict[str, tuple[bool, str]]:
-        """Do it: all at once, but the gateway's replicas one after the other. By program: whether it worked."""
+        """Do it: all at once, but the gateway's replicas one after the other, and those that are too many only when the
+        others are new. By program: whether it worked."""
         asked = {Action.START: "start", Action.STOP: "stop", Action.RESTART: "restart"}
         rolling = [one.program for one in todo if one.action is Action.ROLLING]
+        replicas = set(self._replicas())
+        last = [one for one in todo if one.action is Action.STOP and one.program in replicas]
+        first = [one for one in todo if one.action in asked and one not in last]
         async with asyncio.TaskGroup() as group:
             rolled = group.create_task(self._roll(rolling))
-            others = [
-                group.create_task(self._ask(one.program, asked[one.action])) for one in todo if one.action in asked
-            ]
+            others = [group.create_task(self._ask(one.program, asked[one.action])) for one in first]
         found = rolled.result() | dict(one.result() for one in others)
+        for one in last:
+            found |= dict([await self._ask(one.program, "stop")])
         for one in todo:
-            if one.action is Action.STOP:
+            if one.action is Action.STOP and one.program not in self.plan.programs:
                 self._drop(one.program)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -409,29 +444,38 @@ class Daemon:
 
     async def _ask(self, name: str, action: str) -> tuple[str, tuple[bool, str]]:
         """Ask for it, and wait until it has come about or cannot any more."""
+        if name not in self.runners:
+            return name, (action == "stop", "is no longer configured")
         since = self.states[name].incarnation
         await self.post(name, REQUESTS[action]())
-        while not settled(action, self.states[name], since) and not self.ending:
+        while name in self.runners and not (self.ending or self.handing_over):
+            if settled(action, self.states[name], since):
+                return name, outcome(action, self.states[name])
             await self.changed()
-        return name, outcome(action, self.states[name])
+        return name, (action == "stop" or self.handing_over, "asked")
 
     async def _roll(self, names: Sequence[str]) -> dict[str, tuple[bool, str]]:
         """Each is ready before the next one leaves; when one does not get ready, the rest is left as it is."""
         found: dict[str, tuple[bool, str]] = {}
         for name in names:
-            found[name] = await self.replace(name)
+            found[name] = await self.replace(name, changed=True)
             if not found[name][0]:
                 rest = names[names.index(name) + 1 :]
                 return found | dict.fromkeys(rest, (False, f"left as it is, as {name} did not get ready"))
         return found
 
-    async def replace(self, name: str) -> tuple[bool, str]:
+    async def replace(self, name: str, *, changed: bool = False) -> tuple[bool, str]:
         """A new process for a replica of the gateway. Another one serves meanwhile: where there is none, a spare one
-        that is ready before the old one drains. Whether it worked, and in words."""
+        that is ready before the old one drains. ``changed``: only if its process is not the new one
+        yet. Whether it worked, and in words."""
         async with self._rolling:
+            if self.ending or self.handing_over or name not in self.runners:
+                return False, "not restarted: the daemon is about to end, or it is no longer configured"
             planned = self.plan.spare
             others = [one for one in self._replicas() if one != name]
             serves = self.states[name].phase is Phase.RUNNING
+            if changed and serves and self._world.running().get(name) == self.specs[name].digest:
+                return True, "is new already"
             if planned is None or not serves or planned.spec.name in self.runners or self._serving(others):
                 return (await self._ask(name, "restart"))[1]
             spare = planned.spec.name
@@ -446,26 +490,37 @@ class Daemon:
 
     def replace_later(self, name: str) -> None:
         """The same, without waiting."""
-        self._soon(self._replace_quietly(name))
-
-    async def _replace_quietly(self, name: str) -> None:
-        await self.replace(name)
+        self._soon(self.replace(name))
 
     def _replicas(self) -> list[str]:
         return [name for name, runner in self.runners.items() if runner.spec.kind is Kind.LITELLM]
 
+    def _is_spare(self, name: str) -> bool:
+        return self.runners[name].spec.kind is Kind.LITELLM and name not in self.plan.programs
+
     def _serving(self, names: Sequence[str]) -> bool:
-        return any(self.states[name].phase is Phase.RUNNING for name in names)
+        states = [self.runners[name].state for name in names if name in self.runners]
+        return any(state.phase is Phase.RUNNING and state.wanted is Wanted.UP for state in states)
 
     async def _retire(self, spare: str, others: Sequence[str]) -> None:
         """Let the spare one go, unless it alone serves."""
-        if self._serving(others) and not self.ending:
+        if self._serving(others) and not self.ending and spare not in self.plan.programs:
             await self._ask(spare, "stop")
-            self._drop(spare)
+            if spare not in self.plan.programs:
+                self._drop(spare)
+
+    async def _retire_alone(self, spare: str) -> None:
+        """One that was left over."""
+        async with self._rolling:
+            if spare in self.runners:
+                await self._retire(spare, [one for one in self._replicas() if one != spare])
 
     def _drop(self, name: str) -> None:
-        """It is no program of ours any more; if it is down, that is."""
-        if self.states[name].phase in (Phase.STOPPED, Phase.FATAL) and not self.ending:
+        """It is no program of ours any more; if it is down, that is, and nothing of it lives on."""
+        state = self.runners[name].state if name in self.runners else None
+        if state is None or self.ending or state.orphaned:
+            return
+        if state.phase in (Phase.STOPPED, Phase.FATAL):
             self.runners.pop(name).finish()
             self._world.forget(name)
 
@@ -478,7 +533,7 @@ class Daemon:
         todo = [one for one in todo if one.action in (Action.START, Action.RESTART, Action.ROLLING)]
         if todo:
             self._log.info("changed while no daemon lived", programs=[one.program for one in todo])
-            await self._carry_out_later(todo)
+            await self._carry_out(todo)
 
     async def _reload_by_signal(self) -> None:
         await self.reload(dry_run=False, wait=True)
@@ -520,6 +575,11 @@ class Daemon:
             await asyncio.sleep(0.01)  # a start that nobody has written down yet would be swept
         await self._world.nurseries.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        for _ in range(3):
+            await asyncio.sleep(0)  # a signal that has come, and was not handled yet
+        if self._stop.is_set():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            return
         self._pump.halt()
         argv = upgrade.command()
         try:
@@ -649,9 +709,9 @@ class Daemon:
             await asyncio.sleep(TEND)
             self._world.nurseries.tend()
             self._replace_grown()
-            for name in [name for name in self._replicas() if name not in self.plan.programs]:
-                if not self._rolling.locked() and not self._reloading.locked():
-                    await self._retire(name, [one for one in self._replicas() if one != name])
+            for name in [name for name in self._replicas() if self._is_spare(name)]:
+                if not self._rolling.locked():
+                    self._soon(self._retire_alone(name))
 
     def _replace_grown(self) -> None:
         """Restart the one whose turn it is."""
@@ -692,6 +752,10 @@ class Daemon:
                 await asyncio.sleep(0.05)  # many changes at once are told once
             except TimeoutError:
                 pass
+
+
+def _ran(entry: fm.Entry) -> bool:
+    return entry.state is not None and entry.state.phase is Phase.RUNNING
 
 
 async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:

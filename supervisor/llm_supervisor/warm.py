@@ -60,13 +60,25 @@ class Nurseries:
     def want(self, name: str, launch: Launch, env: Mapping[str, str]) -> None:
         """The program is ready: from now on its next start may be warm."""
         if not launch.warm:
+            self.forget(name)
             return
         key = _key(launch, env)
         self._wanted[name] = key
         nursery = self._all.setdefault(key, _Nursery(launch.warm, dict(key[1]), name))
         self._start(nursery)
+        self._end_unneeded()
+
+    def forget(self, name: str) -> None:
+        """That program needs none any more."""
+        if self._wanted.pop(name, None) is not None:
+            self._end_unneeded()
+
+    def _end_unneeded(self) -> None:
         for old in self._all.keys() - set(self._wanted.values()):
-            self._end(self._all.pop(old), "nobody needs it")
+            nursery = self._all.pop(old)
+            if nursery.task is not None:
+                nursery.task.cancel()
+            self._end(nursery, "nobody needs it")
 
     def succeeded(self, name: str) -> None:
         """A warm start of that program was ready."""

@@ -138,7 +138,7 @@ class RealWorld:
         self.incarnations: dict[str, Incarnation] = {}
         self._listeners: dict[tuple[str, int], socket.socket] = {}
         self._accepting: dict[str, tuple[str, int]] = {}  # programs that accept, or will, on one of these
-        self._targets: dict[str, tuple[Asking, probe.Target]] = {}
+        self._targets: dict[str, tuple[object, probe.Target]] = {}
         self._read: dict[str, tuple[output.Position, bytes]] = {}
         self._rows: tuple[float, dict[int, Row]] = (float("-inf"), {})
         (runtime / "fifo").mkdir(mode=0o700, exist_ok=True)
@@ -504,7 +504,8 @@ class RealWorld:
 
     def reap(self) -> None:
         """Reap orphans that came to us. Call on SIGCHLD."""
-        watched = {living.leader.pid for living in self.incarnations.values() if living.leader is not None}
+        # those too that a former daemon left, and nobody watches yet: how they ended is asked for when they are adopted
+        watched = {living.tree.leader[0] for living in self.incarnations.values() if living.tree.leader is not None}
         reap_strangers(watched)
 
     # Looking ----------------------------------------------------------------------------------------------
@@ -624,11 +625,13 @@ class RealWorld:
 
     async def _target(self, name: str, asking: Asking) -> probe.Target:
         known = self._targets.get(name)
-        if known is None or known[0] != asking:
-            if known is not None:
-                await known[1].close()
+        where = (asking.address, asking.headers)  # not what is asked: two plans of the same ask it by other functions
+        if known is None or known[0] != where:
             address = net.reachable(asking.address) if isinstance(asking.address, str) else asking.address
-            known = self._targets[name] = (asking, probe.Target(address, dict(asking.headers)))
+            before, known = known, (where, probe.Target(address, dict(asking.headers)))
+            self._targets[name] = known
+            if before is not None:
+                await before[1].close()
         return known[1]
 
     async def close(self) -> None:
@@ -654,8 +657,15 @@ class RealWorld:
             self._states[name] = (seen, to_record(state))
             self._save_soon()
 
+    def abandon(self) -> None:
+        """At an orderly end: what could not be ended is for the next daemon to end, and nothing else is known of it."""
+        self._states.clear()
+        if self.incarnations:
+            self._save_now()
+
     def forget(self, name: str) -> None:
         """A program that is no more."""
+        self.nurseries.forget(name)
         for known in (self._states, self._reserved, self._digests):
             known.pop(name, None)
         self._read.pop(name, None)
@@ -791,6 +801,8 @@ class RealWorld:
         remains = bool(find(living.tree))
         if not remains:
             living.tree.leader = None
+            if not began:  # nothing was ever recorded of it but the name of its next incarnation
+                self._bury(name, living)
         return Found(None, remains=remains, began=began)
 
 
@@ -852,7 +864,12 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
-        os.write(fd, data)
+        rest = memoryview(data)
+        while rest:  # a write may be cut where room ends, and only the next one says so
+            rest = rest[os.write(fd, rest) :]
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
     finally:
         os.close(fd)
     os.replace(fresh, path)

@@ -157,12 +157,14 @@ def test_no_secret_is_shown(secretive: Path, capsys: pytest.CaptureFixture[str])
 def test_secrets_are_taken_out_of_the_file_for_litellm() -> None:
     native = {
         "model_list": [{"model_name": "key", "litellm_params": {"api_key": "secret-a", "tpm": 5, "max_tokens": 7}}],
-        "litellm_settings": {"cache_params": {"password": "secret-b"}, "token": 3},
+        "litellm_settings": {"cache_params": {"password": "secret-b"}, "token": 12345678},
+        "router_settings": {"redis_url": "redis://:secret-c@host:1"},
         "environment_variables": {"OPENAI_API_KEY": "secret-a"},
         "general_settings": {"database_url": "postgres://u:p@h/d"},
     }
     clean, variables = litellm.hide(native)
-    assert sorted(variables.values()) == ["postgres://u:p@h/d", "secret-a", "secret-b"]
+    hidden = ["12345678", "postgres://u:p@h/d", "redis://:secret-c@host:1", "secret-a", "secret-b"]
+    assert sorted(variables.values()) == hidden
     text = json.dumps(clean)
     assert not [value for value in variables.values() if value in text]
     assert clean["model_list"][0]["model_name"] == "key"

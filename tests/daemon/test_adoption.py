@@ -83,6 +83,46 @@ def test_it_goes_on_where_the_former_one_was_killed(make: Make) -> None:
     assert len(daemon.children()) == 2, "and its stray, which went to init, was found"
 
 
+def test_after_an_orderly_end_everything_begins_anew(make: Make) -> None:
+    """What was stopped or given up under a daemon that had adopted it, too."""
+    programs = {
+        "calm": program("obedient"),
+        "stopped": program("obedient"),
+        "wrong": program("exiter", "--status", 3, restart={"backoff": 0, "intensity": 2}),
+    }
+    daemon = make(programs)
+    daemon.wait("calm", state="RUNNING")
+    daemon.wait("wrong", state="FATAL")
+    assert daemon.cli("stop", "stopped").returncode == 0
+    killed(daemon)
+    daemon.start()
+    daemon.wait("stopped", state="STOPPED")
+    assert daemon.cli("shutdown").returncode == 0
+    daemon.wait_ended()
+    assert not (daemon.runtime / "state.json").exists()
+    assert not (daemon.runtime / "last-good.json").exists()
+    daemon.start()
+    for name in ("calm", "stopped"):
+        daemon.wait(name, state="RUNNING")
+
+
+def test_killed_while_it_ends_nothing_is_forgotten(make: Make) -> None:
+    """That all are told to stop then is nobody's word about one of them."""
+    daemon = make({"quick": program("obedient"), "slow": program("stubborn", stop={"grace": 3600})})
+    for name in ("quick", "slow"):
+        daemon.wait(name, state="RUNNING")
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait("quick", state="STOPPED")
+    time.sleep(0.1)
+    killed(daemon)
+    daemon.start()
+    for name in ("quick", "slow"):
+        daemon.wait(name, state="RUNNING")
+    assert daemon.cli("stop", "--no-wait", "slow").returncode == 0
+    os.kill(daemon.program("slow")["pid"], signal.SIGKILL)
+
+
 def test_only_what_changed_meanwhile_is_touched(make: Make) -> None:
     programs = {name: program("obedient") for name in ("same", "watched", "other", "former", "stopped")}
     daemon = make(programs)

@@ -329,6 +329,36 @@ def test_an_only_replica_is_replaced_behind_a_spare_one(alone: Place, way: str) 
     assert set(alone.daemon.children().values()) == {f"{name}/{uuid}" for name, uuid in after.items()}
 
 
+def test_a_reload_while_a_spare_one_serves(alone: Place) -> None:
+    """They know of each other: of a file that is unchanged nothing comes, and one more replica is the spare one."""
+    alone.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(start=1)}
+    alone.write()
+    assert alone.daemon.cli("reload", "--no-wait").returncode == 0
+    alone.daemon.wait("gateway-2", state="STARTING")
+    assert alone.reload() == {"gateway": "rolling"}, "its process is the old one still: it waits for the new one"
+    assert alone.daemon.program("gateway")["restarts"] == 1, "and that is all"
+    alone.write()
+    assert alone.daemon.cli("restart", "gateway", "--no-wait").returncode == 0
+    alone.daemon.wait("gateway-2", state="RUNNING")
+    alone.settings["gateway"]["replicas"] = 2
+    alone.write()
+    alone.reload()
+    alone.daemon.wait_for(lambda: alone.daemon.program("gateway")["restarts"] == 2, "the other change")
+    alone.daemon.wait_ready()
+    time.sleep(0.5)
+    assert set(alone.incarnations()) == {"tunnel", "one", "two", "gateway", "gateway-2"}
+    assert all(alone.daemon.program(name)["state"] == "RUNNING" for name in ("gateway", "gateway-2"))
+    alone.settings["gateway"]["replicas"] = 1
+    alone.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(start=0.5)}
+    alone.write()
+    with knocking(alone.settings["gateway"]["port"]) as wrong:
+        assert alone.reload() == {"gateway": "rolling", "gateway-2": "stop"}
+    assert wrong == []
+    assert states(alone.daemon)[-4:] == [
+        ("gateway", "STARTING"), ("gateway", "RUNNING"), ("gateway-2", "STOPPING"), ("gateway-2", "STOPPED"),
+    ], "the other one served until it was ready"  # fmt: skip
+
+
 def test_what_an_only_replica_cannot_start_with_does_not_replace_it(alone: Place) -> None:
     before = alone.incarnations()
     alone.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(exit=3)}

@@ -114,8 +114,7 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
     endpoint = spare = None
     if root.gateway is not None:
         local = [_group(alias, model) for alias, model in root.models.items()]
-        native, hidden = litellm.hide(config.native)
-        generated = litellm.compose(native, local)
+        generated, hidden = litellm.hide(litellm.compose(config.native, local))
         expected = litellm.expected_groups(generated)
         groups = tuple(Group(name, name in root.models, vision) for name, vision in expected.items())
         more = (config, root.gateway, pythons, runtime, litellm_file, master_key, generated, hidden)

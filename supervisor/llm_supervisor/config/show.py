@@ -16,7 +16,7 @@ _LEAST = 6  # characters: shorter values are words, and found everywhere
 
 def secrets_of(config: Config) -> set[str]:
     """Every value of the configuration that is a secret by its place or its name."""
-    found = {value for name, value in config.env_values.items() if litellm.SECRET.fullmatch(name)}
+    found = {value for name, value in config.environ.items() if litellm.SECRET.fullmatch(name)}
     blocks = [config.root.gateway, *config.root.models.values(), *config.root.programs.values()]
     for block in blocks:
         if block is not None:
@@ -30,15 +30,21 @@ def secrets_of(config: Config) -> set[str]:
 
 
 def redact(value: Any, secrets: Iterable[str]) -> Any:
-    """The same without these texts, wherever they are."""
+    """The same without these texts, wherever they are, and without what has the name of a secret."""
     if isinstance(value, Mapping):
-        return {key: redact(item, secrets) for key, item in value.items()}
+        return {key: _hidden(str(key), item, secrets) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [redact(item, secrets) for item in value]
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, HIDDEN)
     return value
+
+
+def _hidden(name: str, value: Any, secrets: Iterable[str]) -> Any:
+    told = isinstance(value, str) and (not value or value == "none" or value.startswith(("os.environ/", "${")))
+    plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    return HIDDEN if plain and not told and litellm.SECRET.fullmatch(name) else redact(value, secrets)
 
 
 def shown(config: Config, plan: Plan) -> dict[str, Any]:

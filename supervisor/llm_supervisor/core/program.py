@@ -364,6 +364,8 @@ def start_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> 
     """The deadline of a start: readiness by age, or a start that takes too long."""
     assert state.spawned is not None
     assert state.stirred_at is not None
+    if now < (due := _start_deadline(spec, state)):
+        return replace(state, deadline=due), ()  # it was told to be more patient since
     if spec.ready_after is not None and state.alive_since is not None:
         return _run(spec, state, now, hl.Verdict("alive", hl.Word.READY, hl.Action.KEEP, "is alive"))
     doing = f" (last: {state.loading})" if state.loading else ""
@@ -533,7 +535,8 @@ def recovered(spec: ProgramSpec, state: State, found: Found, now: float) -> Outc
             return _go_on(spec, state, now)
         case Phase.STARTING if found.pid is not None:
             # nobody knows what it did meanwhile, and perhaps it was held up by its own output: its patience begins anew
-            state = replace(state, alive_since=state.alive_since or now, stirred_at=now, loaded_at=now)
+            spawned = now if state.warm else state.spawned  # the budget of a warm start is short
+            state = replace(state, alive_since=state.alive_since or now, spawned=spawned, stirred_at=now, loaded_at=now)
             return replace(state, deadline=_start_deadline(spec, state)), (do.BeginProbing(state.incarnation),)
         case Phase.RUNNING | Phase.STARTING if began:
             was_ready = state.phase is Phase.RUNNING

@@ -45,7 +45,10 @@ def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str,
     return config
 
 
-SECRET = re.compile(r"(?:.*[_-])?(?:key|token|secret|password|passwd|credentials|database_url)", re.IGNORECASE)
+SECRET = re.compile(
+    r"(?:.*[_-])?(?:key|token|secret|password|passwd|credentials|authorization|database_url)", re.IGNORECASE
+)
+_WITH_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")  # of a URL
 # What such a place holds that is none
 _NO_SECRET = frozenset({"", "none", "null", "empty", "dummy", "fake", "not-needed"})
 
@@ -61,9 +64,11 @@ def hide(native: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
             return {key: clean(item, str(key)) for key, item in value.items()}
         if isinstance(value, list):
             return [clean(item, "") for item in value]
-        if not isinstance(value, str) or not SECRET.fullmatch(name) or _REFERENCE.fullmatch(value.strip()):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and SECRET.fullmatch(name):
+            value = str(value)
+        if not isinstance(value, str) or _REFERENCE.fullmatch(value.strip()):
             return value
-        if value.strip().lower() in _NO_SECRET:
+        if not (SECRET.fullmatch(name) or _WITH_PASSWORD.search(value)) or value.strip().lower() in _NO_SECRET:
             return value
         variable = f"LLM_SUPERVISOR_SECRET_{hashlib.sha256(value.encode()).hexdigest()[:12].upper()}"
         variables[variable] = value
@@ -126,9 +131,8 @@ def references(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tupl
 def redis_address(config: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, int] | None:
     """Where the Redis is that this configuration uses for its cache or its router; None when it uses none. LiteLLM
     starts without it and says so in its log only: its cache and its shared rate limits do nothing then."""
-    settings = config.get("litellm_settings") or {}
-    cache = settings.get("cache_params") or {}
-    router = config.get("router_settings") or {}
+    settings, router = _mapping(config.get("litellm_settings")), _mapping(config.get("router_settings"))
+    cache = _mapping(settings.get("cache_params"))
     cached = bool(settings.get("cache")) and str(cache.get("type", "redis")).startswith("redis")
     if cached:
         said = {name: cache.get(name) for name in ("url", "host", "port")}
@@ -146,8 +150,12 @@ def redis_address(config: Mapping[str, Any], environ: Mapping[str, str]) -> tupl
             url = urlsplit(str(values["url"]))
             return (url.hostname, url.port or 6379) if url.hostname else None
         return (str(values["host"]), int(values["port"] or 6379)) if values["host"] else None
-    except ValueError:
+    except (ValueError, TypeError):
         return None  # LiteLLM will say so
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def argv(python: str, uds: str, drain: int, hold: str | None = None) -> tuple[str, ...]:

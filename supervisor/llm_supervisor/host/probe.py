@@ -94,7 +94,7 @@ async def connect(host: str, port: int, timeout: float) -> Probe:
         return Probe(Answer.OK, "accepts connections", time.monotonic() - began)
     except TimeoutError:
         return Probe(Answer.SILENT, f"{host}:{port} does not accept within {timeout:g} s", time.monotonic() - began)
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # ValueError: a name that can be none; OverflowError: a port
         return _not_connected(f"{host}:{port}", error, time.monotonic() - began)
 
 
