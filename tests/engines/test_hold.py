@@ -297,27 +297,30 @@ async def _shut_down_under(daemon: Daemon) -> None:
     }
     async with client(daemon) as it:
         in_hand = [asyncio.create_task(it.chat.completions.create(**body)) for _ in range(40)]
-        metrics = f"http://127.0.0.1:{daemon.ports[1]}/metrics"
+        metrics, pending = f"http://127.0.0.1:{daemon.ports[1]}/metrics", 0.0
         async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(30):
-            while _running((await http.get(metrics)).text) < 3:
-                await asyncio.sleep(0.05)
+            while pending < 3:
+                pending = _pending((await http.get(metrics)).text)
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(daemon.wait, ALIAS, state="STOPPING")
-        assert not all(one.done() for one in in_hand), "too quick to show anything"
-        began = time.monotonic()
         with pytest.raises(openai.InternalServerError) as no:
             await it.chat.completions.create(**body)
         assert no.value.status_code == 503
         assert no.value.response.headers["retry-after"]
+        assert (await asyncio.to_thread(daemon.program, ALIAS))["state"] == "STOPPING", "that was said at once"
         cloud = await it.chat.completions.create(model="cloud", messages=[{"role": "user", "content": "hi"}])
         assert cloud.choices[0].message.content == "from the cloud"
-        assert time.monotonic() - began < 5
-        for answer in await asyncio.gather(*in_hand):
-            assert answer.usage is not None
-            assert answer.usage.completion_tokens == 1900
+        ends = await asyncio.gather(*in_hand, return_exceptions=True)
+    # whoever had only reached the gateway by then is told the same as whoever comes later; nobody is cut off
+    answered = [end for end in ends if not isinstance(end, BaseException)]
+    assert all(end.usage is not None and end.usage.completion_tokens == 1900 for end in answered)
+    assert len(answered) >= pending - 1, "what the engine had in hand, one of it perhaps a canary"
+    assert {type(end) for end in ends if isinstance(end, BaseException)} <= {openai.InternalServerError}
+    print(f"{len(answered)} answered, {len(ends) - len(answered)} told 503; {pending:.0f} were the engine's")
 
 
-def _running(page: str) -> float:
-    lines = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running")]
+def _pending(page: str) -> float:
+    names = ("vllm:num_requests_running", "vllm:num_requests_waiting{")
+    lines = [line for line in page.splitlines() if line.startswith(names)]
     return sum(float(line.rpartition(" ")[2]) for line in lines)
