@@ -190,13 +190,13 @@ def test_a_port_that_is_taken_while_a_model_is_down_is_waited_for(pair: Daemon) 
     pair.wait("glm", state="RUNNING", health="ready")
 
 
-def test_the_gateway_serves_until_its_engines_have_left(pair: Daemon) -> None:
+def test_what_uses_others_leaves_before_them(pair: Daemon) -> None:
     """Last of those with this daemon: the fixture then asserts that nothing is left."""
     assert pair.end() == 0
     stopped = [
         event["program"] for event in pair.events() if event.get("event") == "state" and event["state"] == "STOPPED"
     ]
-    assert stopped[-3:] == ["glm", "gateway", "redis"], "and what they stand on leaves last"
+    assert stopped[-3:] == ["gateway", "glm", "redis"], "what uses others leaves before them"
     assert not (pair.runtime / "litellm_config.yaml").exists()
 
 

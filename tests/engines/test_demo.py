@@ -129,7 +129,7 @@ def test_ctrl_c_stops_everything_in_order(daemon: Daemon) -> None:
     assert daemon.process.wait(90) == 0
     lines = [json.loads(line) for line in daemon.stderr().splitlines() if line.startswith("{")]
     stopped = [line["program"] for line in lines if line.get("event") == "state" and line["state"] == "STOPPED"]
-    assert stopped[-2:] == [ALIAS, "gateway"], "which serves until then what it can still serve"
+    assert stopped[-2:] == ["gateway", ALIAS], "what uses the engine leaves before it"
 
 
 def test_sigterm_while_an_engine_loads_leaves_nothing(

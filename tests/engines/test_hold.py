@@ -276,13 +276,8 @@ def test_an_only_replica_is_replaced_and_nobody_notices(daemon: Daemon) -> None:
 
 
 def test_a_shutdown_answers_what_is_in_hand(engines: Engines, tmp_path: Path) -> None:
-    """vLLM leaves first, when it has answered; the gateway serves the rest meanwhile, and says at once what is gone."""
-    settings: dict[str, Any] = config(engines)
-    settings["gateway"]["litellm_config"] = "litellm.yaml"
-    params = {"model": "openai/m", "api_key": "none", "mock_response": "from the cloud"}
-    native = {"model_list": [{"model_name": "cloud", "litellm_params": params}]}
-    (tmp_path / "litellm.yaml").write_text(yaml.safe_dump(native))
-    with Daemon(tmp_path, settings) as daemon:
+    """The gateway leaves first, when it has answered; who comes meanwhile is refused, and the engines go after it."""
+    with Daemon(tmp_path, config(engines)) as daemon:
         daemon.wait_ready(timeout=300)
         asyncio.run(_shut_down_under(daemon))
         assert daemon.wait_ended() == 0
@@ -296,28 +291,20 @@ async def _shut_down_under(daemon: Daemon) -> None:
         "extra_body": {"ignore_eos": True},
     }
     async with client(daemon) as it:
-        in_hand = [asyncio.create_task(it.chat.completions.create(**body)) for _ in range(40)]
+        in_hand = [asyncio.create_task(it.chat.completions.create(**body)) for _ in range(24)]
         metrics, pending = f"http://127.0.0.1:{daemon.ports[1]}/metrics", 0.0
         async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(30):
             while pending < 3:
                 pending = _pending((await http.get(metrics)).text)
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(daemon.wait, ALIAS, state="STOPPING")
-        with pytest.raises(openai.InternalServerError) as no:
-            await it.chat.completions.create(**body)
-        assert no.value.status_code == 503
-        assert no.value.response.headers["retry-after"]
-        assert (await asyncio.to_thread(daemon.program, ALIAS))["state"] == "STOPPING", "that was said at once"
-        cloud = await it.chat.completions.create(model="cloud", messages=[{"role": "user", "content": "hi"}])
-        assert cloud.choices[0].message.content == "from the cloud"
-        ends = await asyncio.gather(*in_hand, return_exceptions=True)
-    # whoever had only reached the gateway by then is told the same as whoever comes later; nobody is cut off
-    answered = [end for end in ends if not isinstance(end, BaseException)]
-    assert all(end.usage is not None and end.usage.completion_tokens == 1900 for end in answered)
-    assert len(answered) >= pending - 1, "what the engine had in hand, one of it perhaps a canary"
-    assert {type(end) for end in ends if isinstance(end, BaseException)} <= {openai.InternalServerError}
-    print(f"{len(answered)} answered, {len(ends) - len(answered)} told 503; {pending:.0f} were the engine's")
+        await asyncio.to_thread(daemon.wait, "gateway", state="STOPPING")
+        async with client(daemon) as another:
+            with pytest.raises(openai.APIConnectionError):
+                await another.chat.completions.create(**body)
+        for answer in await asyncio.gather(*in_hand):
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 1900
 
 
 def _pending(page: str) -> float:

@@ -80,10 +80,9 @@ def grown(specs: Mapping[str, ProgramSpec], states: Mapping[str, State], sizes: 
     return min(too_large, key=lambda name: states[name].spawned or 0.0, default=None)
 
 
-# An engine leaves when what it has in hand is answered; the gateway goes on meanwhile with what it can still serve (the
-# cloud's models, fallbacks, a 503 for the rest), so that nobody is refused before nothing works any more. What they
-# stand on leaves last.
-_LEAVING = (Kind.VLLM, Kind.LITELLM, Kind.COMMAND)
+# What uses others leaves before them: the gateway, which answers what it has in hand, then the engines, then what they
+# stand on. Not the engines first: vLLM answers a request that reaches it just after SIGTERM with 200 and no tokens.
+_LEAVING = (Kind.LITELLM, Kind.VLLM, Kind.COMMAND)
 
 
 def stop_order(specs: Sequence[ProgramSpec]) -> list[list[str]]:
