@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ import pytest
 import yaml
 
 from llm_supervisor.engines.install import INSIDE
+from llm_supervisor.host import net
 from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import knocking
 from tests.engines.conftest import ALIAS, Engines, config
@@ -298,10 +300,10 @@ async def _shut_down_under(daemon: Daemon) -> None:
                 pending = _pending((await http.get(metrics)).text)
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(daemon.wait, "gateway", state="STOPPING")
-        async with client(daemon) as another:
-            with pytest.raises(openai.APIConnectionError):
-                await another.chat.completions.create(**body)
+        # whom it still accepts is served; soon it accepts nobody
+        await asyncio.to_thread(daemon.wait_for, lambda: not net.listening(daemon.ports[0]), "a closed door")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", daemon.ports[0]))
         for answer in await asyncio.gather(*in_hand):
             assert answer.usage is not None
             assert answer.usage.completion_tokens == 1900
