@@ -693,10 +693,9 @@ def _client_model(status: dict[str, Any], client: str, asked: str | None) -> str
     return next((name for name in (client, *local, *names) if name in names), None)
 
 
-def _env(options: argparse.Namespace) -> int:
-    from llm_supervisor import clients
+def _gateway_status() -> dict[str, Any] | int:
+    """The status of a daemon that has a gateway; else the exit status, and why is said."""
     from llm_supervisor.control.client import NoDaemon
-    from llm_supervisor.names import nearest
 
     try:
         _, status = _ask("GET", "/v1/status")
@@ -704,6 +703,16 @@ def _env(options: argparse.Namespace) -> int:
         return _no_daemon(error)
     if status["endpoint"] is None:
         return _complain("there is no gateway in this configuration")
+    return dict(status)
+
+
+def _env(options: argparse.Namespace) -> int:
+    from llm_supervisor import clients
+    from llm_supervisor.names import nearest
+
+    status = _gateway_status()
+    if isinstance(status, int):
+        return status
     model = _client_model(status, options.client, options.model)
     if model is None:
         return _complain(nearest(options.model or "", [one["name"] for one in status["models"]], "group"))
@@ -733,15 +742,11 @@ def _verify(options: argparse.Namespace) -> int:
 
     from llm_supervisor import tour
     from llm_supervisor.config import ConfigError, load
-    from llm_supervisor.control.client import NoDaemon
     from llm_supervisor.names import nearest
 
-    try:
-        _, status = _ask("GET", "/v1/status")
-    except NoDaemon as error:
-        return _no_daemon(error)
-    if status["endpoint"] is None:
-        return _complain("there is no gateway in this configuration")
+    status = _gateway_status()
+    if isinstance(status, int):
+        return status
     known = [model["name"] for model in status["models"]]
     for name in options.name:
         if name not in known:

@@ -328,12 +328,6 @@ class RealWorld:
         if isinstance(self._gpus, gpu.NoGpus):
             self._gpus = gpu.detect()
 
-    def open_listeners(self, specs: Mapping[str, ProgramSpec]) -> None:
-        """Bind before anything is spawned. Raises Refused."""
-        for name, spec in specs.items():
-            if spec.launch.listener:
-                self._listen(name, spec.launch.listener)
-
     def close_listener(self, name: str) -> None:
         """See ``runner.World``. The last of its programs closes a socket."""
         address = self._accepting.pop(name, None)

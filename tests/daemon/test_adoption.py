@@ -7,10 +7,8 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from tests.daemon.conftest import Make, program
 from tests.daemon.harness import Daemon
 from tests.daemon.test_trees import as_the_first_version_wrote_it
 from tests.fakes import VLLM, litellm_python, scenario
-from tests.programs import alive, free_port, gone, until
+from tests.programs import alive, free_port, gone, meanwhile, until
 
 pytestmark = pytest.mark.slow
 
@@ -304,27 +302,17 @@ def pair(folder: Path, **gateway: Any) -> dict[str, Any]:
     return {"gateway": {"port": free_port(), **gateway}, "engines": engines, "models": {"glm": model}}
 
 
-@contextmanager
-def knocking(port: int) -> Iterator[list[str]]:
+def knocking(port: int) -> AbstractContextManager[list[str]]:
     """Somebody connects all the time; what went wrong."""
-    wrong: list[str] = []
-    done = threading.Event()
 
-    def knock() -> None:
-        while not done.is_set():
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=10).close()
-            except OSError as error:
-                wrong.append(str(error))
-            time.sleep(0.002)
+    def knock() -> str | None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        except OSError as error:
+            return str(error)
+        return None
 
-    thread = threading.Thread(target=knock)
-    thread.start()
-    try:
-        yield wrong
-    finally:
-        done.set()
-        thread.join()
+    return meanwhile(knock)
 
 
 def test_the_gateways_socket_is_got_back(tmp_path: Path) -> None:

@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from llm_supervisor.control.client import NoDaemon
 from tests.daemon.conftest import program
 from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import knocking, pair, same
-from tests.programs import alive, until
+from tests.programs import alive, meanwhile, until
 
 pytestmark = pytest.mark.slow
 
@@ -52,29 +50,18 @@ def installed(folder: Path, config: dict[str, Any]) -> tuple[Installed, Daemon]:
     return code, Daemon(folder, config, env={"PYTHONPATH": str(code.path)})
 
 
-@contextmanager
-def asking(daemon: Daemon) -> Iterator[list[str]]:
+def asking(daemon: Daemon) -> AbstractContextManager[list[str]]:
     """Somebody asks for the status all the time; what was no answer."""
-    wrong: list[str] = []
-    done = threading.Event()
 
-    def ask() -> None:
-        while not done.is_set():
-            try:
-                code, answer = daemon.ask("GET", "/v1/status")
-                if code != 200 or answer["supervisor"]["state"] not in ("running", "starting"):
-                    wrong.append(str(answer))
-            except NoDaemon as error:
-                wrong.append(str(error))
-            time.sleep(0.002)
+    def ask() -> str | None:
+        try:
+            code, answer = daemon.ask("GET", "/v1/status")
+        except NoDaemon as error:
+            return str(error)
+        fine = code == 200 and answer["supervisor"]["state"] in ("running", "starting")
+        return None if fine else str(answer)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield wrong
-    finally:
-        done.set()
-        thread.join()
+    return meanwhile(ask)
 
 
 def test_it_becomes_another_version(tmp_path: Path) -> None:

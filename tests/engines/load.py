@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import openai
+
+from tests.daemon.harness import Daemon
 
 
 @dataclass
@@ -46,3 +50,33 @@ async def run(base: str, key: str, body: dict[str, Any], *, clients: int, second
         for _ in range(clients):
             group.create_task(_client(load, base, headers, body, end))
     return load
+
+
+async def keep_chatting(
+    daemon: Daemon, model: str, meanwhile: Callable[[], None], *, clients: int, retries: int = 0, **body: Any
+) -> Counter[str]:
+    """How the requests end of ``openai`` clients that ask all the time, a second before and after ``meanwhile`` too."""
+    answers: Counter[str] = Counter()
+    done = asyncio.Event()
+    key = (daemon.home / "master_key").read_text().strip()
+    url = f"{daemon.status()['endpoint']}/v1"
+
+    async def keep_asking() -> None:
+        async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=retries, timeout=120) as client:
+            while not done.is_set():
+                try:
+                    await client.chat.completions.create(
+                        model=model, messages=[{"role": "user", "content": "hi"}], **body
+                    )
+                    answers["ok"] += 1
+                except openai.OpenAIError as error:
+                    answers[f"{type(error).__name__}: {str(error)[:200]}"] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(keep_asking())
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(meanwhile)
+        await asyncio.sleep(1.0)
+        done.set()
+    return answers

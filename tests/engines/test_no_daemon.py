@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import openai
 import pytest
 import yaml
 
 from llm_supervisor.host import net
 from tests.daemon.harness import Daemon, name_of
 from tests.engines.conftest import ALIAS, Engines, config
+from tests.engines.load import keep_chatting
 from tests.programs import alive, gone, until
 
 CLIENTS = 6
@@ -49,30 +49,7 @@ def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 async def under_load(daemon: Daemon, meanwhile: Callable[[], None]) -> Counter[str]:
     """How the requests of clients without retries end that ask all the time."""
-    answers: Counter[str] = Counter()
-    done = asyncio.Event()
-    key = (daemon.home / "master_key").read_text().strip()
-    url = f"{daemon.status()['endpoint']}/v1"
-
-    async def keep_asking() -> None:
-        async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=120) as client:
-            while not done.is_set():
-                try:
-                    await client.chat.completions.create(
-                        model=ALIAS, max_tokens=4, messages=[{"role": "user", "content": "hi"}]
-                    )
-                    answers["ok"] += 1
-                except openai.OpenAIError as error:
-                    answers[f"{type(error).__name__}: {str(error)[:200]}"] += 1
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(CLIENTS):
-            group.create_task(keep_asking())
-        await asyncio.sleep(1.0)
-        await asyncio.to_thread(meanwhile)
-        await asyncio.sleep(1.0)
-        done.set()
-    return answers
+    return await keep_chatting(daemon, ALIAS, meanwhile, clients=CLIENTS, max_tokens=4)
 
 
 def kill(daemon: Daemon) -> None:

@@ -18,6 +18,7 @@ import yaml
 from llm_supervisor.host import net
 from tests.daemon.harness import Daemon
 from tests.engines.conftest import Engines, config
+from tests.engines.load import keep_chatting
 
 CLIENTS = 8
 REPLICAS = ("gateway", "gateway-2")
@@ -45,28 +46,7 @@ def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 async def under_load(daemon: Daemon, retries: int, meanwhile: Callable[[], None]) -> Counter[str]:
     """How requests end, of clients that ask all the time."""
-    answers: Counter[str] = Counter()
-    done = asyncio.Event()
-    key = (daemon.home / "master_key").read_text().strip()
-
-    async def keep_asking() -> None:
-        url = f"{daemon.status()['endpoint']}/v1"
-        async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=retries, timeout=60) as it:
-            while not done.is_set():
-                try:
-                    await it.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
-                    answers["ok"] += 1
-                except openai.OpenAIError as error:
-                    answers[f"{type(error).__name__}: {str(error)[:200]}"] += 1
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(CLIENTS):
-            group.create_task(keep_asking())
-        await asyncio.sleep(1.0)
-        await asyncio.to_thread(meanwhile)
-        await asyncio.sleep(1.0)
-        done.set()
-    return answers
+    return await keep_chatting(daemon, "m", meanwhile, clients=CLIENTS, retries=retries)
 
 
 def ready(daemon: Daemon) -> None:

@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,26 @@ def until(look: Callable[[], T | None], what: str = "", patience: float = PATIEN
             return seen
         assert time.monotonic() < ends, f"not within {patience:g} s: {what or look}"
         time.sleep(0.005)
+
+
+@contextmanager
+def meanwhile(look: Callable[[], str | None]) -> Iterator[list[str]]:
+    """``look`` again and again, as long as the context lasts; what it complained of."""
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def keep_looking() -> None:
+        while not done.wait(0.002):
+            if (complaint := look()) is not None:
+                wrong.append(complaint)
+
+    thread = threading.Thread(target=keep_looking)
+    thread.start()
+    try:
+        yield wrong
+    finally:
+        done.set()
+        thread.join()
 
 
 def gone(pid: int, patience: float = PATIENCE) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -73,8 +73,3 @@ def _change(old: ProgramSpec, new: ProgramSpec, state: State, running: str) -> C
         why = "how it is watched has changed" if old.digest == new.digest else "it is not running"
         return Change(name, Action.UPDATE, why)
     return Change(name, Action.NOTHING, "is unchanged")
-
-
-def busy(planned: Iterable[Change]) -> bool:
-    """Whether the plan does anything."""
-    return any(change.action is not Action.NOTHING for change in planned)
