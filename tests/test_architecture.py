@@ -36,6 +36,7 @@ FLOORS: Mapping[str, int] = {
     "example": 2,  # makes the curl line that the command prints, from an engine's canary
     "former": 2,
     "ground": 3,  # what a daemon stands on
+    "preflight": 4,
     "upgrade": 4,
     "daemon": 5,
     "cli": 6,

@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     init = command("init", "write a configuration that works, from a preset")
     init.add_argument("preset", nargs="?", metavar="PRESET", help="without one: what there is")
     init.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to (default: here)")
-    check = command("check", "check the configuration; start nothing")
+    check = command("check", "check the configuration, and the host against it; start nothing")
     check.add_argument("--json", action="store_true")
     config = command("config", "the configuration as it will be used (show), or what it may say, for editors (schema)")
     config.add_argument("what", choices=("show", "schema"), nargs="?", default="show")
@@ -318,17 +318,28 @@ def _learn_options(python: str | None) -> Any:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from llm_supervisor import preflight
     from llm_supervisor.config import ConfigError, load
+    from llm_supervisor.host import gpu
+    from llm_supervisor.preflight import Verdict
 
     files = paths.find_config(options.config)
     if not files:
         return _no_config()
     problems: Sequence[Any]
+    findings: list[Any] = []
     try:
-        problems = load(files, os.environ, _learn_options).warnings
-        code = OK
+        config = load(files, os.environ, _learn_options)
+        problems = config.warnings
+        findings = preflight.Preflight(config, os.environ, gpu.detect()).findings()
+        worst = preflight.worst(findings)
+        if problems and worst is Verdict.FINE:
+            worst = Verdict.WARNING
     except ConfigError as error:
-        problems, code = error.problems, WRONG
+        problems, worst = error.problems, Verdict.ERROR
+    code = {Verdict.FINE: OK, Verdict.WARNING: FAILED, Verdict.ERROR: WRONG}[worst]
     if options.json:
         rows = [
             {
@@ -341,12 +352,23 @@ def _check(options: argparse.Namespace) -> int:
             }
             for problem in problems
         ]
-        print(json.dumps({"ok": code == OK, "config": str(files[0]), "problems": rows}, indent=2))
+        host = [asdict(finding) for finding in findings]
+        answer = {"ok": code != WRONG, "verdict": worst, "config": str(files[0]), "problems": rows, "host": host}
+        print(json.dumps(answer, indent=2))
         return code
     for problem in problems:
         print(("warning: " if problem.warning else "") + str(problem), file=sys.stderr)
-    if code == OK:
-        print(f"{', '.join(map(str, files))}: fine")
+    width = max((len(finding.subject) for finding in findings), default=0)
+    for finding in findings:
+        print(f"{finding.verdict:<8} {finding.check:<7} {finding.subject:<{width}}  {finding.detail}")
+        if finding.advice:
+            print(f"{'':<{width + 18}}{finding.advice}")
+    verdicts = [finding.verdict for finding in findings]
+    verdicts += [Verdict.WARNING if problem.warning else Verdict.ERROR for problem in problems]
+    counts = [(verdicts.count(verdict), verdict) for verdict in (Verdict.ERROR, Verdict.WARNING)]
+    said = ", ".join(f"{count} {verdict}{'s' if count > 1 else ''}" for count, verdict in counts if count)
+    if findings:
+        print(f"{', '.join(map(str, files))}: {said or 'fine'}")
     return code
 
 

@@ -83,7 +83,7 @@ def find_pythons(config: Config, data: Path, known: Pythons | None = None) -> Py
         env = install.environment(engine, data)
         before: str = getattr(known, engine, "")
         if named is not None:
-            found[engine] = str(config.file.parent / os.path.expanduser(named.python))
+            found[engine] = str(config.executable(named.python))
         elif install.is_complete(env):
             found[engine] = str(env.python)
         elif before:

@@ -103,7 +103,7 @@ def _questions(config: Config, group: Mapping[str, Any]) -> Iterator[Question]:
 
 
 def _pools(model: schema.Model) -> bool:
-    options = {vllm.normal(option): value for option, value in model.vllm.items()}
+    options = vllm.by_name(model.vllm)
     return options.get("runner") == "pooling" or options.get("task") in ("embed", "embedding")
 
 
@@ -122,7 +122,7 @@ def _pictures(config: Config, name: str, model: schema.Model | None) -> Iterator
     if model is None:
         return  # a cloud cannot fetch what this machine serves
     yield Question(name, "image (URL)", chat, with_parts(image(BY_URL)))
-    options = {vllm.normal(option): value for option, value in model.vllm.items()}
+    options = vllm.by_name(model.vllm)
     if folder := options.get("allowed-local-media-path"):
         yield Question(name, "image (file)", chat, with_parts(image(BY_FILE)), media=str(folder))
     given = vllm.limits(options.get("limit-mm-per-prompt"))

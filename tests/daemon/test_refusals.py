@@ -117,9 +117,10 @@ def test_a_taken_port_names_its_holder(make: Make, engines: dict[str, Any], tmp_
 
 
 def test_an_address_that_is_not_ours(make: Make, engines: dict[str, Any], tmp_path: Path) -> None:
-    daemon = make({"p": touching(tmp_path)}, start=False, gateway={"host": "192.0.2.1"}, engines=engines)
+    port = free_port()
+    daemon = make({"p": touching(tmp_path)}, start=False, gateway={"host": "192.0.2.1", "port": port}, engines=engines)
     daemon.ports = []
-    assert "gateway.port: port 4000 cannot be bound on 192.0.2.1" in refused(daemon, tmp_path)
+    assert f"gateway.port: port {port} cannot be bound on 192.0.2.1" in refused(daemon, tmp_path)
 
 
 def test_an_unset_key(make: Make, engines: dict[str, Any], tmp_path: Path) -> None:

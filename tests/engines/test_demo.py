@@ -57,6 +57,16 @@ def test_status_of_a_ready_pair(daemon: Daemon) -> None:
         assert program["probes"]["catalogue"]["answer"] == "ok"
 
 
+def test_check_beside_the_running_pair(daemon: Daemon) -> None:
+    """What runs is not in its own way."""
+    done = daemon.cli("check", "--json")
+    answer = json.loads(done.stdout)
+    rows = {(row["check"], row["subject"]): row for row in answer["host"]}
+    assert (done.returncode, answer["verdict"]) == (0, "fine"), answer
+    assert rows["port", ", ".join(map(str, daemon.ports))]["detail"] == "ours already"
+    assert {("engine", "vllm"), ("engine", "litellm"), ("model", ALIAS)} <= rows.keys()
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process, all threads, to the nanosecond."""
     tasks = Path(f"/proc/{pid}/task").iterdir()

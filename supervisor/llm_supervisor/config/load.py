@@ -52,6 +52,10 @@ class Config:
         """A path of the configuration: relative ones start at the file's folder."""
         return (self.file.parent / os.path.expanduser(name)).resolve()
 
+    def executable(self, name: str) -> Path:
+        """Likewise, but a link is not followed: through it a virtual environment's Python knows where it is."""
+        return self.file.parent / os.path.expanduser(name)
+
     def model_path(self, model: schema.Model) -> Path | None:
         """The model's folder; None when it is a hub id."""
         return self.resolve(model.model) if is_folder(model, self.file.parent) else None

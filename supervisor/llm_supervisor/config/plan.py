@@ -92,7 +92,7 @@ def _said(block: schema.Block, *, but: frozenset[str] = frozenset()) -> dict[str
 
 def _asked(model: schema.Model) -> list[object]:
     """What decides which question the gateway is asked for a model."""
-    options = {vllm.normal(option): value for option, value in model.vllm.items()}
+    options = vllm.by_name(model.vllm)
     health = model.health
     return [model.vision, model.chat, health.canary, health.expect, options.get("runner"), options.get("task")]
 
@@ -236,7 +236,7 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
 def _canary(model: schema.Model, name: str) -> Canary:
     """The request that this model is made for."""
     judge = partial(canary.judge, expect=model.health.expect)
-    options = {vllm.normal(option): value for option, value in model.vllm.items()}
+    options = vllm.by_name(model.vllm)
     if options.get("runner") == "pooling" or options.get("task") in ("embed", "embedding"):
         return Canary("/v1/embeddings", partial(canary.embedding_canary, model=name), judge)
     if model.chat:
@@ -253,7 +253,7 @@ def key_variable(alias: str) -> str:
 
 
 def _engine_key(model: schema.Model) -> str | None:
-    options = {vllm.normal(name): value for name, value in model.vllm.items()}
+    options = vllm.by_name(model.vllm)
     return str(options["api-key"]) if options.get("api-key") else model.env.get("VLLM_API_KEY")
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from typing import Any
 
 from llm_supervisor.core.health import Answer, Counters, Probe
 from llm_supervisor.core.question import Step
@@ -30,6 +31,11 @@ RESERVED = {
 def normal(option: str) -> str:
     """An option's name as vLLM writes it, without dashes in front: ``max_model_len`` and ``max-model-len`` are one."""
     return option.lstrip("-").replace("_", "-")
+
+
+def by_name(options: Mapping[str, object]) -> dict[str, Any]:
+    """Options by their normal names."""
+    return {normal(name): value for name, value in options.items()}
 
 
 _OLD_LIMITS = re.compile(r"\s*[a-z]+\s*=\s*\d+(?:\s*,\s*[a-z]+\s*=\s*\d+)*\s*")

@@ -29,11 +29,37 @@ class Gpus(Protocol):
         """How things stand now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """Its ``version``, and the newest ``cuda`` (major, minor) that it can run."""
+
+    version: str
+    cuda: tuple[int, int]
+
+
+class Survey(Gpus, Protocol):
+    """What is asked once, before anything is started."""
+
+    def names(self) -> list[str]:
+        """What they are, in the order of their indices."""
+
+    def driver(self) -> Driver | None:
+        """What drives them."""
+
+
 class NoGpus:
     """A machine without NVML."""
 
     def memory(self, index: int) -> Memory | None:
         """Nothing to tell."""
+        return None
+
+    def names(self) -> list[str]:
+        """None."""
+        return []
+
+    def driver(self) -> Driver | None:
+        """None."""
         return None
 
 
@@ -59,8 +85,30 @@ class Nvml:
             return None
         return Memory(int(memory.used), int(memory.total), holders)
 
+    def names(self) -> list[str]:
+        """What they are, in the order of their indices; one that fails is called by its error."""
+        nvml, found = self._nvml, []
+        try:
+            for index in range(nvml.nvmlDeviceGetCount()):
+                try:
+                    found.append(str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(index))))
+                except nvml.NVMLError as error:
+                    found.append(f"({error})")
+        except nvml.NVMLError:
+            pass
+        return found
 
-def detect() -> Gpus:
+    def driver(self) -> Driver | None:
+        """What drives them."""
+        nvml = self._nvml
+        try:
+            cuda = int(nvml.nvmlSystemGetCudaDriverVersion_v2())  # 12080 is 12.8
+            return Driver(str(nvml.nvmlSystemGetDriverVersion()), (cuda // 1000, cuda % 1000 // 10))
+        except nvml.NVMLError:
+            return None
+
+
+def detect() -> Survey:
     """NVML where it works, else nothing."""
     try:
         return Nvml()

