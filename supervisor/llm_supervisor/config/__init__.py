@@ -4,7 +4,8 @@
 makes the specifications. Nothing here starts, binds or writes anything.
 """
 
-from llm_supervisor.config.load import Config, keep, load, restore
+from llm_supervisor.config.kept import keep, restore
+from llm_supervisor.config.load import Config, load
 from llm_supervisor.config.plan import Plan, plan
 from llm_supervisor.config.source import ConfigError, Problem
 

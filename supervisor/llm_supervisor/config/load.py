@@ -138,33 +138,6 @@ def _not_ours(where: Where) -> bool:
     return len(where) > 3 and where[0] == "programs" and where[2] == "command"
 
 
-def keep(config: Config) -> str:
-    """The configuration as text, secrets included, for a daemon that finds its files broken. See ``restore``."""
-    return json.dumps(
-        {
-            "files": [str(file) for file in config.files],
-            "root": config.root.model_dump(mode="json"),
-            "native": config.native,
-            "env_values": config.env_values,
-            "master_key": config.master_key,
-        },
-        default=str,  # YAML knows dates
-    )
-
-
-def restore(text: str, environ: Mapping[str, str]) -> Config:
-    """A configuration from what ``keep`` made of it. Raises ValueError when it cannot be used (any more)."""
-    data = json.loads(text)
-    try:
-        root = schema.Root.model_validate(data["root"])
-        values = {str(name): str(value) for name, value in data["env_values"].items()}
-        file, *more = (Path(name) for name in data["files"])
-        environ = {**values, **environ}
-        return Config(file, root, data["native"], environ, data["master_key"], env_values=values, more=tuple(more))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"not a configuration: {error!r}") from error
-
-
 # The schema's own problems ----------------------------------------------------------------------------------
 
 
@@ -314,6 +287,13 @@ def _env_file(path: Path, document: Document, reading: _Reading) -> dict[str, st
             value = value[1:-1]
         values[name] = value
     return values
+
+
+def read_env_file(path: Path, name: str) -> dict[str, str]:
+    """What the env file of a configuration says, whatever may be wrong with it."""
+    document = Document(str(path))
+    document.data = {"env_file": name}
+    return _env_file(path, document, _Reading())
 
 
 def _native(
