@@ -26,7 +26,7 @@ from llm_supervisor.host.process import disinherit_descriptors, raise_descriptor
 from llm_supervisor.world import write_atomically
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-# What was configured when all was well, secrets included: 0600, in a folder that is ours alone
+# What was configured when all was well
 LAST_GOOD = "last-good.json"
 
 
