@@ -375,7 +375,7 @@ def _check(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> int:
     import yaml
 
-    from llm_supervisor.config import ConfigError, load, plan, show
+    from llm_supervisor.config import ConfigError, load, plan, secret, show
 
     if options.what == "schema":
         print(json.dumps(show.json_schema(), indent=2))
@@ -391,7 +391,7 @@ def _config(options: argparse.Namespace) -> int:
 
     runtime = paths.runtime_dirs(os.environ)[0]
     pythons = ground.expected_pythons(config, paths.data_dir(os.environ))
-    seen = show.shown(config, plan(config, runtime=runtime, pythons=pythons, master_key=show.HIDDEN))
+    seen = show.shown(config, plan(config, runtime=runtime, pythons=pythons, master_key=secret.HIDDEN))
     for problem in config.warnings:
         print(f"warning: {problem}", file=sys.stderr)
     if options.json:

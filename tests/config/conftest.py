@@ -108,7 +108,6 @@ def assert_said(place: Place, problems: list[Problem], file: str, expected: list
     for problem, (_, _, message, advice) in zip(problems, expected, strict=True):
         assert message.replace("{tmp}", str(place.folder)) in problem.message
         assert advice in problem.advice
-        assert advice or not problem.advice or problem.message.startswith("unknown key")
         for noise in ("\n", "Input should", "instance of"):
             assert noise not in str(problem)
     if file:

@@ -105,7 +105,7 @@ def an_environment(folder: Path, answer: str) -> str:
 
 
 def test_it_is_asked_once_until_something_is_installed(tmp_path: Path) -> None:
-    told = json.dumps({"dtype": {"takes": "value", "negatable": False, "choices": ["auto"]}})
+    told = json.dumps({"dtype": {"takes": "value", "negatable": False, "choices": ["auto"], "kind": ""}})
     python, data = an_environment(tmp_path / "env", f"echo '{told}'"), tmp_path / "data"
     assert options.known(python, data) is None
     for _ in range(2):

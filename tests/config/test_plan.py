@@ -252,7 +252,7 @@ def test_the_endpoint_that_is_shown(place: Place, host: str, shown: str) -> None
 
 
 def test_without_a_gateway_there_is_no_endpoint(place: Place) -> None:
-    made_ = made(place, "programs: {p: {command: [x]}}\n")
+    made_ = made(place, "programs: {p: {command: [sh]}}\n")
     assert (made_.endpoint, made_.litellm_config, made_.groups) == (None, None, ())
     assert list(made_.programs) == ["p"]
 
@@ -315,13 +315,13 @@ def test_programs(place: Place) -> None:
     ],
 )
 def test_ways_of_being_ready(place: Place, ready: str, address: tuple[str, int], path: str | None) -> None:
-    found = asking(made(place, f"programs:\n  p:\n    command: [x]\n    ready: {{{ready}}}\n"), "p")
+    found = asking(made(place, f"programs:\n  p:\n    command: [sh]\n    ready: {{{ready}}}\n"), "p")
     assert found.address == address
     assert [question.path for question in found.questions] == ([] if path is None else [path])
 
 
 def test_ready_by_age(place: Place) -> None:
-    made_ = made(place, "programs:\n  p: {command: [x]}\n  q: {command: [x], ready: {after: 0}, stop: {grace: 2}}\n")
+    made_ = made(place, "programs:\n  p: {command: [sh]}\n  q: {command: [sh], ready: {after: 0}, stop: {grace: 2}}\n")
     assert [made_.programs[name].spec.ready_after for name in "pq"] == [1.0, 0.0]
     assert [made_.programs[name].spec.stop.sweep_grace for name in "pq"] == [5.0, 2.0]
 

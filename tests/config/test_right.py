@@ -219,7 +219,7 @@ def test_places_and_lines(tmp_path: Path) -> None:
 def test_keys_are_text_whatever_yaml_thinks(place: Place) -> None:
     """``on``, ``no`` and numbers are names like any other."""
     config = place.load(
-        'programs:\n  on: {command: [x]}\n  8000: {command: [x]}\n  no: {command: [x], env: {YES: "1"}}\n'
+        'programs:\n  on: {command: [sh]}\n  8000: {command: [sh]}\n  no: {command: [sh], env: {YES: "1"}}\n'
     )
     assert list(config.root.programs) == ["on", "8000", "no"]
 

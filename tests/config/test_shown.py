@@ -12,7 +12,8 @@ import yaml
 
 from llm_supervisor import cli
 from llm_supervisor.config import ConfigError, keep, load, restore
-from llm_supervisor.config.show import HIDDEN, json_schema, redact
+from llm_supervisor.config.secret import HIDDEN
+from llm_supervisor.config.show import json_schema, redact
 from llm_supervisor.engines import litellm
 from tests.config.conftest import GOOD, Place
 
@@ -26,7 +27,7 @@ models:
     model: org/a
     port: 8000
     vllm: {max-model-len: 1000, dtype: bfloat16}
-    gpus: [0, 1]
+    gpus: [0]
   b: {model: org/b, port: 8001}
 """
 

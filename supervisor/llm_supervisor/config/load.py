@@ -6,24 +6,23 @@ Reads files (the configuration, the native LiteLLM file, the env file, a model f
 from __future__ import annotations
 
 import copy
-import difflib
+import ipaddress
 import json
 import os
 import re
+import shutil
 import stat
-import types
-import typing
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
-from llm_supervisor.config import schema, source
+from llm_supervisor.config import env_file, native_file, option, schema, secret, source, wording
 from llm_supervisor.config.source import ConfigError, Document, Problem, Where
-from llm_supervisor.engines import litellm, vllm
+from llm_supervisor.engines import litellm
 from llm_supervisor.engines.options import Options
 
 GATEWAY = "gateway"
@@ -90,6 +89,7 @@ class _Reading:
 
     problems: list[Problem] = field(default_factory=list)
     made_up: set[Where] = field(default_factory=set)
+    native: Any = None
 
     def add(self, *problems: Problem) -> None:
         self.problems += problems
@@ -106,31 +106,72 @@ def load(
     ``install`` makes), or None where they are not known. Raises ConfigError with every problem that was found."""
     path, *more = [files] if isinstance(files, Path) else files
     reading = _Reading()
-    document = source.layered([path, *more])
+    document = source.layered([path, *more], _verbatim)
     env_values = _env_file(path, document, reading) if document.data is not None else {}
     merged = {**env_values, **environ}
-    if document.data is not None:
-        source.expand(document, merged, but=_not_ours)
-    reading.add(*document.problems)
-    root = _validate(document, reading) if document.data is not None else None
-    if root is None:
-        raise ConfigError(reading.problems)
+    config = _checked([path, *more], document, merged, env_values, vllm_options, reading)
+    secrets = secret.of(document.data, reading.native, environ=merged)
+    problems = sorted(_hushed(problem, secrets) for problem in reading.problems)
+    if config is None or any(not problem.warning for problem in problems):
+        raise ConfigError(problems)
+    return replace(config, warnings=tuple(problems))
 
+
+def _hushed(problem: Problem, secrets: Sequence[str]) -> Problem:
+    """A value of the wrong kind is shown, but no key that came into the wrong place."""
+    path, message, advice = (secret.hush(text, secrets) for text in (problem.path, problem.message, problem.advice))
+    return replace(problem, path=path, message=message, advice=advice)
+
+
+def _checked(
+    files: Sequence[Path],
+    document: Document,
+    merged: Mapping[str, str],
+    env_values: Mapping[str, str],
+    vllm_options: OptionsOf,
+    reading: _Reading,
+) -> Config | None:
+    """What was read, with its problems in ``reading``; None where too little is left of it to go on."""
+    path, *more = files
+    if document.data is not None:
+        source.expand(document, merged, but=_not_ours, verbatim=_verbatim)
+        _check_foreign(document, reading)
+    reading.add(*document.problems)
+
+    def options() -> Options | None:
+        engines = document.data.get("engines")
+        said = engines.get("vllm") if isinstance(engines, dict) else None
+        python = said.get("python") if isinstance(said, dict) else None
+        return vllm_options(str(path.parent / os.path.expanduser(python)) if isinstance(python, str) else None)
+
+    root = _validate(document, options, reading) if document.data is not None else None
+    if root is None:
+        return None
+
+    _check_gateway(root, path, document, reading)
     native = _native(root, path, document, merged, reading)
+    reading.native = native.data
     _check_models(root, path, document, merged, reading)
-    _check_options(root, path, document, vllm_options, reading)
-    _check_programs(root, path, document, reading)
+    there = options() if any(model.vllm for model in root.models.values()) else None
+    for alias, model in root.models.items():
+        reading.add(*option.problems(document, ("models", alias), model, there, reading.made_up))
+    _check_programs(root, path, document, merged, reading)
     _check_names(root, native, document, reading)
     _check_ports(root, document, reading)
     _check_engines(root, path, document, reading)
     _check_replicas(root, native, document, merged, reading)
     master_key = _master_key(native, merged, document, root, path, reading)
     _check_exposure(root, master_key, document, reading)
-    errors = [problem for problem in reading.problems if not problem.warning]
-    if errors:
-        raise ConfigError(reading.problems)
-    warnings = tuple(sorted(reading.problems))
-    return Config(path, root, native.data or {}, merged, master_key, warnings, env_values, tuple(more))
+    return Config(path, root, native.data or {}, merged, master_key, (), env_values, tuple(more))
+
+
+def _verbatim(where: Where) -> bool:
+    """Where a word means itself: what a program is given, and keys."""
+    if len(where) > 2 and where[0] in ("models", "programs", GATEWAY):
+        return where[1 if where[0] == GATEWAY else 2] in ("env", "command") or (
+            where[2] == "vllm" and litellm.SECRET.fullmatch(str(where[-1])) is not None
+        )
+    return False
 
 
 def _not_ours(where: Where) -> bool:
@@ -145,7 +186,7 @@ def _not_ours(where: Where) -> bool:
 _STAND_INS: dict[str, Any] = {"port": 65535, "model": "stand/in", "command": ["true"], "python": "/bin/true"}
 
 
-def _validate(document: Document, reading: _Reading) -> schema.Root | None:
+def _validate(document: Document, options: Callable[[], Options | None], reading: _Reading) -> schema.Root | None:
     """The validated root. Where it is not valid, every problem is noted, and what is left without them is returned, to
     be checked further."""
     data = copy.deepcopy(document.data)
@@ -158,7 +199,7 @@ def _validate(document: Document, reading: _Reading) -> schema.Root | None:
             items = {_place(data, item["loc"]): item for item in error.errors(include_url=False)}
         for where, item in items.items():
             if where not in reading.made_up:
-                reading.add(_problem(document, where, item))
+                reading.add(wording.complaint(document, where, item, options))
         for where in items:
             _repair(data, where, reading)
     return None
@@ -187,23 +228,6 @@ def _repair(data: Any, where: Where, reading: _Reading) -> None:
             data.pop(name, None)
 
 
-def _problem(document: Document, where: Where, item: Mapping[str, Any]) -> Problem:
-    kind, given = item["type"], item.get("input")
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(str(where[-1]), _known(where[:-1]), n=1)
-        return document.problem(where, "unknown key", f"did you mean {close[0]}?" if close else _allowed(where[:-1]))
-    if kind == "missing":
-        return document.problem(where, "is missing")
-    if kind in ("value_error", "assertion_error"):
-        return document.problem(where, item["msg"].removeprefix("Value error, "))
-    shown = "nothing" if given is None else "a mapping" if isinstance(given, dict) else repr(given)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    if kind in ("model_type", "dict_type"):
-        return document.problem(where, f"must be a mapping, not {shown}")
-    message = item["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
-    return document.problem(where, f"must be {message}, not {shown}")
-
-
 def _place(data: Any, loc: tuple[str | int, ...]) -> Where:
     """pydantic's location without what is not in the file (names of types in a union)."""
     where: list[str | int] = []
@@ -220,37 +244,6 @@ def _place(data: Any, loc: tuple[str | int, ...]) -> Where:
     return tuple(where)
 
 
-def _block(where: Where) -> type[pydantic.BaseModel] | None:
-    """The schema's block at that place."""
-    block: Any = schema.Root
-    for part in where:
-        if isinstance(block, type) and issubclass(block, pydantic.BaseModel):
-            info = block.model_fields.get(str(part))
-            block = None if info is None else _inner(info.annotation)
-        elif typing.get_origin(block) is dict:
-            block = _inner(typing.get_args(block)[1])
-        else:
-            return None
-    return block if isinstance(block, type) and issubclass(block, pydantic.BaseModel) else None
-
-
-def _inner(annotation: Any) -> Any:
-    """``X`` of ``X | None``."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return next((part for part in typing.get_args(annotation) if part is not type(None)), None)
-    return annotation
-
-
-def _known(where: Where) -> list[str]:
-    block = _block(where)
-    return list(block.model_fields) if block else []
-
-
-def _allowed(where: Where) -> str:
-    known = _known(where)
-    return f"known here: {', '.join(known)}" if known else ""
-
-
 # What files and other keys say ------------------------------------------------------------------------------
 
 
@@ -260,32 +253,20 @@ def _env_file(path: Path, document: Document, reading: _Reading) -> dict[str, st
     if not isinstance(name, str):
         return {}  # none, or the schema says what is wrong with it
     file = path.parent / os.path.expanduser(name)
+    where: Where = ("env_file",)
     try:
         mode = file.stat().st_mode
-        text = file.read_text(encoding="utf-8")
+        text = source.text_of(file)
+    except source.NotText as error:
+        reading.add(Problem(str(file), error.line, "", str(error)))
+        return {}
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        reason = "it is not text" if isinstance(error, UnicodeDecodeError) else reason
-        reading.add(document.problem(("env_file",), f"{file}: {reason}"))
+        reading.add(document.problem(where, f"{file}: {source.unreadable(error)}", _beside(str(file))))
         return {}
     if mode & (stat.S_IRGRP | stat.S_IROTH):
-        reading.add(document.problem(("env_file",), f"others can read {file}", f"chmod 600 {file}"))
-    values: dict[str, str] = {}
-    for number, raw in enumerate(text.split("\n"), 1):
-        line = raw.strip().removeprefix("export ").strip()
-        if not line or line.startswith("#"):
-            continue
-        name, equals, value = line.partition("=")
-        name, value = name.strip(), value.strip()
-        if not equals or not name.isidentifier():
-            reading.add(Problem(str(file), number, "", "is no NAME=value"))
-            continue
-        if "\0" in value:
-            reading.add(Problem(str(file), number, "", f"the value of {name} holds a NUL"))
-            continue
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-            value = value[1:-1]
-        values[name] = value
+        reading.add(document.problem(where, f"others can read {file}", f"chmod 600 {file}"))
+    values, problems = env_file.parse(str(file), text)
+    reading.add(*problems)
     return values
 
 
@@ -296,6 +277,39 @@ def read_env_file(path: Path, name: str) -> dict[str, str]:
     return _env_file(path, document, _Reading())
 
 
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+def _check_gateway(root: schema.Root, path: Path, document: Document, reading: _Reading) -> None:
+    gateway = root.gateway
+    if gateway is None:
+        if GATEWAY in document.data and (GATEWAY,) not in reading.made_up:
+            advice, harmless = "write `gateway: {}`", not root.models
+            reading.add(document.problem((GATEWAY,), "says nothing, so there is none", advice, warning=harmless))
+        elif root.models:
+            reading.add(document.problem(("models",), "there is no gateway to serve them", "add `gateway: {}`"))
+        return
+    if not _HOST.fullmatch(gateway.host):
+        try:
+            ipaddress.ip_address(gateway.host)
+        except ValueError:
+            bare = re.fullmatch(r"(?:https?://)?(\[[0-9a-fA-F:]+\]|[^:/]*)(?::(\d+))?/?", gateway.host)
+            advice = f"write host: {bare[1].strip('[]') or '0.0.0.0'}" if bare else ""
+            advice += f" and port: {bare[2]}" if bare and bare[2] else ""
+            message = f"{schema.short(gateway.host)} is no name and no address of this machine"
+            reading.add(document.problem((GATEWAY, "host"), message, advice))
+    for name, advice in _NOT_OF_THE_GATEWAY.items():
+        if name in gateway.env:
+            reading.add(document.problem((GATEWAY, "env", name), "is given to LiteLLM by llm-supervisor", advice))
+
+
+# Variables of LiteLLM that are told apart from what is asked of it
+_NOT_OF_THE_GATEWAY = {
+    litellm.MASTER_KEY: "put it into env_file",
+    "CONFIG_FILE_PATH": "write it as litellm_config",
+}
+
+
 def _native(
     root: schema.Root, path: Path, document: Document, environ: Mapping[str, str], reading: _Reading
 ) -> Document:
@@ -303,9 +317,13 @@ def _native(
         return Document("")
     where = (GATEWAY, "litellm_config")
     native = source.read(path.parent / os.path.expanduser(root.gateway.litellm_config))
-    unread = [problem.message for problem in native.problems if problem.message.startswith(source.UNREADABLE)]
+    if native.file and path.exists() and os.path.realpath(native.file) == os.path.realpath(path):
+        reading.add(document.problem(where, "is this very file", "LiteLLM's own file has model_list and settings"))
+        return Document("")
+    lost = [one for one in native.problems if one.message.startswith(source.UNREADABLE) and not one.line]
+    unread = [problem.message for problem in lost]
     if unread:
-        reading.add(document.problem(where, f"{unread[0]}: {native.file}"))
+        reading.add(document.problem(where, f"{unread[0]}: {native.file}", _beside(native.file)))
         return native
     reading.add(*native.problems)
     models = (native.data or {}).get("model_list")
@@ -328,6 +346,7 @@ def _native(
         if not isinstance((native.data or {}).get(place) or {}, dict):
             reading.add(native.problem((place,), "must be a mapping"))
             native.data[place] = {}
+    reading.add(*native_file.doubts(native))
     _check_references(root, native, native.data or {}, (), environ, reading)
     return native
 
@@ -341,15 +360,12 @@ def _check_references(
             reading.add(document.problem(where_used, f"os.environ/{name} is not set", advice))
 
 
-_NO_KEY = "must be printable ASCII: no HTTP header can carry anything else"
-
-
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _check_foreign(document: Document, reading: _Reading) -> None:
+    """LiteLLM's way to name a variable, where nobody of LiteLLM's reads it."""
+    for where, name in litellm.references(document.data):
+        if not (len(where) > 3 and where[0] == "models" and where[2] == "litellm"):
+            message = f"os.environ/{name} is read by LiteLLM only, in its own file or under litellm"
+            reading.add(document.problem(where, message, f"write ${{{name}}}"))
 
 
 def _check_models(
@@ -357,10 +373,23 @@ def _check_models(
 ) -> None:
     for alias, model in root.models.items():
         here: Where = ("models", alias)
-        if (*here, "model") not in reading.made_up and is_folder(model, path.parent):
+        if (*here, "model") in reading.made_up:
+            pass
+        elif not model.model.strip():
+            reading.add(document.problem((*here, "model"), "is empty", "write a hub id or a folder"))
+        elif not is_folder(model, path.parent):
+            if re.match(r"https?://", model.model):
+                advice = f"write {'/'.join(urllib.parse.urlsplit(model.model).path.split('/')[1:3])}"
+                reading.add(document.problem((*here, "model"), "is an address, no hub id and no folder", advice))
+            elif re.search(r"\s", model.model):
+                advice = "a hub id is ORG/NAME, without a space"
+                reading.add(document.problem((*here, "model"), "is no hub id and no folder", advice))
+        else:
             folder = os.path.normpath(path.parent / os.path.expanduser(model.model))
             if not os.path.isdir(folder):
-                reading.add(document.problem((*here, "model"), f"no such folder: {folder}"))
+                message = f"{folder} is a file; a model is a folder" if os.path.isfile(folder) else ""
+                advice = _beside(folder)
+                reading.add(document.problem((*here, "model"), message or f"no such folder: {folder}", advice))
             elif not os.path.isfile(os.path.join(folder, "config.json")):
                 reading.add(document.problem((*here, "model"), f"{folder} has no config.json: it is no model folder"))
             elif missing := _missing_shards(folder):
@@ -369,23 +398,8 @@ def _check_models(
                     f"{folder} is incomplete: {few} of its index {'are' if len(missing) > 1 else 'is'} missing or empty"
                 )
                 reading.add(document.problem((*here, "model"), message, "download it again"))
-        for option in model.vllm:
-            name = vllm.normal(option)
-            if name in vllm.RESERVED:
-                reading.add(document.problem((*here, "vllm", option), "is not written here", vllm.RESERVED[name]))
-        seen: dict[str, str] = {}
-        for option in model.vllm:
-            other = seen.setdefault(vllm.normal(option), option)
-            if other != option:
-                reading.add(document.problem((*here, "vllm", option), f"is the same option as {other}"))
-        for option, value in model.vllm.items():
-            if vllm.normal(option) == "api-key":
-                if not isinstance(value, (str, int)) or isinstance(value, bool) or not litellm.carries(str(value)):
-                    reading.add(document.problem((*here, "vllm", option), _NO_KEY))
-            elif isinstance(value, (dict, list)) and not _is_json(value):
-                reading.add(document.problem((*here, "vllm", option), "cannot be written as JSON, as vLLM wants it"))
         if not litellm.carries(model.env.get("VLLM_API_KEY", "")):
-            reading.add(document.problem((*here, "env", "VLLM_API_KEY"), _NO_KEY))
+            reading.add(document.problem((*here, "env", "VLLM_API_KEY"), option.NO_KEY))
         if len(set(model.gpus)) != len(model.gpus):
             reading.add(document.problem((*here, "gpus"), "names one GPU twice"))
         for key in ("model", "api_base", "api_key"):
@@ -394,8 +408,15 @@ def _check_models(
         if not isinstance(model.litellm.get("model_info") or {}, dict):
             reading.add(document.problem((*here, "litellm", "model_info"), "must be a mapping"))
         _check_references(root, document, model.litellm, (*here, "litellm"), environ, reading)
-    if root.models and root.gateway is None:
-        reading.add(document.problem(("models",), "there is no gateway: to serve them", "add `gateway: {}`"))
+
+
+def _beside(file: str) -> str:
+    """What else there is, of a name like that."""
+    try:
+        there = [one for one in os.listdir(os.path.dirname(file)) if one != os.path.basename(file)]
+    except (OSError, ValueError):
+        return ""
+    return wording.near(os.path.basename(file), there)
 
 
 def _missing_shards(folder: str) -> list[str]:
@@ -415,72 +436,54 @@ def _missing_shards(folder: str) -> list[str]:
     return missing
 
 
-def _check_options(
-    root: schema.Root, path: Path, document: Document, vllm_options: OptionsOf, reading: _Reading
+def _check_programs(
+    root: schema.Root, path: Path, document: Document, environ: Mapping[str, str], reading: _Reading
 ) -> None:
-    """Options against vLLM's own parser, and what is known to go wrong with some."""
-    engine = root.engines.vllm
-    there = (
-        vllm_options(str(path.parent / os.path.expanduser(engine.python)) if engine else None) if root.models else None
-    )
-    for alias, model in root.models.items():
-        for option, value in model.vllm.items():
-            where: Where = ("models", alias, "vllm", option)
-            name = vllm.normal(option)
-            if name in vllm.RESERVED or name == "api-key" or where in reading.made_up:
-                continue
-            if name == "limit-mm-per-prompt" and isinstance(value, str) and isinstance(new := vllm.limits(value), dict):
-                message = f"{value!r} is the old form, which vLLM no longer reads: it is given a mapping"
-                pairs = ", ".join(f"{key}: {count}" for key, count in new.items())
-                reading.add(document.problem(where, message, f"write {{{pairs}}}", warning=True))
-                continue
-            if name == "allowed-local-media-path" and os.path.normpath(str(value)) == "/":
-                message = "shows every file of this machine that vLLM can read to whoever has a key of the gateway"
-                reading.add(document.problem(where, message, "name the folder with the media", warning=True))
-            if there is not None and (problem := _wrong_option(name, value, there)) is not None:
-                reading.add(document.problem(where, *problem))
-
-
-def _wrong_option(name: str, value: object, there: Options) -> tuple[str, str] | None:
-    """What is wrong with an option and its value, and what to do."""
-    base = name.partition(".")[0]  # some-config.key is a key of some-config
-    positive = name.removeprefix("no-")
-    if base not in there and not (positive != name and positive in there and there[positive].negatable):
-        close = difflib.get_close_matches(base, there, n=1)
-        return "is no option of the installed vLLM", f"did you mean {close[0]}?" if close else "see `vllm serve --help`"
-    if base != name or base not in there:
-        return None
-    option = there[base]
-    if option.takes == "flag":
-        if not isinstance(value, bool) and value is not None:
-            return "is a flag", "write true or false"
-        if value is False and not option.negatable:
-            return "cannot be switched off", "leave it out"
-    elif isinstance(value, bool):
-        return f"takes a value, not {str(value).lower()}", "leave it out for vLLM's default" if not value else ""
-    elif option.choices is not None and isinstance(value, (str, int, float)) and str(value) not in option.choices:
-        close = difflib.get_close_matches(str(value), option.choices, n=1)
-        return (
-            f"must be one of {', '.join(option.choices)}, not {value!r}",
-            f"did you mean {close[0]}?" if close else "",
-        )
-    return None
-
-
-def _check_programs(root: schema.Root, path: Path, document: Document, reading: _Reading) -> None:
     for name, program in root.programs.items():
         here: Where = ("programs", name)
-        if program.cwd is not None and not os.path.isdir(path.parent / os.path.expanduser(program.cwd)):
+        cwd = path.parent / os.path.expanduser(program.cwd) if program.cwd else None
+        if cwd is not None and not os.path.isdir(cwd):
             reading.add(document.problem((*here, "cwd"), f"no such folder: {program.cwd}"))
+        elif (*here, "command") not in reading.made_up:
+            # what is started by name may be found by the daemon, which may have another PATH; a path is a path
+            search = program.env.get("PATH") or environ.get("PATH") or os.environ.get("PATH", os.defpath)
+            if problem := _wrong_command(program.command[0], cwd, search):
+                message, advice = problem
+                warning = "/" not in program.command[0]
+                reading.add(document.problem((*here, "command", 0), message, advice, warning=warning))
         ways = [way for way in ("tcp", "http", "after") if getattr(program.ready, way) is not None]
         if len(ways) != 1 and not any(place[:3] == (*here, "ready") for place in reading.made_up):
             reading.add(document.problem((*here, "ready"), "must say exactly one of tcp, http, after"))
         if program.ready.tcp is not None:
             host, _, port = program.ready.tcp.rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-                reading.add(document.problem((*here, "ready", "tcp"), f"{program.ready.tcp!r} is no host:port"))
+                advice = f'write "127.0.0.1:{port}"' if port.isdecimal() and not host else ""
+                message = f"{schema.short(program.ready.tcp)} is no host:port"
+                reading.add(document.problem((*here, "ready", "tcp"), message, advice))
         if program.ready.http is not None and split_url(program.ready.http) is None:
-            reading.add(document.problem((*here, "ready", "http"), "must be an http:// URL of this machine"))
+            advice = "write http://127.0.0.1:8080/health, for one"
+            reading.add(document.problem((*here, "ready", "http"), "must be an http:// URL of this machine", advice))
+
+
+def _wrong_command(first: str, cwd: Path | None, search: str) -> tuple[str, str] | None:
+    """What is wrong with the first word of a command, and what to do."""
+    if "/" not in first:
+        if shutil.which(first, path=search) is not None:
+            return None
+        shell = first in _SHELLS_OWN or re.search(r"[\s$|&;<>*]", first) is not None
+        advice = 'a shell is needed for that: [sh, -c, "..."]' if shell else "install it, or write its whole path"
+        return f"no such program in PATH: {first}", advice
+    if first.startswith(("~", "$")):
+        return f"{first}: no shell is there to read that", "write the whole path"
+    file = os.path.join(cwd, first) if cwd else first
+    if os.path.isdir(file):
+        return f"{first} is a folder", ""
+    if not os.path.isfile(file):
+        return f"no such program: {first}", ""
+    return None if os.access(file, os.X_OK) else (f"{first} cannot be executed", f"chmod +x {first}")
+
+
+_SHELLS_OWN = frozenset({"cd", "export", "source", ".", "exec", "ulimit", "set"})
 
 
 def _check_names(root: schema.Root, native: Document, document: Document, reading: _Reading) -> None:
@@ -494,6 +497,8 @@ def _check_names(root: schema.Root, native: Document, document: Document, readin
                 )
             if name == GATEWAY or re.fullmatch(rf"{GATEWAY}-\d+", name):
                 reading.add(document.problem((group, name), f"{name} is the gateway's own name"))
+            if name == "all":
+                reading.add(document.problem((group, name), "all is what commands call every program", "rename it"))
     for name in root.programs:
         if name in root.models:
             reading.add(document.problem(("programs", name), "there is a model of that name"))
@@ -534,9 +539,14 @@ def _check_engines(root: schema.Root, path: Path, document: Document, reading: _
         if engine is None:
             continue
         python = path.parent / os.path.expanduser(engine.python)
-        if not os.path.isfile(python) or not os.access(python, os.X_OK):
-            where: Where = ("engines", name, "python")
+        where: Where = ("engines", name, "python")
+        if os.path.isdir(python):
+            advice = f"write {engine.python.rstrip('/')}/bin/python" if os.path.isfile(python / "bin/python") else ""
+            reading.add(document.problem(where, f"{engine.python} is a folder", advice))
+        elif not os.path.isfile(python):
             reading.add(document.problem(where, f"no such program: {engine.python}"))
+        elif not os.access(python, os.X_OK):
+            reading.add(document.problem(where, f"{engine.python} cannot be executed", f"chmod +x {python}"))
 
 
 def _check_replicas(
@@ -594,7 +604,7 @@ def _master_key(
         if given.strip() in litellm.WEAK_KEYS:
             reading.add(native.problem(where, "is blank or a known default; LiteLLM refuses to start with it"))
         elif not litellm.carries(given):
-            reading.add(native.problem(where, _NO_KEY))
+            reading.add(native.problem(where, option.NO_KEY))
         mode = Path(native.file).stat().st_mode
         if mode & (stat.S_IRGRP | stat.S_IROTH):
             advice = "write os.environ/LITELLM_MASTER_KEY and put the key into env_file, or chmod 600"
@@ -613,7 +623,7 @@ def _master_key(
         if given and name != litellm.MASTER_KEY and not value:
             what = None  # said already: it is not set
     elif value is not None and not litellm.carries(value):
-        what = f"{name} {_NO_KEY}"
+        what = f"{name} {option.NO_KEY}"
     if what is not None:
         reading.add(native.problem(where, what) if given else document.problem((GATEWAY,), what))
     return value

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shlex
 import signal
 from typing import Annotated, Any, Literal
 
@@ -23,7 +25,7 @@ def duration(value: object) -> float:
         seconds = float(found[1]) * _UNITS[found[2]]
     if 0 <= seconds < math.inf:
         return seconds
-    raise ValueError(f"{_short(value)} is no duration; write seconds, or 30s, 5m, 1h")
+    raise ValueError(f"{short(value)} is no duration; write seconds, or 30s, 5m, 1h")
 
 
 def size(value: object) -> int:
@@ -35,12 +37,25 @@ def size(value: object) -> int:
         found_bytes = float(found[1]) * (1024 ** ("kmgt".index(found[2].lower()) + 1) if found[2] else 1)
     if 1 <= found_bytes < 1 << 62:
         return int(found_bytes)
-    raise ValueError(f"{_short(value)} is no size; write bytes, or 512K, 50MB, 1GB")
+    raise ValueError(f"{short(value)} is no size; write bytes, or 512K, 50MB, 1GB")
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as it is shown in a message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _most_memory(value: int) -> int:
+    if value < 64 << 20:
+        raise ValueError("is less than LiteLLM takes by itself; write 2GB, for one")
+    return value
+
+
+def _segment(value: int) -> int:
+    if value < 64 << 10:
+        raise ValueError("is less than 64K, which a start alone fills; write 50MB, for one")
+    return value
 
 
 def signal_number(value: object) -> int:
@@ -52,7 +67,7 @@ def signal_number(value: object) -> int:
             return signal.Signals(value).value
     except (KeyError, ValueError):
         pass
-    raise ValueError(f"{_short(value)} is no signal; write TERM, INT, QUIT, HUP, USR1 or USR2")
+    raise ValueError(f"{short(value)} is no signal; write TERM, INT, QUIT, HUP, USR1 or USR2")
 
 
 def _written(text: str, number: str) -> WithJsonSchema:
@@ -73,13 +88,11 @@ def _text(value: object) -> object:
     """Environment values: YAML's 1 and true are meant as text there."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and "\0" in value:
-        raise ValueError("holds a NUL, which no program can be given")
     return str(value) if isinstance(value, (int, float)) else value
 
 
 def _variable(name: str) -> str:
-    if not name or "=" in name or "\0" in name:
+    if not name or "=" in name:
         raise ValueError("is no name of a variable")
     return name
 
@@ -168,10 +181,12 @@ class Gateway(Supervised):
 
     host: str = "127.0.0.1"
     port: Port = 4000
-    replicas: Annotated[int, Field(ge=1)] = 1
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1
     litellm_config: str | None = Field(default=None, description="native LiteLLM configuration, relative to this file")
     hold: Literal["auto"] | Duration = "auto"
-    max_rss: Size | None = Field(default=None, description="a replica that has grown beyond that is replaced")
+    max_rss: Annotated[Size, AfterValidator(_most_memory)] | None = Field(
+        default=None, description="a replica that has grown beyond that is replaced"
+    )
     warm: Warm = "auto"
 
 
@@ -201,6 +216,15 @@ class Ready(Block):
     after: Duration | None = Field(default=None, description="it has lived that long")
 
 
+def _words(line: str) -> list[str]:
+    """A command line as the list that does the same."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        words = line.split()
+    return ["sh", "-c", line] if re.search(r"[|&;<>$`*~]", line) else words
+
+
 class Program(Supervised):
     """Any other command to keep alive."""
 
@@ -213,7 +237,7 @@ class Program(Supervised):
     @classmethod
     def _no_shell(cls, value: object) -> object:
         if isinstance(value, str):
-            raise ValueError(f"must be a list, as it never meets a shell: write {value.split()!r}".replace("'", '"'))
+            raise ValueError(f"must be a list, as it never meets a shell: write {json.dumps(_words(value))}")
         return value
 
 
@@ -233,7 +257,7 @@ class Engines(Block):
 class Logs(Block):
     """The programs' output: segments of ``max_bytes``, of which ``backups`` are kept."""
 
-    max_bytes: Size = 50 * 1024 * 1024
+    max_bytes: Annotated[Size, AfterValidator(_segment)] = 50 * 1024 * 1024
     backups: Annotated[int, Field(ge=1)] = 10
 
 

@@ -5,28 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llm_supervisor.config import schema
+from llm_supervisor.config import schema, secret
 from llm_supervisor.config.load import Config
 from llm_supervisor.config.plan import Plan
+from llm_supervisor.config.secret import HIDDEN
 from llm_supervisor.engines import litellm
 
-HIDDEN = "********"
-_LEAST = 6  # characters: shorter values are words, and found everywhere
 
-
-def secrets_of(config: Config) -> set[str]:
-    """Every value of the configuration that is a secret by its place or its name."""
-    found = {value for name, value in config.environ.items() if litellm.SECRET.fullmatch(name)}
-    blocks = [config.root.gateway, *config.root.models.values(), *config.root.programs.values()]
-    for block in blocks:
-        if block is not None:
-            found |= {value for name, value in block.env.items() if litellm.SECRET.fullmatch(name)}
-    for model in config.root.models.values():
-        found |= {str(value) for name, value in model.vllm.items() if litellm.SECRET.fullmatch(name)}
-        found |= set(litellm.hide(model.litellm)[1].values())
-    found |= set(litellm.hide(config.native)[1].values())
-    found |= {config.master_key} if config.master_key else set()
-    return {value for value in found if len(value) >= _LEAST}
+def secrets_of(config: Config) -> list[str]:
+    """Every value of the configuration that is a secret by its place or its name; the longest first."""
+    key = {"master_key": config.master_key} if config.master_key else {}
+    return secret.of(config.root.model_dump(mode="json"), config.native, key, environ=config.environ)
 
 
 def redact(value: Any, secrets: Iterable[str]) -> Any:
@@ -36,8 +25,7 @@ def redact(value: Any, secrets: Iterable[str]) -> Any:
     if isinstance(value, (list, tuple)):
         return [redact(item, secrets) for item in value]
     if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, HIDDEN)
+        return secret.hush(value, secrets)
     return value
 
 
@@ -49,7 +37,7 @@ def _hidden(name: str, value: Any, secrets: Iterable[str]) -> Any:
 
 def shown(config: Config, plan: Plan) -> dict[str, Any]:
     """The answer of ``config show --json``."""
-    secrets = sorted(secrets_of(config), key=len, reverse=True)
+    secrets = secrets_of(config)
     said = config.root.model_dump(mode="json", exclude_unset=True)
     whole = {
         "files": [str(file) for file in config.files],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,30 +78,72 @@ class Document:
         return Problem(file, self.lines.get(near, 0), path_words(where), message, advice, warning)
 
 
-def read(path: Path) -> Document:
-    """Read one YAML file with a mapping at its top. Never raises for what is in the file: see ``problems``."""
+# More than any configuration has. Reading that much takes a second or two, and a file may be anything
+_MOST_BYTES = 1024 * 1024
+
+
+def text_of(path: Path) -> str:
+    """The text of a file. Raises OSError, or ValueError which says in its words what it is instead: a pipe or a device
+    would make us wait for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode) and not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no file, but a pipe, a socket or a device")
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ValueError("it is larger than 1 MiB, which no configuration is")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotText(data.count(b"\n", 0, error.start) + 1) from error
+
+
+class NotText(ValueError):
+    """What is in the file is no UTF-8, first in that line."""
+
+    def __init__(self, line: int) -> None:
+        self.line = line
+        super().__init__("it is not text in UTF-8")
+
+
+def unreadable(error: OSError | ValueError) -> str:
+    """Why ``text_of`` could not, in words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "its name holds a NUL" if "null" in str(error) else str(error)
+
+
+def read(path: Path, verbatim: Callable[[Where], bool] = lambda where: False) -> Document:
+    """Read one YAML file with a mapping at its top. Never raises for what is in the file: see ``problems``. Where
+    ``verbatim`` is true a word is a text, whatever YAML takes it for (``0755`` is a number of eight there, and ``no``
+    is false)."""
     document = Document(str(path))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path)
     except FileNotFoundError:
         document.problems.append(Problem(str(path), 0, "", "no such file"))
         return document
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        document.problems.append(Problem(str(path), 0, "", f"cannot be read: {reason}"))
+    except NotText as error:
+        advice = "save it as UTF-8"
+        document.problems.append(Problem(str(path), error.line, "", f"cannot be read: {error}", advice))
+        return document
+    except (OSError, ValueError) as error:
+        document.problems.append(Problem(str(path), 0, "", f"cannot be read: {unreadable(error)}"))
         return document
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None:
-            document.data = _construct(node, (), document, ())
+            document.data = _Construction(document, verbatim).made(node, (), ())
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        what = " ".join(part for part in (error.context, error.problem) if part)
-        document.problems.append(
-            Problem(str(path), mark.line + 1 if mark else 0, "", f"is not valid YAML: {what}", _yaml_advice(what))
-        )
+        document.problems.append(_malformed(str(path), error))
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        sign = f"the control character {chr(error.character)!a}"
+        document.problems.append(Problem(str(path), line, "", f"is not valid YAML: {sign}", "take it out"))
+    except _TooLarge as error:
+        document.problems.append(Problem(str(path), error.args[0], "", "is too deep or too large, here and below"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        what = (str(error) or type(error).__name__).splitlines()[0]
+        what = "too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         document.problems.append(Problem(str(path), 0, "", f"is not valid YAML: {what}"))
     if not document.problems and document.data is None:
         document.problems.append(Problem(str(path), 0, "", "is empty"))
@@ -109,10 +153,43 @@ def read(path: Path) -> Document:
     return document
 
 
-def layered(paths: Sequence[Path]) -> Document:
+def _malformed(file: str, error: yaml.MarkedYAMLError) -> Problem:
+    """Where it stops making sense; where that is only the end of the file, where it began."""
+    begun, met = error.context_mark, error.problem_mark
+    line = met.line + 1 if met else 0
+    context = error.context or ""
+    if begun is not None and met is not None and begun.line < met.line:
+        if met.buffer is None or met.pointer >= len(met.buffer.rstrip("\0").rstrip()):
+            line = begun.line + 1
+        else:
+            context += f" that began in line {begun.line + 1}"
+    what = ", ".join(part for part in (context, error.problem) if part)
+    advice = next((advice for words, advice in _ADVICE.items() if words in what), "")
+    return Problem(file, line, "", f"is not valid YAML: {what}", advice)
+
+
+# What PyYAML says, and what to do then
+_ADVICE = {
+    "\\t": "indent with spaces",
+    "another document": "write one file for each, and name them with -c one after the other",
+    "quoted scalar": "is a quote not closed?",
+    "mapping values are not allowed": "quote a value with a colon and a space in it, write a space after each other "
+    "colon, and look at how the line above is indented",
+    "flow ": "is a bracket or a brace not closed?",
+    "scanning an alias": "a value that begins with * needs quotes",
+    "could not find expected ':'": "write `key: value`, with a space after the colon",
+    "expected <block end>": "what belongs together begins in the same column",
+    "undefined alias": "a value that begins with * needs quotes",
+    "'@'": "a value that begins with @ needs quotes",
+    "'`'": "a value that begins with a backquote needs quotes",
+    "'%'": "a value that begins with % needs quotes",
+}
+
+
+def layered(paths: Sequence[Path], verbatim: Callable[[Where], bool] = lambda where: False) -> Document:
     """Several files as one: what a later one says holds, mappings are merged key by key, anything else is replaced as a
     whole, and a key without a value (``null``) takes out what was said before."""
-    first, *others = [read(path) for path in paths]
+    first, *others = [read(path, verbatim) for path in paths]
     for other in others:
         first.problems += other.problems
         first.unread |= other.unread
@@ -120,42 +197,56 @@ def layered(paths: Sequence[Path]) -> Document:
             continue
         if not isinstance(first.data, dict):
             first.data = {}
-        _lay(first, other, first.data, other.data, ())
+        replaced: set[Where] = set()
+        _lay(first.data, other.data, (), replaced)
+        for known in (first.lines, first.files):
+            for place in [place for place in known if _is_in(place, replaced)]:
+                del known[place]
+        for place, line in other.lines.items():
+            if _is_in(place, replaced):
+                first.lines[place], first.files[place] = line, other.file
     return first
 
 
-def _lay(under: Document, over: Document, into: dict[str, Any], data: dict[str, Any], where: Where) -> None:
+def _lay(into: dict[str, Any], data: dict[str, Any], where: Where, replaced: set[Where]) -> None:
     for key, value in data.items():
         here = (*where, key)
         if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _lay(under, over, into[key], value, here)
+            _lay(into[key], value, here, replaced)
             continue
-        for known in (under.lines, under.files):
-            for place in [place for place in known if place[: len(here)] == here]:
-                del known[place]
+        replaced.add(here)
         if value is None and key in into:
             del into[key]
-            continue
-        into[key] = value
-        for place, line in over.lines.items():
-            if place[: len(here)] == here:
-                under.lines[place], under.files[place] = line, over.file
+        else:
+            into[key] = value
+
+
+def _is_in(place: Where, places: set[Where]) -> bool:
+    """Whether it is one of them, or in one of them."""
+    return any(place[:length] in places for length in range(1, len(place) + 1))
 
 
 _VARIABLE = re.compile(r"\$(?:\$(?=\{)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
+_SHELLS = re.compile(r"(?<!\$)\$([A-Z_][A-Z0-9_]*)")
 
 
-def expand(document: Document, environ: Mapping[str, str], *, but: Callable[[Where], bool]) -> None:
+def expand(
+    document: Document,
+    environ: Mapping[str, str],
+    *,
+    but: Callable[[Where], bool],
+    verbatim: Callable[[Where], bool] = lambda where: False,
+) -> None:
     """Put the environment's values for ``${NAME}`` and ``${NAME:-default}`` into texts; ``$${`` is ``${``. A text
-    that is nothing else becomes what YAML makes of the value (a number, for one). Places for which ``but`` is true are
-    left as they are."""
+    that is nothing else becomes what YAML makes of the value (a number, for one), but where ``verbatim`` is true.
+    Places for which ``but`` is true are left as they are."""
 
     def fill(value: Any, where: Where) -> Any:
         if isinstance(value, dict):
             return {key: fill(item, (*where, key)) for key, item in value.items()}
         if isinstance(value, list):
             return [fill(item, (*where, index)) for index, item in enumerate(value)]
-        if not isinstance(value, str) or "${" not in value or but(where):
+        if not isinstance(value, str) or "$" not in value or but(where):
             return value
 
         def found(match: re.Match[str]) -> str:
@@ -169,75 +260,140 @@ def expand(document: Document, environ: Mapping[str, str], *, but: Callable[[Whe
             document.unread.add(where)
             return ""
 
+        rest = _VARIABLE.sub("", value)
+        if "${" in rest:
+            advice = "a default is ${NAME:-text}; write $${ for a plain ${"
+            document.problems.append(document.problem(where, "holds a ${ that begins no ${NAME}", advice))
+            document.unread.add(where)
+            return value
+        if shells := _SHELLS.search(rest):
+            message, advice = f"${shells[1]} is left as it is", f"write ${{{shells[1]}}} for the variable's value"
+            document.problems.append(document.problem(where, message, advice, warning=True))
         text = _VARIABLE.sub(found, value)
-        if _VARIABLE.fullmatch(value) and not value.startswith("$$"):
-            try:
-                plain = yaml.safe_load(text)
-            except yaml.YAMLError:
-                return text
-            return plain if isinstance(plain, (int, float, bool)) else text
-        return text
+        alone = _VARIABLE.fullmatch(value) and not value.startswith("$$") and not verbatim(where)
+        return _plain(text) if alone else text
 
     document.data = fill(document.data, ())
 
 
-def _yaml_advice(what: str) -> str:
-    return "indent with spaces" if "\\t" in what else ""
+def _plain(text: str) -> int | float | bool | str:
+    """The number or the flag that YAML makes of a word; else the word."""
+    try:
+        value = yaml.safe_load(text) if len(text) < 40 else text
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError):
+        return text
+    return value if isinstance(value, (int, float, bool)) else text
 
 
 # More places than any configuration has: aliases of aliases of aliases would fill the memory
 _MOST = 50_000
+_DEEPEST = 50
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_LARGEST = 1 << 63  # of whole numbers: nothing that is counted or sent has more
 
 
-def _construct(node: yaml.Node, where: Where, document: Document, above: tuple[yaml.Node, ...]) -> Any:
-    line = node.start_mark.line + 1
-    document.lines.setdefault(where, line)
-    if len(above) > 50 or len(document.lines) > _MOST:
-        raise ValueError(f"too deep or too large at line {line}")
-    if any(node is one for one in above):
-        return _unread(document, where, line, "contains itself")
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(node, where, document, (*above, node))
-    if isinstance(node, yaml.SequenceNode):
-        return [_construct(item, (*where, n), document, (*above, node)) for n, item in enumerate(node.value)]
-    try:
-        return yaml.constructor.SafeConstructor().construct_object(node)
-    except yaml.MarkedYAMLError as error:
-        return _unread(document, where, line, f"is not valid YAML: {error.problem}")
-    except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
-        # PyYAML checks no more than the looks of a value
+class _TooLarge(Exception):
+    """Too deep or too large, from that line on."""
+
+
+class _Construction:
+    """Values from nodes, with the line of each in ``document``."""
+
+    def __init__(self, document: Document, verbatim: Callable[[Where], bool]) -> None:
+        self._document = document
+        self._verbatim = verbatim
+        self._made = 0
+
+    def made(self, node: yaml.Node, where: Where, above: tuple[yaml.Node, ...]) -> Any:
+        """The value of a node, which is inside of those ``above``."""
+        line = node.start_mark.line + 1
+        self._document.lines.setdefault(where, line)
+        self._made += 1  # not the number of places: what is merged or written twice is made again at the same one
+        if len(above) > _DEEPEST or self._made > _MOST:
+            raise _TooLarge(line)
+        if any(node is one for one in above):
+            return self._unread(where, line, "contains itself")
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTIONS:
+            return self._unread(where, line, f"{_words(node.tag)} is no tag that is known here")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, where, (*above, node))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.made(item, (*where, n), (*above, node)) for n, item in enumerate(node.value)]
+        return self._scalar(node, where, line)
+
+    def _scalar(self, node: yaml.Node, where: Where, line: int) -> Any:
         kind = node.tag.rpartition(":")[2]
-        return _unread(document, where, line, f"is not valid YAML: {str(node.value)[:60]!r} is no {kind}")
+        if self._verbatim(where) and kind in ("bool", "int", "float", "timestamp"):
+            return str(node.value)
+        try:
+            value = yaml.constructor.SafeConstructor().construct_object(node)
+        except yaml.MarkedYAMLError:
+            advice = "a value that begins with ! needs quotes"
+            return self._unread(where, line, f"{_words(node.tag)} is no tag that is known here", advice)
+        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
+            # PyYAML checks no more than the looks of a value
+            return self._unread(where, line, f"is not valid YAML: {_words(node.value)} is no {kind}")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            return self._unread(where, line, "is too large a number")
+        if isinstance(value, str) and (odd := _odd(value)):
+            return self._unread(where, line, odd)
+        return value
+
+    def _mapping(self, node: yaml.MappingNode, where: Where, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        own: dict[str, int] = {}  # what is merged in (<<) may be written again here: that is what it is for
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                advice = "a value that begins with { or [ needs quotes"
+                self._say(where, line, "a key must be a plain word", advice)
+                continue
+            key = str(key_node.value)
+            if odd := _odd(key):
+                self._say(where, line, f"a key {odd}")
+                continue
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                result = {**self._merged(value_node, where, line, above), **result}
+                continue
+            here = (*where, key)
+            if key in own:
+                self._say(here, line, f"is written twice; the first is in line {own[key]}")
+            own.setdefault(key, line)
+            self._document.lines[here] = line
+            result[key] = self.made(value_node, here, above)
+        return result
+
+    def _merged(self, node: yaml.Node, where: Where, line: int, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
+        """What ``<<`` brings. Where something of it stands is only known where this mapping does not say it itself."""
+        before = dict(self._document.lines)
+        merged = self.made(node, where, above)
+        self._document.lines.update(before)
+        result: dict[str, Any] = {}
+        for part in merged if isinstance(merged, list) else [merged]:
+            if isinstance(part, dict):
+                result = {**part, **result}
+            elif where not in self._document.unread:
+                self._say(where, line, f"`<<` takes in a mapping, not {_words(part)}", "write `<<: *NAME`")
+        return result
+
+    def _unread(self, where: Where, line: int, message: str, advice: str = "") -> None:
+        self._say(where, line, message, advice)
+        self._document.unread.add(where)
+
+    def _say(self, where: Where, line: int, message: str, advice: str = "") -> None:
+        document = self._document
+        document.problems.append(Problem(document.file, line, path_words(where), message, advice))
 
 
-def _unread(document: Document, where: Where, line: int, message: str) -> None:
-    document.problems.append(Problem(document.file, line, path_words(where), message))
-    document.unread.add(where)
+def _words(value: object) -> str:
+    return repr(str(value).replace("tag:yaml.org,2002:", "!!")[:60])
 
 
-def _mapping(node: yaml.MappingNode, where: Where, document: Document, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    own: dict[str, int] = {}  # what is merged in (<<) may be written again here: that is what it is for
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            document.problems.append(Problem(document.file, line, path_words(where), "a key must be a plain word"))
-            continue
-        key = str(key_node.value)
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            before = dict(document.lines)
-            merged = _construct(value_node, where, document, above)
-            document.lines.update(before)
-            for part in merged if isinstance(merged, list) else [merged]:
-                if isinstance(part, dict):
-                    result = {**part, **result}
-            continue
-        here = (*where, key)
-        if key in own:
-            document.problems.append(
-                Problem(document.file, line, path_words(here), f"is written twice; the first is in line {own[key]}")
-            )
-        own.setdefault(key, line)
-        document.lines[here] = line
-        result[key] = _construct(value_node, here, document, above)
-    return result
+def _odd(text: str) -> str | None:
+    """What is wrong with a text that no program, file or address can be given."""
+    if "\0" in text:
+        return "holds a NUL"
+    return None if text.isascii() or _PAIRED.search(text) is None else "holds half of a character"
+
+
+_PAIRED = re.compile("[\ud800-\udfff]")

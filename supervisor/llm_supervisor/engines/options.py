@@ -21,11 +21,13 @@ _SCRIPT = "options.py"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. ``takes``: ``flag``, ``value`` or ``values``; ``negatable``: there is a ``--no-`` form of it."""
+    """One option. ``takes``: ``flag``, ``value`` or ``values``; ``negatable``: there is a ``--no-`` form of it;
+    ``kind``: ``int``, ``float``, ``count`` (25k is one), ``count or auto``, ``json``, or empty for any text."""
 
     takes: str
     negatable: bool
     choices: tuple[str, ...] | None
+    kind: str = ""
 
 
 Options = Mapping[str, Option]
@@ -71,6 +73,7 @@ def _read(found: Any) -> Options:
             str(one["takes"]),
             bool(one["negatable"]),
             None if one["choices"] is None else tuple(str(choice) for choice in one["choices"]),
+            str(one["kind"]),
         )
         for name, one in found.items()
     }

@@ -1,8 +1,8 @@
 """Prints the options of ``vllm serve`` as JSON, run by path with the Python of vLLM's own environment.
 
 Whatever its version: the server's own command line is begun, and its parser is taken where it would read it. Answer:
-``{NAME: {"negatable", "takes": "flag"|"value"|"values", "choices": [...] | null}}``, names as vLLM writes them, without
-dashes in front.
+``{NAME: {"negatable", "takes": "flag"|"value"|"values", "choices": [...] | null, "kind": "int"|...|""}}``, names as
+vLLM writes them, without dashes in front.
 """
 
 from __future__ import annotations
@@ -15,6 +15,26 @@ import sys
 from typing import Any, NoReturn
 
 SERVER = "vllm.entrypoints.openai.api_server"
+
+
+# vLLM's own readers of values by their names
+KINDS = {
+    "int": "int",
+    "float": "float",
+    "loads": "json",
+    "parse_dataclass": "json",
+    "human_readable_int": "count",
+    "human_readable_int_or_auto": "count or auto",
+}
+
+
+def kind(reader: Any) -> str:
+    """What a reader of values takes; empty where that is not known. One that takes nothing, too, holds the real one."""
+    name = getattr(reader, "__name__", "")
+    if name in ("_optional_type", "_parse_type"):
+        inner = [cell.cell_contents for cell in reader.__closure__ or ()]
+        return next((kind(one) for one in inner if callable(one)), "")
+    return KINDS.get(name, "")
 
 
 def described(parser: argparse.ArgumentParser) -> dict[str, dict[str, Any]]:
@@ -30,6 +50,7 @@ def described(parser: argparse.ArgumentParser) -> dict[str, dict[str, Any]]:
                 "negatable": f"no-{name}" in names,
                 "takes": takes,
                 "choices": [str(choice) for choice in action.choices] if action.choices else None,
+                "kind": kind(action.type),
             }
     return found
 

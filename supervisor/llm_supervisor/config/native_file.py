@@ -1,0 +1,97 @@
+"""What is probably wrong in LiteLLM's own file and LiteLLM would not say: it skips what it does not understand. Pure.
+
+Warnings only: it knows more words, and other ones tomorrow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from llm_supervisor.config import wording
+from llm_supervisor.config.source import Document, Problem, Where
+
+# The words that people write most; a word near one of them is that one, mistyped
+_TOP = "model_list litellm_settings general_settings router_settings environment_variables guardrails".split()
+_ENTRY = ("model_name", "litellm_params", "model_info")
+_PARAMS = "model api_base api_key api_version rpm tpm timeout max_tokens temperature custom_llm_provider".split()
+_PROVIDERS = """openai anthropic gemini vertex_ai azure azure_ai bedrock mistral groq deepseek openrouter together_ai
+    fireworks_ai cohere xai perplexity ollama ollama_chat huggingface hosted_vllm litellm_proxy replicate sagemaker
+    nvidia_nim cerebras databricks moonshot dashscope deepinfra""".split()
+# Providers whose servers are somebody's own, with the paths of OpenAI's
+_OWN_SERVERS = ("openai", "hosted_vllm", "text-completion-openai", "custom_openai", "openai_like")
+_ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/models", "/responses")
+
+
+def doubts(native: Document) -> Iterator[Problem]:
+    """What looks wrong in it."""
+    data = native.data if isinstance(native.data, dict) else {}
+    yield from _mistyped(native, (), data, _TOP)
+    for where, text in _texts(data, ()):
+        if name := re.search(r"\$\{([A-Za-z_][A-Za-z0-9_]*)", text):
+            message = "LiteLLM takes ${...} for plain text"
+            yield native.problem(where, message, f"write os.environ/{name[1]}, as the whole value", warning=True)
+        elif re.match(r"(?:os\.environ|env)[./\[(:]", text) and not re.fullmatch(r"os\.environ/[A-Za-z_]\w*", text):
+            yield native.problem(where, "LiteLLM takes it for plain text", "write os.environ/NAME", warning=True)
+    entries = data.get("model_list")
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, dict):
+            here: Where = ("model_list", index)
+            yield from _mistyped(native, here, entry, _ENTRY)
+            if isinstance(params := entry.get("litellm_params"), dict):
+                yield from _mistyped(native, (*here, "litellm_params"), params, _PARAMS)
+                yield from _address(native, (*here, "litellm_params"), params)
+
+
+def _mistyped(
+    native: Document, where: Where, block: Mapping[str, Any], known: list[str] | tuple[str, ...]
+) -> Iterator[Problem]:
+    for key in block:
+        rest = [name for name in known if name not in block]
+        if key not in known and (close := wording.near(key, rest, 0.8)):
+            yield native.problem((*where, key), "LiteLLM knows no such key, and does not say so", close, warning=True)
+
+
+def _texts(value: Any, where: Where) -> Iterator[tuple[Where, str]]:
+    if isinstance(value, str):
+        yield where, value.strip()
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, (*where, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, (*where, index))
+
+
+def _address(native: Document, where: Where, params: Mapping[str, Any]) -> Iterator[Problem]:
+    """The provider, and the address of an own server."""
+    model, base = params.get("model"), params.get("api_base")
+    if not isinstance(model, str) or params.get("custom_llm_provider"):
+        return
+    provider, slash, _ = model.partition("/")
+    here: Where = (*where, "model")
+    if provider == "vllm" and base:
+        message = "vllm/ is a model in LiteLLM's own process, not a server"
+        yield native.problem(here, message, "write hosted_vllm/ in its place", warning=True)
+    elif slash and provider not in _PROVIDERS and (close := wording.near(provider, _PROVIDERS, 0.8)):
+        message = f"LiteLLM leaves a model of an unknown provider out: {provider}"
+        yield native.problem(here, message, close, warning=True)
+    if not isinstance(base, str) or provider not in _OWN_SERVERS or base.startswith("os.environ/") or "${" in base:
+        return
+    here = (*where, "api_base")
+    try:
+        parts = urlsplit(base)
+    except ValueError:
+        parts = urlsplit("")
+    path = parts.path.rstrip("/")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        yield native.problem(here, "is no http:// or https:// URL", "write http://HOST:PORT/v1", warning=True)
+    elif not path:
+        message = "has no /v1: vLLM, and most others, answer 404 without it"
+        yield native.problem(here, message, f"write {parts.scheme}://{parts.netloc}/v1", warning=True)
+    elif path.endswith(_ENDPOINTS):
+        message = "LiteLLM adds the endpoint's own path to this"
+        whole = next(path.removesuffix(end) for end in _ENDPOINTS if path.endswith(end))
+        yield native.problem(here, message, f"write {parts.scheme}://{parts.netloc}{whole}", warning=True)

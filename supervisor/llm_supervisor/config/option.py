@@ -1,0 +1,149 @@
+"""What is wrong with options under ``vllm:``: ours, written twice, dangerous, or not as vLLM's parser wants it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from llm_supervisor.config import schema, wording
+from llm_supervisor.config.source import Document, Problem, Where
+from llm_supervisor.engines import litellm, vllm
+from llm_supervisor.engines.options import Option, Options
+
+NO_KEY = "must be printable ASCII: no HTTP header can carry anything else"
+
+
+def problems(
+    document: Document, where: Where, model: schema.Model, there: Options | None, made_up: Collection[Where]
+) -> Iterator[Problem]:
+    """All that is wrong with the options of a model. ``there`` are those that the installed vLLM has, None where they
+    are not known; nothing is said of places that are ``made_up``."""
+    seen: dict[str, str] = {}
+    for written, value in model.vllm.items():
+        here: Where = (*where, "vllm", written)
+        name = vllm.normal(written)
+        other = seen.setdefault(name, written)
+        if other != written:
+            yield document.problem(here, f"is the same option as {other}")
+        if name in vllm.RESERVED:
+            yield document.problem(here, "is not written here", vllm.RESERVED[name])
+        elif here in made_up:
+            continue
+        elif name == "api-key":
+            if not isinstance(value, (str, int)) or isinstance(value, bool) or not litellm.carries(str(value)):
+                yield document.problem(here, NO_KEY)
+        elif name == "hf-token" and isinstance(value, str):
+            yield document.problem(here, "would show in the list of processes", "write env: {HF_TOKEN: ...}")
+        elif isinstance(value, (dict, list)) and not _is_json(value):
+            yield document.problem(here, "cannot be written as JSON, as vLLM wants it")
+        elif name == "limit-mm-per-prompt" and isinstance(value, str) and isinstance(new := vllm.limits(value), dict):
+            message = f"{value!r} is the old form, which vLLM no longer reads: it is given a mapping"
+            pairs = ", ".join(f"{key}: {count}" for key, count in new.items())
+            yield document.problem(here, message, f"write {{{pairs}}}", warning=True)
+        else:
+            if name == "allowed-local-media-path" and os.path.normpath(str(value)) in ("/", "//"):
+                message = "shows every file of this machine that vLLM can read to whoever has a key of the gateway"
+                yield document.problem(here, message, "name the folder with the media", warning=True)
+            if there is not None and (wrong := _wrong(name, value, there)) is not None:
+                yield document.problem(here, *wrong)
+    yield from _gpus(document, where, model, made_up)
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _wrong(name: str, value: object, there: Options) -> tuple[str, str] | None:
+    """What is wrong with an option and its value, and what to do."""
+    base = name.partition(".")[0]  # some-config.key is a key of some-config
+    positive = name.removeprefix("no-")
+    if base not in there and not (positive != name and positive in there and there[positive].negatable):
+        if name.replace("-", "_") in schema.Model.model_fields:
+            return "is no option of vLLM", "write it beside vllm, not under it"
+        return "is no option of the installed vLLM", wording.near(base, there) or "see `vllm serve --help`"
+    if base != name or base not in there:
+        return None
+    option = there[base]
+    if option.takes == "flag":
+        if not isinstance(value, bool) and value is not None:
+            return "is a flag", "write true or false"
+        if value is False and not option.negatable:
+            return "cannot be switched off", "leave it out"
+    elif isinstance(value, bool):
+        return f"takes a value, not {str(value).lower()}", "leave it out for vLLM's default" if not value else ""
+    elif option.choices is not None and isinstance(value, (str, int, float)) and str(value) not in option.choices:
+        return f"must be one of {', '.join(option.choices)}, not {value!r}", wording.near(str(value), option.choices)
+    elif value is not None and option.takes == "value":
+        return _not_its_kind(option, value)
+    return None
+
+
+_COUNT = re.compile(r"-?\d+|\d+(\.\d+)?[kmgt]|\d+[KMGT]")
+
+
+def _not_its_kind(option: Option, value: Any) -> tuple[str, str] | None:
+    """vLLM's parser would refuse a value of that kind."""
+    text = str(value).strip()
+    if option.kind and isinstance(value, (dict, list)) and option.kind != "json":
+        return f"takes a single value, not a {'mapping' if isinstance(value, dict) else 'list'}", ""
+    match option.kind:
+        case "int" if not re.fullmatch(r"[-+]?\d+", text):
+            return f"must be a whole number, not {value!r}", ""
+        case "float" if not _is_float(text):
+            return f"must be a number, not {value!r}", ""
+        case "count" | "count or auto" if not _COUNT.fullmatch(text):
+            if option.kind != "count" and text.lower() == "auto":
+                return None
+            whole = text[:-1].partition(".")[0] if re.fullmatch(r"\d+\.\d+[KMGT]", text) else None
+            advice = f"K, M and G are powers of 1024, of whole numbers: write {text.lower()}" if whole else ""
+            return f"must be a whole number, or one like 25k (25000) or 25K (25600), not {value!r}", advice
+        case "json" if isinstance(value, str) and value not in ("", "None"):
+            try:
+                json.loads(value)
+            except ValueError:
+                return "is text that is no JSON", "write a mapping"
+    return None
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _gpus(document: Document, where: Where, model: schema.Model, made_up: Collection[Where]) -> Iterator[Problem]:
+    """As many GPUs as the engine has parts; where other machines are in it, that is for the person to know."""
+    options = {vllm.normal(name): value for name, value in model.vllm.items()}
+    elsewhere = [name for name in options if name.startswith(("data-parallel", "nnodes", "distributed-executor"))]
+    if not model.gpus or (*where, "gpus") in made_up or len(set(model.gpus)) != len(model.gpus) or elsewhere:
+        return
+    if "CUDA_VISIBLE_DEVICES" in model.env:
+        message = "names other GPUs than gpus does, and vLLM follows this one"
+        if model.env["CUDA_VISIBLE_DEVICES"].replace(" ", "") != ",".join(map(str, model.gpus)):
+            yield document.problem((*where, "env", "CUDA_VISIBLE_DEVICES"), message, "leave it out", warning=True)
+    sizes = {name: options.get(name, 1) for name in ("tensor-parallel-size", "pipeline-parallel-size")}
+    if not all(isinstance(size, int) and size > 0 for size in sizes.values()):
+        return
+    parts, count = sizes["tensor-parallel-size"] * sizes["pipeline-parallel-size"], len(model.gpus)
+    written = next((name for name in model.vllm if vllm.normal(name) in sizes), None)
+    place: Where = (*where, "vllm", written) if written else (*where, "gpus")
+    if parts > count:
+        message = f"the engine has {parts} parts and {count} GPU{'s' if count > 1 else ''}"
+        yield document.problem(place, message, "give it as many GPUs as parts")
+    elif parts < count:
+        message = f"{count} GPUs, and the engine uses {parts} of them"
+        yield document.problem(
+            place,
+            message,
+            f"write tensor-parallel-size: {count // max(parts, 1)}" if parts == 1 else "give it as many GPUs as parts",
+            warning=True,
+        )

@@ -1,0 +1,178 @@
+"""The schema's complaints in the words of who wrote the file: what is wrong, what was meant, where it belongs. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import pydantic
+
+from llm_supervisor.config import schema
+from llm_supervisor.config.source import Document, Problem, Where, path_words
+from llm_supervisor.engines import litellm, vllm
+
+# What others call it
+_ELSEWHERE = {
+    "environment": "env",
+    "args": "vllm",
+    "options": "vllm",
+    "devices": "gpus",
+    "working_dir": "cwd",
+    "config": "litellm_config",
+    "entrypoint": "command",
+}
+_PARAMS = frozenset({"rpm", "tpm", "model_info", "max_parallel_requests", "weight"})  # of LiteLLM
+
+
+def complaint(
+    document: Document, where: Where, item: Mapping[str, Any], options: Callable[[], Collection[str] | None]
+) -> Problem:
+    """One of pydantic's errors. ``options`` are vLLM's, where they are known."""
+    kind, given, bounds = item["type"], item.get("input"), item.get("ctx") or {}
+    if kind == "extra_forbidden":
+        return document.problem(where, "unknown key", _meant(where, options))
+    if kind == "missing":
+        return document.problem(where, "is missing")
+    if kind in ("value_error", "assertion_error"):
+        return document.problem(where, item["msg"].removeprefix("Value error, "))
+    not_this = f", not {_shown(where, given)}"
+    match kind:
+        case "model_type" | "dict_type":
+            advice = _allowed(where) or _AS_MAPPING.get(str(where[-1]), "")
+            return document.problem(where, f"must be a mapping{not_this}", advice if given is not None else "")
+        case "list_type":
+            return document.problem(where, f"must be a list{not_this}", _as_list(where, given))
+        case "string_type":
+            advice = f'write "{given}", in quotes' if isinstance(given, (int, float)) else ""
+            advice = "put it into quotes: yes, no, on and off are none" if isinstance(given, bool) else advice
+            return document.problem(where, f"must be text{not_this}", advice)
+        case "bool_type" | "bool_parsing":
+            return document.problem(where, f"must be true or false{not_this}", _as_flag(given))
+        case "int_type" | "int_parsing" | "int_from_float":
+            advice = f"write {given.strip()}, without quotes" if _is_number(given) else ""
+            return document.problem(where, f"must be a whole number{not_this}", advice)
+        case "float_type" | "float_parsing" | "finite_number":
+            return document.problem(where, f"must be a number{not_this}")
+        case "greater_than_equal":
+            return document.problem(where, f"must be at least {bounds['ge']:g}{not_this}")
+        case "greater_than":
+            return document.problem(where, f"must be more than {bounds['gt']:g}{not_this}")
+        case "less_than_equal":
+            return document.problem(where, f"must be at most {bounds['le']:g}{not_this}")
+        case "too_short":
+            return document.problem(where, "must not be empty")
+        case "literal_error":
+            words = re.findall(r"'([^']*)'", bounds["expected"])
+            return document.problem(where, f"must be {_either(words)}{not_this}", near(str(given), words))
+    return document.problem(where, f"must be {item['msg'].removeprefix('Input should be ')}{not_this}")
+
+
+def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """``did you mean ...?``, of what is known; empty when nothing is near. Case, ``-`` and ``_`` make no difference."""
+    plain = {re.sub("[-_. ]", "", one.lower()): one for one in known}
+    close = difflib.get_close_matches(re.sub("[-_. ]", "", word.lower())[:100], plain, n=1, cutoff=cutoff)
+    return f"did you mean {plain[close[0]]}?" if close else ""
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _shown(where: Where, given: object) -> str:
+    if any(litellm.SECRET.fullmatch(str(part)) for part in where):
+        return "that"
+    match given:
+        case None:
+            return "nothing"
+        case True | False:
+            return str(given).lower()
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+    return schema.short(given)
+
+
+def _is_number(given: object) -> typing.TypeGuard[str]:
+    return isinstance(given, str) and re.fullmatch(r"\s*\d{1,18}\s*", given) is not None
+
+
+_AS_MAPPING = {
+    "models": "write the alias as a key: `NAME: {model: ..., port: ...}`",
+    "programs": "write the name as a key: `NAME: {command: [...]}`",
+    "vllm": "write `option: value` lines",
+    "env": "write `NAME: value` lines",
+}
+
+
+def _as_list(where: Where, given: object) -> str:
+    if where[-1] == "gpus" and (given == "all" or isinstance(given, int)):
+        return "write the numbers of the GPUs: [0] for the first, [0, 1] for two"
+    if isinstance(given, str) and re.fullmatch(r"[\d\s,]+", given):
+        return f"write [{', '.join(re.findall(r'[0-9]+', given))}]"
+    return f"write [{given}]" if isinstance(given, (int, float)) and not isinstance(given, bool) else ""
+
+
+def _as_flag(given: object) -> str:
+    word = str(given).lower()
+    return next((f"write {flag}" for flag, words in _FLAGS.items() if word in words), "")
+
+
+_FLAGS = {"true": ("true", "yes", "on", "y", "1"), "false": ("false", "no", "off", "n", "0")}
+
+
+def _meant(where: Where, options: Callable[[], Collection[str] | None]) -> str:
+    """What an unknown key was meant to be, or where it belongs."""
+    key, around = str(where[-1]), where[:-1]
+    known = _known(around)
+    if close := near(key, known, 0.75):
+        return close
+    if _ELSEWHERE.get(key) in known:
+        return f"write it as {_ELSEWHERE[key]}"
+    block = _block(around)
+    if block is schema.Model and vllm.normal(key) in (options() or ()):
+        return "it is an option of vLLM: write it under vllm"
+    if block is schema.Model and key in _PARAMS:
+        return "it is one of LiteLLM's: write it under litellm"
+    inner = [name for name in known if key in _known((*around, name))]
+    if inner:
+        return f"write it under {inner[0]}"
+    for length in range(len(around) - 1, -1, -1):
+        if key in _known(around[:length]):
+            return f"write it in {path_words(around[:length])}" if length else "write it at the top of the file"
+    return near(key, known) or _allowed(around)
+
+
+def _block(where: Where) -> type[pydantic.BaseModel] | None:
+    """The schema's block at that place."""
+    block: Any = schema.Root
+    for part in where:
+        if isinstance(block, type) and issubclass(block, pydantic.BaseModel):
+            info = block.model_fields.get(str(part))
+            block = None if info is None else _inner(info.annotation)
+        elif typing.get_origin(block) is dict:
+            block = _inner(typing.get_args(block)[1])
+        else:
+            return None
+    return block if isinstance(block, type) and issubclass(block, pydantic.BaseModel) else None
+
+
+def _inner(annotation: Any) -> Any:
+    """``X`` of ``X | None``."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return next((part for part in typing.get_args(annotation) if part is not type(None)), None)
+    return annotation
+
+
+def _known(where: Where) -> list[str]:
+    block = _block(where)
+    return list(block.model_fields) if block else []
+
+
+def _allowed(where: Where) -> str:
+    known = _known(where)
+    return f"known here: {', '.join(known)}" if known else ""
