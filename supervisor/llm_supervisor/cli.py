@@ -540,8 +540,16 @@ def _print_status(answer: dict[str, Any]) -> None:
     for problem in answer["supervisor"]["config_problems"]:
         print(f"the configuration is wrong, the last good one is in use: {problem}", file=sys.stderr)
     if answer["endpoint"]:
-        models = ", ".join(model["name"] + ("" if model["ready"] else " (not ready)") for model in answer["models"])
+        words = {"ready": "", "degraded": " (not ready)", "disabled": " (disabled)"}
+        models = ", ".join(model["name"] + words[model["state"]] for model in answer["models"])
         print(f"\n{answer['endpoint']}/v1  {models}")
+        for model in answer["models"]:
+            if model["state"] == "disabled":
+                print(_disabled(model))
+
+
+def _disabled(model: dict[str, Any]) -> str:
+    return f"{model['name']} is disabled: {model['reason']}; set it, then `llm-supervisor reload`"
 
 
 def _clock(seconds: float | None) -> str:
@@ -712,7 +720,8 @@ def _client_model(status: dict[str, Any], client: str, asked: str | None) -> str
     if asked is not None:
         return asked if asked in names else None
     local = [model["name"] for model in status["models"] if model["local"]]
-    return next((name for name in (client, *local, *names) if name in names), None)
+    enabled = [model["name"] for model in status["models"] if model["state"] != "disabled"]
+    return next((name for name in (client, *local, *enabled, *names) if name in names), None)
 
 
 def _gateway_status() -> dict[str, Any] | int:
@@ -738,6 +747,9 @@ def _env(options: argparse.Namespace) -> int:
     model = _client_model(status, options.client, options.model)
     if model is None:
         return _complain(nearest(options.model or "", [one["name"] for one in status["models"]], "group"))
+    asked = next(one for one in status["models"] if one["name"] == model)
+    if asked["state"] == "disabled":
+        return _complain(f"{_disabled(asked)}, or name another group by --model")
     key, shell = _key(status)
     if key is None:
         return _complain("the gateway's key cannot be read; run this as the daemon's user")
@@ -780,7 +792,12 @@ def _verify(options: argparse.Namespace) -> int:
         config = load([Path(file) for file in status["supervisor"]["config_files"]], os.environ)
     except ConfigError as error:
         return _print_problems(error)
-    groups = [model for model in status["models"] if not options.name or model["name"] in options.name]
+    asked = [model for model in status["models"] if not options.name or model["name"] in options.name]
+    disabled = [model for model in asked if model["state"] == "disabled"]
+    if options.name and disabled:
+        _complain("; ".join(map(_disabled, disabled)))
+        return FAILED
+    groups = [model for model in asked if model not in disabled]
     left_out = [model["name"] for model in groups if not model["local"] and not options.cloud]
     plan = tour.plan(config, [model for model in groups if model["name"] not in left_out])
 
@@ -792,11 +809,14 @@ def _verify(options: argparse.Namespace) -> int:
     rows = asyncio.run(tour.run(status["endpoint"], key, plan, options.timeout, show))
     failed = [row for row in rows if not row.ok]
     if options.json:
+        left_out += [model["name"] for model in disabled]
         message = {"ok": not failed, "endpoint": status["endpoint"], "left_out": left_out}
         print(json.dumps({**message, "rows": [row.message() for row in rows]}, indent=2))
     else:
         for name in left_out:
             print(f"{name:<{width}}  left out: a cloud's (--cloud asks it, which may cost money)")
+        for model in disabled:
+            print(_disabled(model))
         print(f"{len(rows) - len(failed)} of {len(rows)} passed")
     return FAILED if failed else OK
 

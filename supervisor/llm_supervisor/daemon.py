@@ -135,7 +135,9 @@ class Daemon:
             tuple(str(file) for file in self.config.files),
         )
         asked = {alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes}
-        groups = [ModelGroup(one.name, one.local, one.vision, one.name in asked) for one in self.plan.groups]
+        groups = [
+            ModelGroup(one.name, one.local, one.vision, one.name in asked, one.disabled) for one in self.plan.groups
+        ]
         names = {name: uuid for name in self.runners if (uuid := self.incarnation(name))}
         servers = {name: one for name in self.runners if (one := self._world.nurseries.status(name)) is not None}
         return status_message(about, self.specs, self.states, groups, asyncio.get_running_loop().time(), names, servers)
@@ -215,6 +217,7 @@ class Daemon:
             if not former.lives():
                 raise
             self._problems += tuple(error.problems)  # who needs that port waits for it, and says so
+        self._warn()
         for problem in self._problems:
             self._log.error("the configuration is wrong: going on with the last good one", problem=str(problem))
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -298,6 +301,10 @@ class Daemon:
                 self.plan.engines_file.unlink(missing_ok=True)
         self._log.info("ended")
 
+    def _warn(self) -> None:
+        for problem in self.config.warnings:
+            self._log.warning("configuration", problem=str(problem))
+
     def _soon(self, work: Coroutine[Any, Any, object]) -> None:
         """In the background. What goes wrong with one request is no reason for the daemon to end."""
 
@@ -375,6 +382,7 @@ class Daemon:
                 self._take(config, pythons, fresh)
             except OSError as error:
                 return self._not_reloaded([f"cannot be written down: {error}"])
+            self._warn()
             self._log.info("reloaded", changes=[one for one in told if one["action"] != Action.NOTHING.value])
             for one in todo:
                 if one.action is not Action.STOP:

@@ -60,7 +60,7 @@ NATIVES: list[tuple[str, str, dict[str, str], list[Said]]] = [
             (
                 5,
                 "model_list[0].litellm_params.api_key",
-                "os.environ/ANTHROPIC_API_KEY is not set",
+                "ANTHROPIC_API_KEY is not set: claude is disabled",
                 "export ANTHROPIC_API_KEY",
             )
         ],

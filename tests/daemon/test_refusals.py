@@ -127,10 +127,9 @@ def test_an_unset_key(make: Make, engines: dict[str, Any], tmp_path: Path) -> No
     gateway = {"port": free_port(), "litellm_config": "native.yaml"}
     daemon = make({"p": touching(tmp_path)}, start=False, gateway=gateway, engines=engines)
     native = daemon.folder / "native.yaml"
-    entry = {"model_name": "x", "litellm_params": {"model": "x/y", "api_key": "os.environ/NOT_THERE"}}
-    native.write_text(yaml.safe_dump({"model_list": [entry]}))
+    native.write_text(yaml.safe_dump({"general_settings": {"database_url": "os.environ/NOT_THERE"}}))
     said = refused(daemon, tmp_path)
-    assert f"{native}:3: model_list[0].litellm_params.api_key: os.environ/NOT_THERE is not set" in said
+    assert f"{native}:2: general_settings.database_url: os.environ/NOT_THERE is not set" in said
 
 
 def test_engines_that_are_not_installed(make: Make, tmp_path: Path) -> None:

@@ -120,6 +120,10 @@ def key(place: Place) -> None:
     place.keys[KEY] = "second"
 
 
+def no_key(place: Place) -> None:
+    place.keys[KEY] = ""
+
+
 def engines_variable(place: Place) -> None:
     place.keys["VLLM_LOGGING_LEVEL"] = "DEBUG"
 
@@ -131,6 +135,7 @@ CHANGES: dict[str, tuple[Callable[[Place], None], dict[str, str]]] = {
     "a cloud model": (cloud, ROLLING),
     "another cloud model": (another_cloud, ROLLING),
     "a key": (key, ROLLING),
+    "a key less": (no_key, ROLLING),
     "a variable that vLLM reads": (engines_variable, {"one": "restart", "two": "restart", **ROLLING}),
     "an option of vLLM": (change("models", "one", "vllm", to={"max-model-len": 512}), {"one": "restart"}),
     "an engine's environment": (change("models", "two", "env", "NEW", to="1"), {"two": "restart"}),
@@ -186,9 +191,51 @@ def test_what_is_wrong_changes_nothing(place: Place) -> None:
         said = done.stderr.splitlines()
         assert len(said) == 4, "every problem at once, and what that means"
         assert "models.one.vlm: unknown key (did you mean vllm?)" in done.stderr
-        assert f"os.environ/{KEY} is not set" in done.stderr
+        assert f"{KEY} is not set: claude is disabled" in done.stderr
         assert said[-1] == "llm-supervisor: the configuration is wrong; nothing was changed"
     assert place.incarnations() == before
+
+
+def test_a_key_that_goes_and_comes(place: Place) -> None:
+    """Its group is disabled, and said to be, wherever somebody may look; nothing else is, and vLLM does not notice."""
+    engines = {name: place.incarnations()[name] for name in ("one", "two")}
+    place.keys = {}
+    place.write()
+    done = place.daemon.cli("reload")
+    assert done.returncode == 0
+    assert f"warning: {place.folder}/litellm.yaml:3: model_list[0].litellm_params.api_key: {KEY} is not" in done.stderr
+    status = place.daemon.wait_ready()
+    assert status["models"][2:] == [
+        {
+            "name": "claude",
+            "local": False,
+            "vision": None,
+            "ready": False,
+            "state": "disabled",
+            "reason": f"{KEY} is not set",
+        }
+    ]
+    assert [model["state"] for model in status["models"][:2]] == ["ready", "ready"]
+    assert f"{KEY} is not set: claude is disabled (put {KEY}=... into keys.env)" in place.daemon.stderr()
+
+    words = f"claude is disabled: {KEY} is not set"
+    seen = place.daemon.cli("status")
+    assert (seen.returncode, words in seen.stdout) == (0, True)
+    assert "one, two, claude (disabled)" in seen.stdout
+    env = place.daemon.cli("env", "openai", "--model", "claude")
+    assert (env.returncode, env.stdout) == (2, "")
+    assert words in env.stderr
+    named = place.daemon.cli("verify", "claude", "--cloud")
+    assert (named.returncode, words in named.stderr) == (1, True)
+    every = place.daemon.cli("verify", "--cloud")
+    assert f"\n{words}" in every.stdout
+    assert json.loads(place.daemon.cli("verify", "--cloud", "--json").stdout)["left_out"] == ["claude"]
+
+    place.keys = {KEY: "third"}
+    place.write()
+    assert place.reload() == ROLLING
+    assert [model["state"] for model in place.daemon.wait_ready()["models"]] == ["ready"] * 3
+    assert {name: place.incarnations()[name] for name in engines} == engines
 
 
 def test_a_taken_port_is_named_before_anything_is_touched(place: Place) -> None:

@@ -347,8 +347,51 @@ def _native(
             reading.add(native.problem((place,), "must be a mapping"))
             native.data[place] = {}
     reading.add(*native_file.doubts(native))
-    _check_references(root, native, native.data or {}, (), environ, reading)
+    environ = {**environ, **root.gateway.env}
+    entries = (native.data or {}).get("model_list") or []
+    others = [{**entry, "litellm_params": None} if isinstance(entry, dict) else None for entry in entries]
+    _check_references(root, native, {**(native.data or {}), "model_list": others}, (), environ, reading)
+    _check_deployments(root, native, environ, reading)
     return native
+
+
+def _check_deployments(root: schema.Root, native: Document, environ: Mapping[str, str], reading: _Reading) -> None:
+    """Those of the native file: a key that is missing disables what needs it, and nothing else."""
+    entries = (native.data or {}).get("model_list") or []
+    named = [
+        (index, entry, entry["litellm_params"])
+        for index, entry in enumerate(entries)
+        if isinstance(entry, dict)
+        and isinstance(entry.get("model_name"), str)
+        and isinstance(entry.get("litellm_params"), dict)
+    ]
+    left = {entry["model_name"] for _, entry, _ in named if not litellm.missing(entry, environ)}
+    for index, entry, params in named:
+        here: Where = ("model_list", index, "litellm_params")
+        if missing := litellm.missing(entry, environ):
+            name = entry["model_name"]
+            message = f"this deployment of {name} is left out" if name in left else f"{name} is disabled"
+            place = ("model_list", index, *next(iter(missing.values())))
+            advice = _how_to_set(root, *missing)
+            reading.add(native.problem(place, f"{litellm.unset(list(missing))}: {message}", advice, warning=True))
+        elif litellm.lacks_version(params, environ):
+            key = "api_base" if "api_base" in params else "base_url"
+            said = str(params[key]).rstrip("/")
+            plain = said.startswith("http") and "@" not in said
+            advice = f"write {said}/v1" if plain else "let it end in /v1"
+            message = "has no /v1: vLLM, and most others, answer 404 without it"
+            reading.add(native.problem((*here, key), message, advice, warning=True))
+        for key in sorted(litellm.LIMITS & params.keys()):
+            said = params[key]
+            values = [environ.get(name) or "0" for _, name in litellm.references(said)] or [said]
+            if said is not None and (isinstance(said, bool) or not re.fullmatch(r"\d+(\.0+)?", str(values[0]))):
+                reading.add(native.problem((*here, key), f"must be a whole number, not {str(values[0])[:40]!r}"))
+
+
+def _how_to_set(root: schema.Root, *names: str) -> str:
+    if root.env_file:
+        return f"put {' and '.join(f'{name}=...' for name in names)} into {root.env_file}"
+    return f"export {' and '.join(names)}, or use env_file:"
 
 
 def _check_references(
@@ -356,8 +399,7 @@ def _check_references(
 ) -> None:
     for where_used, name in litellm.references(value, where):
         if name != litellm.MASTER_KEY and not environ.get(name):
-            advice = f"put {name}=... into {root.env_file}" if root.env_file else f"export {name}, or use env_file:"
-            reading.add(document.problem(where_used, f"os.environ/{name} is not set", advice))
+            reading.add(document.problem(where_used, f"os.environ/{name} is not set", _how_to_set(root, name)))
 
 
 def _check_foreign(document: Document, reading: _Reading) -> None:

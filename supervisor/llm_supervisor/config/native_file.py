@@ -88,9 +88,6 @@ def _address(native: Document, where: Where, params: Mapping[str, Any]) -> Itera
     path = parts.path.rstrip("/")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         yield native.problem(here, "is no http:// or https:// URL", "write http://HOST:PORT/v1", warning=True)
-    elif not path:
-        message = "has no /v1: vLLM, and most others, answer 404 without it"
-        yield native.problem(here, message, f"write {parts.scheme}://{parts.netloc}/v1", warning=True)
     elif path.endswith(_ENDPOINTS):
         message = "LiteLLM adds the endpoint's own path to this"
         whole = next(path.removesuffix(end) for end in _ENDPOINTS if path.endswith(end))

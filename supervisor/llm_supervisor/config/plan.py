@@ -55,11 +55,12 @@ class Planned:
 
 @dataclass(frozen=True)
 class Group:
-    """A model as the gateway's clients see it."""
+    """A model as the gateway's clients see it. ``disabled`` is why it cannot be asked at all."""
 
     name: str
     local: bool
     vision: bool | None
+    disabled: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,13 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
     endpoint = spare = None
     if root.gateway is not None:
         local = [_group(alias, model) for alias, model in root.models.items()]
-        generated, hidden = litellm.hide(litellm.compose(config.native, local))
-        expected = litellm.expected_groups(generated)
-        groups = tuple(Group(name, name in root.models, vision) for name, vision in expected.items())
+        native, disabled = litellm.usable(config.native, {**config.environ, **root.gateway.env})
+        generated, hidden = litellm.hide(litellm.compose(native, local))
+        whole = litellm.compose(config.native, local)
+        shown_as = {**litellm.expected_groups(whole), **litellm.expected_groups(generated)}
+        groups = tuple(
+            Group(name, name in root.models, vision, disabled.get(name)) for name, vision in shown_as.items()
+        )
         more = (config, root.gateway, pythons, runtime, litellm_file, master_key, generated, hidden)
         for number in range(1, root.gateway.replicas + 1):
             name = GATEWAY if number == 1 else f"{GATEWAY}-{number}"

@@ -18,12 +18,13 @@ from llm_supervisor.core.state import Phase, State
 
 @dataclass(frozen=True, slots=True)
 class ModelGroup:
-    """A model as the gateway's clients see it."""
+    """A model as the gateway's clients see it. ``disabled`` is why it cannot be asked at all."""
 
     name: str
     local: bool
     vision: bool | None
     proved_by_canary: bool = False
+    disabled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,9 @@ def model_message(group: ModelGroup, specs: Mapping[str, ProgramSpec], states: M
     """One model of ``status``: ready when a request for it can be answered, else with the reason."""
     gateways = [states[name] for name, spec in specs.items() if spec.kind is Kind.LITELLM]
     why = None
-    if not any(state.phase is Phase.RUNNING for state in gateways):
+    if group.disabled is not None:
+        why = group.disabled
+    elif not any(state.phase is Phase.RUNNING for state in gateways):
         why = "the gateway is not up"
     elif group.local and not states[group.name].ready:
         state = states[group.name]
@@ -95,7 +98,7 @@ def model_message(group: ModelGroup, specs: Mapping[str, ProgramSpec], states: M
         "local": group.local,
         "vision": group.vision,
         "ready": why is None,
-        "state": "ready" if why is None else "degraded",
+        "state": "ready" if why is None else "disabled" if group.disabled else "degraded",
         "reason": why,
     }
 

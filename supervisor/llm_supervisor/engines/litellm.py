@@ -45,6 +45,89 @@ def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str,
     return config
 
 
+# Limits are optional: a variable that is not set means none
+LIMITS = frozenset({"rpm", "tpm"})
+_FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+
+
+def missing(deployment: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, tuple[str | int, ...]]:
+    """The variables that a deployment of the native file needs and that are not set, each with its place in it."""
+    found: dict[str, tuple[str | int, ...]] = {}
+    for path, name in references(deployment.get("litellm_params"), ("litellm_params",)):
+        if not environ.get(name) and name != MASTER_KEY and path[-1] not in LIMITS:
+            found.setdefault(name, path)
+    return found
+
+
+def unset(names: Sequence[str]) -> str:
+    """That these variables are missing, in words."""
+    return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} not set"
+
+
+def usable(native: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The native configuration without what cannot be used, as a variable that it needs is not set: deployments,
+    limits, and fallbacks and aliases that name a group of which nothing is left. Such groups are the second, each with
+    the reason."""
+    config: dict[str, Any] = dict(native)
+    entries: list[dict[str, Any]] = []
+    reasons: dict[str, str] = {}
+    for entry in config.get("model_list") or []:
+        if lacking := missing(entry, environ):
+            reasons.setdefault(entry["model_name"], unset(list(lacking)))
+            continue
+        params = entry["litellm_params"]
+        absent = {key for key in LIMITS & params.keys() for _, name in references(params[key]) if not environ.get(name)}
+        kept = {key: value for key, value in params.items() if key not in absent}
+        entries.append({**entry, "litellm_params": kept})
+    if "model_list" in config:
+        config["model_list"] = entries
+    left = {entry["model_name"] for entry in entries}
+    disabled = {name: reason for name, reason in reasons.items() if name not in left}
+    for place in ("router_settings", "litellm_settings"):
+        if disabled and config.get(place):
+            config[place] = {key: _without(key, value, disabled) for key, value in config[place].items()}
+    return config, disabled
+
+
+def _without(key: str, value: Any, disabled: Mapping[str, str]) -> Any:
+    """A setting of the router without the groups that are disabled. LiteLLM would try them, and a request that could
+    wait for its model would not."""
+
+    def names(target: Any) -> bool:
+        name = target.get("model") if isinstance(target, Mapping) else target
+        return isinstance(name, str) and name in disabled
+
+    if key == "model_group_alias" and isinstance(value, Mapping):
+        return {alias: target for alias, target in value.items() if not names(target)}
+    if key == "default_fallbacks" and isinstance(value, list):
+        return [target for target in value if not names(target)]
+    if key in _FALLBACKS and isinstance(value, list):
+        kept = [
+            {group: [one for one in targets if not names(one)] for group, targets in entry.items()}
+            for entry in value
+            if isinstance(entry, Mapping) and all(isinstance(targets, list) for targets in entry.values())
+        ]
+        return [entry for entry in ({group: to for group, to in one.items() if to} for one in kept) if entry]
+    return value
+
+
+# Whose requests LiteLLM sends to the address as it is written, without an own idea of what comes after the host
+_OPENAI_LIKE = frozenset({"openai", "text-completion-openai", "custom_openai", "openai_like", "hosted_vllm"})
+
+
+def lacks_version(params: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
+    """Whether a deployment goes to an OpenAI-compatible server by an address without the ``/v1`` of its API."""
+
+    def value(name: str) -> str:
+        said = params.get(name)
+        found = _REFERENCE.fullmatch(said.strip()) if isinstance(said, str) else None
+        return str((environ.get(found[1]) if found else said) or "")
+
+    provider = value("custom_llm_provider") or value("model").partition("/")[0]
+    base = value("api_base") or value("base_url")
+    return provider in _OPENAI_LIKE and bool(base) and not re.search(r"/v\d", base)
+
+
 SECRET = re.compile(
     r"(?:.*[_-])?(?:key|token|secret|password|passwd|credentials|authorization|database_url)", re.IGNORECASE
 )
