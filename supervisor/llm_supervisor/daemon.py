@@ -136,7 +136,8 @@ class Daemon:
         )
         asked = {alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes}
         groups = [
-            ModelGroup(one.name, one.local, one.vision, one.name in asked, one.disabled) for one in self.plan.groups
+            ModelGroup(one.name, one.local, one.vision, one.of, one.of in asked, one.disabled)
+            for one in self.plan.groups
         ]
         names = {name: uuid for name in self.runners if (uuid := self.incarnation(name))}
         servers = {name: one for name in self.runners if (one := self._world.nurseries.status(name)) is not None}

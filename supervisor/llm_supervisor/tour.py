@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from llm_supervisor.config import Config, schema
-from llm_supervisor.engines import canary, vllm
+from llm_supervisor.engines import canary, litellm, vllm
 
 TOKENS = 16
 # Where a place for a picture stands in a question until it is known
@@ -84,7 +84,8 @@ def plan(config: Config, groups: Sequence[Mapping[str, Any]]) -> list[Question]:
 
 def _questions(config: Config, group: Mapping[str, Any]) -> Iterator[Question]:
     name, vision = str(group["name"]), bool(group["vision"])
-    model = config.root.models.get(name)
+    of = name if name in config.root.models else litellm.aliases(config.native).get(name, name)
+    model = config.root.models.get(of)
     yield Question(name, "listed", "/v1/models", expected=name)
     if group["vision"] is not None:
         yield Question(name, "supports_vision", "/model_group/info", expected=(name, vision))
@@ -94,6 +95,8 @@ def _questions(config: Config, group: Mapping[str, Any]) -> Iterator[Question]:
     if model is None or model.chat:
         text = canary.chat(name, "Say hello.", vision=False, max_tokens=TOKENS)
         yield Question(name, "chat", "/v1/chat/completions", text)
+        if of != name:
+            return  # only another name: the group itself is asked the rest
         streamed = {**text, "stream": True, "stream_options": {"include_usage": True}}
         yield Question(name, "stream", "/v1/chat/completions", streamed, stream=True)
     if model is not None:

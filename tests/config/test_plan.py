@@ -281,6 +281,24 @@ def test_the_expected_groups(entries: list[tuple[str, bool | None]], expected: d
     assert litellm.expected_groups({"model_list": model_list}) == expected
 
 
+def test_another_name_of_a_group(place: Place) -> None:
+    """LiteLLM lists it beside the groups, as what its group is; a hidden one, and one of nothing, it does not."""
+    aliases = "{a: m, b: {model: cloud, hidden: false}, c: {model: m, hidden: true}, d: nothing}"
+    place.write(
+        "model_list: [{model_name: cloud, litellm_params: {model: openai/x}}]\n"
+        f"router_settings: {{model_group_alias: {aliases}}}\n",
+        "native.yaml",
+    )
+    gateway = "gateway: {litellm_config: native.yaml}\n"
+    made_ = made(place, gateway + "models:\n  m: {model: org/m, port: 8000, vision: true}\n")
+    assert [(group.name, group.local, group.vision, group.of) for group in made_.groups] == [
+        ("m", True, True, "m"),
+        ("cloud", False, None, "cloud"),
+        ("a", True, True, "m"),
+        ("b", False, None, "cloud"),
+    ]
+
+
 def test_more_model_info(place: Place) -> None:
     made_ = one_model(place, "vision: true, litellm: {rpm: 1, model_info: {mode: chat, supports_vision: false}}")
     assert made_.litellm_config is not None

@@ -108,6 +108,23 @@ NATIVES: list[tuple[str, str, dict[str, str], list[Said]]] = [
         ],
     ),
     (
+        "other names of nothing",
+        "model_list:\n  - {model_name: glm, litellm_params: {model: openai/x}}\n"
+        "router_settings:\n  model_group_alias:\n    a: glm\n    b: gln\n    c: {model: other}\n",
+        {},
+        [
+            (6, "router_settings.model_group_alias.b", "gln is no group", "did you mean glm?"),
+            (7, "router_settings.model_group_alias.c", "other is no group", "there are: glm"),
+        ],
+    ),
+    (
+        "another name of what a wildcard may know",
+        "model_list:\n  - {model_name: '*', litellm_params: {model: openai/*}}\n"
+        "router_settings: {model_group_alias: {a: b}}\n",
+        {},
+        [],
+    ),
+    (
         "a readable master key",
         "general_settings:\n  master_key: sk-good\n",
         {},

@@ -35,6 +35,8 @@ def test_a_local_group_is_ready_when_its_route_was_proved(
 ) -> None:
     gateway = walk(GATEWAY, at(Phase.RUNNING), ev.Observed(1, seen(routes=routes)), now=1.0)
     states = {"gateway": gateway, "glm": at(Phase.RUNNING)}
-    group = ModelGroup("glm", local=True, vision=None, proved_by_canary=by_canary)
+    group = ModelGroup("glm", local=True, vision=None, of="glm", proved_by_canary=by_canary)
     message = model_message(group, {"gateway": GATEWAY, "glm": MODEL}, states)
     assert (message["ready"], message["reason"]) == (why is None, why)
+    alias = ModelGroup("claude-code", local=True, vision=None, of="glm", proved_by_canary=by_canary)
+    assert model_message(alias, {"gateway": GATEWAY, "glm": MODEL}, states) == message | {"name": "claude-code"}

@@ -57,7 +57,8 @@ class Daemon:
     asserts that nothing is left: no process, no socket, no FIFO, no held port.
 
     ``prefix`` is put before the command (``setpriv``, ``unshare``, ...); ``stdout`` and ``stderr`` go to files of those
-    names in ``folder`` unless something else is given to ``start``.
+    names in ``folder`` unless something else is given to ``start``. ``base`` is a configuration that there is
+    already: then ``config`` is a second file with what is changed of it.
     """
 
     def __init__(
@@ -67,10 +68,12 @@ class Daemon:
         *,
         env: dict[str, str] | None = None,
         prefix: Sequence[str] = (),
+        base: Path | None = None,
     ) -> None:
         self.folder = folder
         self.runtime, self.home = folder / "run", folder / "home"
-        self.config_file = folder / "supervisor.yaml"
+        self.config_file = folder / ("supervisor.yaml" if base is None else "changes.yaml")
+        self.config_files = [self.config_file] if base is None else [base, self.config_file]
         self.mark = f"{os.getpid()}-{folder.name}-{time.monotonic_ns()}"
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "NOTIFY_"))},
@@ -87,15 +90,16 @@ class Daemon:
 
     def write(self, config: dict[str, Any]) -> None:
         """Write the configuration."""
-        self.ports = ports_of(config)
         self.config_file.write_text(yaml.safe_dump(config, sort_keys=False))
+        self.ports = [port for file in self.config_files for port in ports_of(yaml.safe_load(file.read_text()))]
 
     # Life -------------------------------------------------------------------------------------------------
 
     @property
     def command(self) -> list[str]:
         """How it is started."""
-        return [*self._prefix, sys.executable, "-m", "llm_supervisor.cli", "run", "-c", str(self.config_file)]
+        files = [word for file in self.config_files for word in ("-c", str(file))]
+        return [*self._prefix, sys.executable, "-m", "llm_supervisor.cli", "run", *files]
 
     def start(self, stdout: IO[bytes] | int | None = None, stderr: IO[bytes] | int | None = None, **more: Any) -> None:
         """Start it; does not wait. ``more`` goes to Popen."""

@@ -27,9 +27,11 @@ models:
 """
 
 
-def asked(tmp_path: Path, name: str, local: bool = True, vision: bool | None = False) -> dict[str, Question]:
+def asked(
+    tmp_path: Path, name: str, local: bool = True, vision: bool | None = False, config: str = CONFIG
+) -> dict[str, Question]:
     file = tmp_path / "supervisor.yaml"
-    file.write_text(CONFIG.format(media=tmp_path))
+    file.write_text(config.format(media=tmp_path))
     group = {"name": name, "local": local, "vision": vision}
     return {question.name: question for question in tour.plan(load(file, {}), [group])}
 
@@ -47,6 +49,13 @@ def test_each_group_is_asked_what_it_can(tmp_path: Path) -> None:
     assert list(asked(tmp_path, "cloud", local=False, vision=True)) == [*basics, "image (base64)"]
     assert asked(tmp_path, "single", vision=True)["two images"].refused, "one is all that it takes"
     assert not asked(tmp_path, "many", vision=True)["two images"].refused
+
+
+def test_another_name_of_a_group_is_asked_the_basics(tmp_path: Path) -> None:
+    (tmp_path / "litellm.yaml").write_text("router_settings: {model_group_alias: {codex: many, find: embed}}\n")
+    config = CONFIG.replace("gateway: {{}}", "gateway: {{litellm_config: litellm.yaml}}")
+    assert list(asked(tmp_path, "codex", vision=True, config=config)) == ["listed", "supports_vision", "chat"]
+    assert list(asked(tmp_path, "find", config=config)) == ["listed", "supports_vision", "embeddings"]
 
 
 def completion(text: str | None = "hi", tokens: int = 2, **message: object) -> dict[str, Any]:

@@ -157,6 +157,7 @@ def _checked(
         reading.add(*option.problems(document, ("models", alias), model, there, reading.made_up))
     _check_programs(root, path, document, merged, reading)
     _check_names(root, native, document, reading)
+    _check_aliases(root, native, reading)
     _check_ports(root, document, reading)
     _check_engines(root, path, document, reading)
     _check_replicas(root, native, document, merged, reading)
@@ -549,6 +550,19 @@ def _check_names(root: schema.Root, native: Document, document: Document, readin
             where: Where = ("model_list", index, "model_name")
             place = f"{document.file}:{document.line(('models', entry['model_name']))}"
             reading.add(native.problem(where, f"{entry['model_name']} is also the alias of a local model, in {place}"))
+
+
+def _check_aliases(root: schema.Root, native: Document, reading: _Reading) -> None:
+    """Another name for a group that is none: LiteLLM leaves it out without a word."""
+    entries = (native.data or {}).get("model_list") or []
+    groups = [*root.models, *(str(entry.get("model_name")) for entry in entries if isinstance(entry, dict))]
+    if any("*" in group for group in groups):
+        return
+    for alias, of in litellm.aliases(native.data or {}).items():
+        if of not in groups:
+            where: Where = ("router_settings", "model_group_alias", alias)
+            advice = wording.near(of, groups) or f"there are: {', '.join(groups) or 'none'}"
+            reading.add(native.problem(where, f"{of} is no group", advice, warning=True))
 
 
 def _ports(root: schema.Root, document: Document) -> list[tuple[str, int, str, Problem]]:

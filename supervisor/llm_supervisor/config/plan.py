@@ -55,11 +55,13 @@ class Planned:
 
 @dataclass(frozen=True)
 class Group:
-    """A model as the gateway's clients see it. ``disabled`` is why it cannot be asked at all."""
+    """A model as the gateway's clients see it. ``of`` is the group that it is another name for, by default itself;
+    ``disabled`` why it cannot be asked at all."""
 
     name: str
     local: bool
     vision: bool | None
+    of: str
     disabled: str | None = None
 
 
@@ -119,8 +121,11 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
         generated, hidden = litellm.hide(litellm.compose(native, local))
         whole = litellm.compose(config.native, local)
         shown_as = {**litellm.expected_groups(whole), **litellm.expected_groups(generated)}
+        behind = {**litellm.aliases(whole), **{alias: alias for alias in root.models}}
         groups = tuple(
-            Group(name, name in root.models, vision, disabled.get(name)) for name, vision in shown_as.items()
+            Group(name, of in root.models, vision, of, disabled.get(name) or disabled.get(of))
+            for name, vision in shown_as.items()
+            for of in (behind.get(name, name),)
         )
         more = (config, root.gateway, pythons, runtime, litellm_file, master_key, generated, hidden)
         for number in range(1, root.gateway.replicas + 1):

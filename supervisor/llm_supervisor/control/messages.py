@@ -18,11 +18,13 @@ from llm_supervisor.core.state import Phase, State
 
 @dataclass(frozen=True, slots=True)
 class ModelGroup:
-    """A model as the gateway's clients see it. ``disabled`` is why it cannot be asked at all."""
+    """A model as the gateway's clients see it. ``of`` is the group that it is another name for, or itself; ``disabled``
+    why it cannot be asked at all."""
 
     name: str
     local: bool
     vision: bool | None
+    of: str
     proved_by_canary: bool = False
     disabled: str | None = None
 
@@ -84,13 +86,13 @@ def model_message(group: ModelGroup, specs: Mapping[str, ProgramSpec], states: M
         why = group.disabled
     elif not any(state.phase is Phase.RUNNING for state in gateways):
         why = "the gateway is not up"
-    elif group.local and not states[group.name].ready:
-        state = states[group.name]
-        why = f"{group.name} is {state.word}: {state.loading or state.reason}"
+    elif group.local and not states[group.of].ready:
+        state = states[group.of]
+        why = f"{group.of} is {state.word}: {state.loading or state.reason}"
     else:
-        routes = [state.health.probes.get(f"{ROUTE}{group.name}") for state in gateways]
+        routes = [state.health.probes.get(f"{ROUTE}{group.of}") for state in gateways]
         why = next((route.detail for route in routes if route is not None and route.answer is not Answer.OK), None)
-        busy = group.local and states[group.name].health_word is Word.BUSY  # others' requests prove enough
+        busy = group.local and states[group.of].health_word is Word.BUSY  # others' requests prove enough
         if why is None and group.proved_by_canary and not any(routes) and not busy:
             why = "no request has gone through the gateway yet"
     return {

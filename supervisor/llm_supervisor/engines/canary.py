@@ -21,11 +21,12 @@ USER = "llm-supervisor-canary"
 TOKENS = 4  # enough to prove that it generates
 
 
-def png(width: int = 56, height: int = 56) -> bytes:
-    """A small picture, red to the right and green downwards, as a PNG. 56 pixels: two patches of the coarsest of the
-    vision models that are served (28)."""
+def png(width: int = 56, height: int = 56, blue: int = 96) -> bytes:
+    """A small picture, red to the right, green downwards and ``blue`` (0 to 255) everywhere, as a PNG. 56 pixels: two
+    patches of the coarsest of the vision models that are served (28)."""
     rows = b"".join(
-        b"\0" + b"".join(bytes((x * 255 // width, y * 255 // height, 96)) for x in range(width)) for y in range(height)
+        b"\0" + b"".join(bytes((x * 255 // width, y * 255 // height, blue)) for x in range(width))
+        for y in range(height)
     )
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -36,9 +37,9 @@ def png(width: int = 56, height: int = 56) -> bytes:
 
 
 @cache
-def image_url() -> str:
+def image_url(blue: int = 96) -> str:
     """The picture as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(png()).decode()
+    return "data:image/png;base64," + base64.b64encode(png(blue=blue)).decode()
 
 
 def chat(model: str, text: str, *, vision: bool, max_tokens: int) -> dict[str, object]:

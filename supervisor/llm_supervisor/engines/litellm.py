@@ -190,7 +190,21 @@ def expected_groups(config: Mapping[str, Any]) -> dict[str, bool | None]:
         # the group to it, unless another one does
         seen = (expected[name], vision) if name in expected else (vision,)
         expected[name] = True if True in seen else None if None in seen else vision
+    for alias, of in aliases(config).items():
+        if of in expected:  # else LiteLLM leaves it out
+            expected.setdefault(alias, expected[of])
     return expected
+
+
+def aliases(config: Mapping[str, Any]) -> dict[str, str]:
+    """More names of groups that clients are shown (``model_group_alias``), with the group behind each."""
+    found = {}
+    for name, said in _mapping(_mapping(config.get("router_settings")).get("model_group_alias")).items():
+        of = said.get("model") if isinstance(said, Mapping) else said
+        hidden = isinstance(said, Mapping) and said.get("hidden") is True
+        if isinstance(of, str) and not hidden:
+            found[str(name)] = of
+    return found
 
 
 def carries(key: str) -> bool:

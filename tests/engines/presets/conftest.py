@@ -1,0 +1,140 @@
+"""The presets on the real engines: what ``init`` writes, with a tiny model of the same architecture in the place of the
+real one, asked through the gateway by the ``openai`` client."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+from openai.types.chat import ChatCompletion
+
+from llm_supervisor.engines import canary
+from tests.daemon.harness import Daemon
+from tests.engines.conftest import Engines
+from tests.programs import command_line
+
+TOKENS = 12
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One that runs, and a client of its gateway as it is made by whoever has the key."""
+
+    daemon: Daemon
+    client: openai.OpenAI
+    alias: str
+
+    def chat(self, *parts: str | dict[str, Any], **more: Any) -> ChatCompletion:
+        """The answer to these parts, always the same one to the same."""
+        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+        body = {"model": self.alias, "temperature": 0, "max_tokens": TOKENS, **more}
+        return self.client.chat.completions.create(messages=[{"role": "user", "content": content}], **body)
+
+    def prompt_tokens(self, *parts: str | dict[str, Any]) -> int:
+        """How many tokens these parts are for the model."""
+        usage = self.chat(*parts, max_tokens=1).usage
+        assert usage is not None
+        return usage.prompt_tokens
+
+    def refused(self, *parts: str | dict[str, Any], **more: Any) -> str:
+        """The words of the 400 that these parts get."""
+        try:
+            answer = self.chat(*parts, **more)
+        except openai.BadRequestError as error:
+            return error.message
+        raise AssertionError(f"answered: {answer}")
+
+    def argv(self, alias: str) -> str:
+        """The command line of its engine."""
+        return command_line(self.daemon.program(alias)["pid"])
+
+    def verified(self) -> dict[str, dict[str, Any]]:
+        """What ``verify`` says of the model, by the question's name; all is well."""
+        done = self.daemon.cli("verify", "--json", timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return {f"{row['group']} {row['check']}": row for row in json.loads(done.stdout)["rows"]}
+
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """What ``/model_group/info`` shows to clients."""
+        url, headers = str(self.client.base_url).removesuffix("v1/"), {"Authorization": f"Bearer {self.client.api_key}"}
+        answer = httpx.get(f"{url}model_group/info", headers=headers, trust_env=False)
+        return {group["model_group"]: group for group in answer.json()["data"]}
+
+
+@contextmanager
+def running(name: str, folder: Path, engines: Engines, models: Mapping[str, Mapping[str, Any]]) -> Iterator[Preset]:
+    """A preset as ``init`` makes it, with a second file of what a person changes: ``models``, where the engines are,
+    and what a machine with little memory, no GPU and no compiler asks for."""
+    subprocess.run([sys.executable, "-m", "llm_supervisor.cli", "init", name, str(folder)], check=True, timeout=60)
+    here = {"gpus": [], "warm": "off", "env": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
+    changes = {
+        "engines": {"vllm": {"python": str(engines.vllm)}, "litellm": {"python": str(engines.litellm)}},
+        "gateway": {"warm": "off"},
+        "models": {
+            alias: {**here, **more, "vllm": {"enforce-eager": True, **more.get("vllm", {})}}
+            for alias, more in models.items()
+        },
+    }
+    lines = (folder / "keys.env").read_text().splitlines()
+    keys = dict(line.split("=", 1) for line in lines if "=" in line)
+    with Daemon(folder, changes, base=folder / "supervisor.yaml") as daemon:
+        status = daemon.wait_ready(timeout=300)
+        with httpx.Client(trust_env=False, timeout=120) as http:
+            client = openai.OpenAI(
+                base_url=status["endpoint"] + "/v1",
+                api_key=keys["LITELLM_MASTER_KEY"],
+                max_retries=0,
+                http_client=http,
+            )
+            yield Preset(daemon, client, next(iter(models)))
+
+
+def image(blue: int = 96, **more: str) -> dict[str, Any]:
+    """A picture; another ``blue``, another picture."""
+    return by_url(canary.image_url(blue), **more)
+
+
+def by_url(url: str, **more: str) -> dict[str, Any]:
+    """A picture that is somewhere."""
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+@contextmanager
+def served(picture: bytes) -> Iterator[str]:
+    """The address of a picture, for as long as the context lasts."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.send_header("Content-Length", str(len(picture)))
+            self.end_headers()
+            self.wfile.write(picture)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/picture.png"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def said(answer: ChatCompletion) -> str:
+    """Its words; a reasoning parser may have taken them."""
+    message = answer.choices[0].message
+    return (message.content or "") + str((message.model_extra or {}).get("reasoning_content") or "")
