@@ -33,6 +33,7 @@ FLOORS: Mapping[str, int] = {
     "clients": 1,
     "presets": 1,
     "tour": 3,
+    "pull": 3,
     "example": 2,  # makes the curl line that the command prints, from an engine's canary
     "former": 2,
     "ground": 3,  # what a daemon stands on

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -57,6 +58,14 @@ def parser() -> argparse.ArgumentParser:
     install.add_argument(
         "--tiny-model", metavar="DIR", help="also make a tiny random GLM-4.1V there, for trying things out"
     )
+    pull = command("pull", "download models into the cache that their engines will use")
+    pull.add_argument(
+        "name", nargs="*", metavar="NAME", help="a model of the configuration, or a hub id (default: all models)"
+    )
+    pull.add_argument("--source", choices=("huggingface", "modelscope"), help="the hub (default: as configured)")
+    pull.add_argument("--revision", metavar="R", help="a branch, a tag or a commit (default: as configured)")
+    pull.add_argument("--verify", action="store_true", help="also read and compare what is there already")
+    pull.add_argument("--json", action="store_true")
     init = command("init", "write a configuration that works, from a preset")
     init.add_argument("preset", nargs="?", metavar="PRESET", help="without one: what there is")
     init.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to (default: here)")
@@ -321,7 +330,7 @@ def _check(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from llm_supervisor import preflight
-    from llm_supervisor.config import ConfigError, load
+    from llm_supervisor.config import ConfigError, load, not_cached
     from llm_supervisor.host import gpu
     from llm_supervisor.preflight import Verdict
 
@@ -332,7 +341,7 @@ def _check(options: argparse.Namespace) -> int:
     findings: list[Any] = []
     try:
         config = load(files, os.environ, _learn_options)
-        problems = config.warnings
+        problems = sorted([*config.warnings, *not_cached(config)])
         findings = preflight.Preflight(config, os.environ, gpu.detect()).findings()
         worst = preflight.worst(findings)
         if problems and worst is Verdict.FINE:
@@ -410,6 +419,123 @@ def _config(options: argparse.Namespace) -> int:
     if seen["litellm_config"] is not None:
         print(f"# the file that LiteLLM gets:\n{dump(seen['litellm_config'])}", end="")
     return OK
+
+
+# Models ---------------------------------------------------------------------------------------------------------
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from llm_supervisor import pull
+    from llm_supervisor.config import ConfigError, load
+    from llm_supervisor.engines import install
+    from llm_supervisor.engines.weights import size_text
+
+    files = paths.find_config(options.config)
+    try:
+        config = load(files, os.environ) if files else None
+        if config is None and not options.name:
+            return _no_config()
+        todo, folders = pull.wanted(config, options.name, os.environ, options.source, options.revision)
+    except ConfigError as error:
+        return _print_problems(error)
+    except pull.NoSuchName as error:
+        return _complain(str(error))
+    engine = config.root.engines.vllm if config is not None else None
+    env = install.environment("vllm", paths.data_dir(os.environ))
+    if config is not None and engine is not None:
+        python = str(config.file.parent / os.path.expanduser(engine.python))
+    elif install.is_complete(env):
+        python = str(env.python)
+    else:
+        return _complain(
+            "vLLM's environment, which speaks with the hubs, is not there: run `llm-supervisor install vllm`"
+        )
+    rows: list[dict[str, Any]] = []
+    say = (lambda text: None) if options.json else print
+    for name, folder in folders.items():  # load() has found it complete
+        rows.append({"name": name, "folder": str(folder), "ok": True, "error": None})
+        say(f"{name}: is a folder, and complete: {folder}")
+    with _pulling() as show:
+        for want in todo:
+            row = {"name": want.name, "model": want.repository.id, "source": want.repository.source}
+            try:
+                done = pull.pull(want, python, show, verify=options.verify)
+            except pull.PullError as error:
+                rows.append({**row, "ok": False, "error": str(error)})
+                show.note(f"llm-supervisor: {error}")
+                continue
+            sizes = {"files": done.files, "bytes": done.size, "downloaded_bytes": done.came}
+            place = {"revision": want.repository.revision, "commit": done.commit, "folder": str(done.folder)}
+            rows.append({**row, **place, **sizes, "ok": True, "error": None})
+            came = f"{size_text(done.came)} downloaded" if done.came else "nothing to download"
+            named = f"{want.name}: " if want.name != want.repository.id else ""
+            say(f"{named}{want.repository.id}: complete, {size_text(done.size)} ({came}): {done.folder}")
+    if not rows:
+        say("no model of the configuration is on a hub")
+    ok = all(row["ok"] for row in rows)
+    if options.json:
+        print(json.dumps({"ok": ok, "models": rows}, indent=2))
+    return OK if ok else FAILED
+
+
+@contextmanager
+def _pulling() -> Iterator[Any]:
+    """A bar on a terminal, a line every few seconds elsewhere; on standard error, as what was asked for goes to
+    standard output."""
+    from llm_supervisor.engines.weights import size_text
+
+    if not sys.stderr.isatty():
+        yield _PullLines(size_text)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    doing = TextColumn("{task.description} {task.fields[doing]}", markup=False)
+    console = Console(stderr=True)
+    columns = (doing, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield _PullBar(progress)
+
+
+class _PullBar:
+    """See ``pull.Show``: on a terminal."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress = progress
+        self._shown: tuple[str, str] | None = None
+        self._task: Any = None
+
+    def advance(self, what: str, doing: str, done: int, total: int) -> None:
+        """One bar for each repository and what is done with it."""
+        if self._shown != (what, doing):
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._shown = (what, doing)
+            self._task = self._progress.add_task(what, doing=doing, completed=done)
+        self._progress.update(self._task, completed=done, total=total)
+
+    def note(self, text: str) -> None:
+        """Above the bar."""
+        self._progress.console.print(text, markup=False, highlight=False)
+
+
+class _PullLines:
+    """See ``pull.Show``: in a log."""
+
+    EVERY = 5.0  # seconds
+
+    def __init__(self, size_text: Callable[[float], str]) -> None:
+        self._size_text, self._told = size_text, 0.0
+
+    def advance(self, what: str, doing: str, done: int, total: int) -> None:
+        """A line, if the last is old."""
+        if time.monotonic() - self._told >= self.EVERY:
+            self._told = time.monotonic()
+            self.note(f"{what}: {doing}: {self._size_text(done)} of {self._size_text(total)}")
+
+    def note(self, text: str) -> None:
+        """A line."""
+        print(text, file=sys.stderr, flush=True)
 
 
 # Requests ---------------------------------------------------------------------------------------------------

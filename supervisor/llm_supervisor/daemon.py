@@ -25,7 +25,7 @@ import yaml
 
 from llm_supervisor import __version__, paths, upgrade
 from llm_supervisor import former as fm
-from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, plan
+from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached, plan
 from llm_supervisor.config.plan import Planned, Pythons
 from llm_supervisor.control.messages import About, ModelGroup, event_message, outcome, settled, status_message
 from llm_supervisor.control.server import REQUESTS, ControlServer
@@ -247,6 +247,8 @@ class Daemon:
         if self.plan.spare is not None and spare in former.programs and spare not in gone:
             self._add(spare, self.plan.spare)
         self._log.info("started", version=__version__, pid=os.getpid(), config=str(self.config.file))
+        for problem in not_cached(self.config) if not former.lives() else ():
+            self._log.warning("a start will have to wait for a download", problem=str(problem))
         try:
             async with self._group:
                 serving = self._group.create_task(self._serve())
@@ -375,7 +377,8 @@ class Daemon:
             told: list[dict[str, Any]] = [
                 {"program": one.program, "action": one.action.value, "why": one.why} for one in todo
             ]
-            answer = {"ok": True, "problems": [str(one) for one in config.warnings], "changes": told}
+            warnings = [*config.warnings, *not_cached(config)]
+            answer = {"ok": True, "problems": [str(one) for one in warnings], "changes": told}
             if dry_run:
                 self._planned(self.config, self._pythons)  # the key's file may be another one
                 return answer

@@ -27,6 +27,7 @@ from llm_supervisor.core.record import to_record
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Cause, Departure, Phase, State
 from llm_supervisor.diagnosis import Component, Diagnosis, diagnose
+from llm_supervisor.engines import weights
 from llm_supervisor.former import STATE, STATE_VERSION, Former, fifo_of, fifo_path
 from llm_supervisor.host import gpu, incident, kernel, log, net, output, probe, stacks
 from llm_supervisor.host.notify import Notifier
@@ -567,6 +568,10 @@ class RealWorld:
         *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
         self._read[name] = (after, rest[-4096:])
         return lines, bool(data)
+
+    def downloaded(self, spec: ProgramSpec) -> int | None:
+        """See ``runner.World``."""
+        return weights.growth(spec.launch.downloads)
 
     async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
         """See ``runner.World``."""

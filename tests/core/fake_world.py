@@ -62,11 +62,12 @@ class FakeWorld:
         self.answers_from = 0.0  # refuses before (seconds after the spawn)
         self.ask_takes: dict[str, float] = {}
         self.busy = False  # it burns CPU time
+        self.downloads = 0  # bytes, at every look
         self.lines: list[tuple[float, bytes]] = []  # when it writes what
         self.stopped: tuple[str, ...] = ()
         self.work, self.running, self.waiting = 0.0, 0, 0  # what it counts
         self.works = False  # every reading shows more work done
-        self._cpu = 0
+        self._cpu = self._bytes = 0
         self._spawned_at = 0.0
         self._incarnation = 0
         self._post: Callable[[Event], None] = lambda event: None
@@ -132,6 +133,11 @@ class FakeWorld:
     async def photograph(self, spec: ProgramSpec) -> None:
         """See ``runner.World``."""
         self.did("photograph")
+
+    def downloaded(self, spec: ProgramSpec) -> int | None:
+        """See ``runner.World``."""
+        self._bytes += self.downloads
+        return self._bytes if self.downloads else None
 
     def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
         """See ``runner.World``."""

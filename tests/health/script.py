@@ -196,6 +196,10 @@ class ScriptedWorld:
         said, self._said = self._said, []
         return said, bool(said)
 
+    def downloaded(self, spec: ProgramSpec) -> int | None:
+        """See ``runner.World``."""
+        return None
+
     # Answers ----------------------------------------------------------------------------------------------
 
     async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:

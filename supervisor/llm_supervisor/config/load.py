@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import ipaddress
-import json
 import os
 import re
 import shutil
@@ -22,7 +21,7 @@ import pydantic
 
 from llm_supervisor.config import env_file, native_file, option, schema, secret, source, wording
 from llm_supervisor.config.source import ConfigError, Document, Problem, Where
-from llm_supervisor.engines import litellm
+from llm_supervisor.engines import litellm, weights
 from llm_supervisor.engines.options import Options
 
 GATEWAY = "gateway"
@@ -435,7 +434,7 @@ def _check_models(
                 reading.add(document.problem((*here, "model"), message or f"no such folder: {folder}", advice))
             elif not os.path.isfile(os.path.join(folder, "config.json")):
                 reading.add(document.problem((*here, "model"), f"{folder} has no config.json: it is no model folder"))
-            elif missing := _missing_shards(folder):
+            elif missing := weights.missing_shards(folder):
                 few = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
                 message = (
                     f"{folder} is incomplete: {few} of its index {'are' if len(missing) > 1 else 'is'} missing or empty"
@@ -460,23 +459,6 @@ def _beside(file: str) -> str:
     except (OSError, ValueError):
         return ""
     return wording.near(os.path.basename(file), there)
-
-
-def _missing_shards(folder: str) -> list[str]:
-    """Files of the weights that the folder's own index names and that are not there: an interrupted download."""
-    try:
-        with open(os.path.join(folder, "model.safetensors.index.json"), encoding="utf-8") as file:
-            named = set(json.load(file)["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []  # none, or vLLM will say what is wrong with it
-    missing = []
-    for name in sorted(map(str, named)):
-        try:
-            if os.path.getsize(os.path.join(folder, name)) == 0:
-                missing.append(name)
-        except OSError:
-            missing.append(name)
-    return missing
 
 
 def _check_programs(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_supervisor.config import schema
+from llm_supervisor.config.hub import repositories_of
 from llm_supervisor.config.load import GATEWAY, Config, split_url
 from llm_supervisor.core.fleet import ReadyWhen
 from llm_supervisor.core.health import Answer, Probe
@@ -192,7 +193,9 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
     folder = config.model_path(model)
     served = model.served_model_name or alias
     api_key = _engine_key(model)
-    base = vllm.environment(gpus=model.gpus, api_key=api_key, cpu=pythons.vllm_cpu, offline=folder is not None)
+    scope = model.source == "modelscope" and folder is None
+    cpu = pythons.vllm_cpu
+    base = vllm.environment(gpus=model.gpus, api_key=api_key, cpu=cpu, offline=folder is not None, modelscope=scope)
     # what a person says wins: in the model's env, then in the daemon's environment for the defaults of ours
     env = {
         **{name: value for name, value in base.items() if name not in config.environ or name in _OURS},
@@ -214,6 +217,7 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
             warm=vllm.fork_server(pythons.vllm, str(folder or model.model), whole=whole) if model.warm != "off" else (),
             warm_env=vllm.FORK if whole else (),
             late=vllm.LATE,
+            downloads=tuple(str(one.growing) for one in repositories_of(config, model)),
         ),
         health=_health(model.health),
         restart=_restart(model.restart),
@@ -254,7 +258,7 @@ def _canary(model: schema.Model, name: str) -> Canary:
     return Canary("/v1/completions", partial(canary.completion_canary, model=name), judge)
 
 
-_OURS = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "SPT_NOENV", "VLLM_API_KEY"})
+_OURS = frozenset({"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "SPT_NOENV", "VLLM_API_KEY", "VLLM_USE_MODELSCOPE"})
 
 
 def key_variable(alias: str) -> str:

@@ -96,6 +96,8 @@ class Launch:
     ``warm`` is the command line of a fork server that imports the program (empty: it is always started cold),
     ``warm_env`` what a start from it adds to the environment, and ``late`` names of variables that are not read while
     it imports.
+
+    ``downloads`` are folders that grow while it downloads what it needs: those of a hub's cache.
     """
 
     argv: tuple[str, ...]
@@ -109,6 +111,7 @@ class Launch:
     warm: tuple[str, ...] = ()
     warm_env: tuple[tuple[str, str], ...] = ()
     late: frozenset[str] = frozenset()
+    downloads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

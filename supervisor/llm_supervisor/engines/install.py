@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,10 +226,12 @@ def run(
     log: Path,
     *,
     hear: Callable[[str], object] = lambda line: None,
-    extra: dict[str, str] | None = None,
+    extra: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
     timeout: float = math.inf,
 ) -> int:
-    """Run `command` to its end and return its exit status; `extra` is added to its environment.
+    """Run `command` to its end and return its exit status; `extra` is added to its environment, which is `environ`
+    (default: ours).
 
     What it prints, on either stream, is appended to `log` and given to `hear` line by line, with "" for each PULSE
     of silence. However this ends, SIGKILL included, the command does not live on.
@@ -244,7 +246,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(extra or {})},
+            env={**(os.environ if environ is None else environ), **(extra or {})},
             start_new_session=True,  # Ctrl-C reaches us alone, and we end the whole group
             preexec_fn=_die_with_parent,
         ) as process,

@@ -111,8 +111,11 @@ def fork_server(python: str, model: str, *, whole: bool) -> tuple[str, ...]:
     return (python, script, "--engine", "vllm", "--model", model, *([] if whole else ["--spawn"]))
 
 
-def environment(*, gpus: Sequence[int], api_key: str | None, cpu: bool, offline: bool) -> dict[str, str]:
-    """What vLLM needs in its environment. ``offline``: the model is a folder, so no hub is to be asked."""
+def environment(
+    *, gpus: Sequence[int], api_key: str | None, cpu: bool, offline: bool, modelscope: bool = False
+) -> dict[str, str]:
+    """What vLLM needs in its environment. ``offline``: the model is a folder, so no hub is to be asked; ``modelscope``:
+    that hub is."""
     env = {
         "VLLM_NO_USAGE_STATS": "1",
         # seconds; longer than the gateway keeps an idle connection (120): by default vLLM closes it after 5, perhaps
@@ -131,6 +134,8 @@ def environment(*, gpus: Sequence[int], api_key: str | None, cpu: bool, offline:
         env["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; the default takes half of the machine
     if offline:
         env["HF_HUB_OFFLINE"] = "1"
+    if modelscope:
+        env["VLLM_USE_MODELSCOPE"] = "True"
     return env
 
 

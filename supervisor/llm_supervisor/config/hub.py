@@ -1,0 +1,47 @@
+"""What the configured models take from a hub, and what of it is not in the cache of their engines. Looks at folders;
+asks no hub."""
+
+from __future__ import annotations
+
+from llm_supervisor.config import schema, source
+from llm_supervisor.config.load import Config
+from llm_supervisor.config.source import Problem
+from llm_supervisor.engines import vllm, weights
+from llm_supervisor.engines.weights import Repository, size_text
+
+
+def engine_environ(config: Config, model: schema.Model) -> dict[str, str]:
+    """The environment of that model's engine, as far as people have said it."""
+    return {**config.environ, **model.env}
+
+
+def repositories_of(config: Config, model: schema.Model) -> tuple[Repository, ...]:
+    """All that its engine takes from a hub; nothing where it is a folder."""
+    if config.model_path(model) is not None:
+        return ()
+    options = {vllm.normal(name): value for name, value in model.vllm.items()}
+    return weights.repositories(model.model, model.source, options, engine_environ(config, model))
+
+
+def not_cached(config: Config) -> list[Problem]:
+    """A warning for every model that its engine would have to download while it starts. One that is not started by
+    itself has time."""
+    document, found = source.layered(config.files), []
+    for alias, model in config.root.models.items():
+        lacking = [(one, what) for one in repositories_of(config, model) if (what := weights.missing(one)) is not None]
+        if not lacking or not model.autostart:
+            continue
+        sizes = [what.size for _, what in lacking]
+        known = sum(size for size in sizes if size is not None)
+        size = (
+            f" ({size_text(known)} at least)" if known and None in sizes else f" ({size_text(known)})" if known else ""
+        )
+        begun = any(what.files for _, what in lacking)
+        ids = " and ".join(dict.fromkeys(one.id for one, _ in lacking))
+        where = lacking[0][0].cache
+        variable = weights.offline(engine_environ(config, model))
+        then = f"and {variable} forbids to download it" if variable else f"so its start downloads it{size}"
+        message = f"{ids} is {'incomplete' if begun else 'not'} in the cache {where},"
+        advice = f"before the start: llm-supervisor pull {alias}"
+        found.append(document.problem(("models", alias, "model"), f"{message} {then}", advice, warning=True))
+    return found

@@ -1,0 +1,306 @@
+"""A model's files: which of a hub's repository vLLM loads, in which cache they are, and what of them is missing there.
+
+Rules and looks at folders; no network, and nothing is written: the hub is asked by ``inside/pull.py``, in vLLM's own
+environment. The layout of the cache is huggingface_hub's, which documents it; ModelScope's is that of modelscope 1.38
+and later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+INDEX = "model.safetensors.index.json"
+# What vLLM does not take with the small files (vllm/transformers_utils/repo_utils.py, _WEIGHT_FILE_PATTERNS, 0.32)
+LARGE = tuple(
+    """*.safetensors *.bin *.pt *.pth *.ckpt *.gguf *.h5 *.msgpack *.onnx *.onnx_data *.png *.jpg *.jpeg *.gif *.webp
+    *.mp3 *.mp4 *.wav *.flac *.parquet *.arrow *.ipynb *.zip *.tar*""".split()
+)
+# Of the weights, the first kind that there is: by vLLM's load format (default_loader.py)
+_KINDS = {
+    "mistral": ("consolidated*.safetensors",),
+    "safetensors": ("*.safetensors",),
+    "fastsafetensors": ("*.safetensors",),
+    "instanttensor": ("*.safetensors",),
+    "pt": ("*.pt",),
+    "npcache": ("*.bin",),
+    "dummy": (),
+}
+_USUAL = ("*.safetensors", "*.bin", "*.pt")
+_NEVER = "original/**/*"
+# Layers of an embedding model beside its sharded weights, fetched one by one
+_BESIDE = ("[0-9]_*/model.safetensors", "[0-9]_*/pytorch_model.bin")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TRUE = ("1", "on", "yes", "true")
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """What an engine takes from a hub. ``source``: ``huggingface`` or ``modelscope``; ``cache``: the folder that holds
+    all repositories; ``weights``: not only the small files (of a tokenizer's repository)."""
+
+    id: str
+    source: str
+    revision: str | None
+    cache: Path
+    weights: bool = True
+    load_format: str = "auto"
+
+    @property
+    def folder(self) -> Path:
+        """Its own folder in the cache."""
+        if self.source == "modelscope":
+            return self.cache / "models" / self.id.replace("/", "--")
+        return self.cache / f"models--{self.id.replace('/', '--')}"
+
+    @property
+    def growing(self) -> Path:
+        """The folder in which a download grows."""
+        return self.folder / "blobs" if self.source == "huggingface" else self.folder
+
+    def snapshot(self, commit: str | None = None) -> Path | None:
+        """The folder of one commit's files; without one, that of the revision, if the cache knows which it is."""
+        if self.source == "modelscope":
+            return self.folder / "snapshots" / (self.revision or "master")
+        if commit is None and self.revision is not None and _COMMIT.fullmatch(self.revision):
+            commit = self.revision
+        if commit is None:
+            try:
+                commit = (self.folder / "refs" / (self.revision or "main")).read_text(encoding="ascii").strip()
+            except (OSError, ValueError):
+                return None
+        return self.folder / "snapshots" / commit
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file as the hub describes it: ``size`` in bytes; ``sha256`` of a large one, else ``oid`` is git's."""
+
+    path: str
+    size: int
+    sha256: str | None = None
+    oid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a cache lacks. ``files`` are names, as far as they are known (() when not even that is); ``size`` their
+    bytes, None where it is not known."""
+
+    files: tuple[str, ...] = ()
+    size: int | None = None
+
+
+def cache_folder(environ: Mapping[str, str], source: str = "huggingface") -> Path:
+    """Where an engine with that environment keeps what it downloads."""
+    home = environ.get("HOME") or os.path.expanduser("~")
+    if source == "modelscope":
+        return _path(environ.get("MODELSCOPE_CACHE") or f"{home}/.cache/modelscope", environ)
+    base = environ.get("HF_HOME") or os.path.join(environ.get("XDG_CACHE_HOME") or f"{home}/.cache", "huggingface")
+    given = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
+    return _path(given or os.path.join(base, "hub"), environ)
+
+
+def _path(name: str, environ: Mapping[str, str]) -> Path:
+    """A folder's name as the hub's library reads it: with ~ and variables."""
+    known = re.sub(r"\$(\w+|\{\w+\})", lambda found: environ.get(found[1].strip("{}"), found[0]), name)
+    if known == "~" or known.startswith("~/"):
+        known = (environ.get("HOME") or os.path.expanduser("~")) + known[1:]
+    return Path(os.path.abspath(os.path.expanduser(known)))
+
+
+def offline(environ: Mapping[str, str]) -> str | None:
+    """The variable that forbids that engine to ask a hub, if one does."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if environ.get(name, "").lower() in _TRUE:
+            return name
+    return None
+
+
+def repositories(
+    model: str, source: str, options: Mapping[str, object], environ: Mapping[str, str]
+) -> tuple[Repository, ...]:
+    """All that an engine takes from a hub: its model, a tokenizer of its own, a model that drafts. ``options`` are
+    vLLM's, named as it names them; what is a folder, or a bucket's address, is not among them."""
+    cache = cache_folder(environ, source)
+    load_format = str(options.get("load-format") or "auto").lower()
+    found: list[Repository] = []
+
+    def add(name: object, revision: object, *, weights: bool, cache: Path = cache) -> None:
+        if isinstance(name, str) and is_hub_id(name):
+            kind = load_format if weights else "auto"
+            found.append(Repository(name, source, str(revision) if revision else None, cache, weights, kind))
+
+    if isinstance(elsewhere := options.get("download-dir"), str) and source == "huggingface":
+        # vLLM takes the weights and the tokenizer from there, and the configuration from the usual place all the same
+        add(model, options.get("revision"), weights=True, cache=_path(elsewhere, environ))
+        add(model, options.get("revision"), weights=False)
+    elif isinstance(elsewhere, str):
+        add(model, options.get("revision"), weights=True, cache=_path(elsewhere, environ))
+    else:
+        add(model, options.get("revision"), weights=True)
+    add(options.get("tokenizer"), options.get("tokenizer-revision"), weights=False)
+    add(options.get("hf-config-path"), None, weights=False)
+    drafting = options.get("speculative-config")
+    if isinstance(drafting, str):
+        try:
+            drafting = json.loads(drafting)
+        except ValueError:
+            drafting = None
+    if isinstance(drafting, Mapping):
+        add(drafting.get("model"), drafting.get("revision"), weights=True)
+    return tuple(dict.fromkeys(found))
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be a repository of a hub: it is no folder, and no address of something else."""
+    return bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)) and not name.startswith(".") and not os.path.isdir(name)
+
+
+# Which files ----------------------------------------------------------------------------------------------------------
+
+
+def chosen(paths: Collection[str], repository: Repository, shards: Collection[str] = ()) -> list[str]:
+    """Of all files of a repository, those that vLLM loads, so that after them it has nothing to download. ``shards``:
+    the files that its index of weights names."""
+    if repository.source == "modelscope":
+        return sorted(paths)  # vLLM takes all there
+    found = {path for path in paths if not is_large(path)}
+    if repository.weights:
+        found |= _weights(paths, repository.load_format, shards)
+    return sorted(found)
+
+
+def _weights(paths: Collection[str], load_format: str, shards: Collection[str]) -> set[str]:
+    if load_format == "auto" and any(_matches(os.path.basename(path), _KINDS["mistral"]) for path in paths):
+        load_format = "mistral"  # vLLM takes these rather than those of transformers beside them
+    kinds = _KINDS.get(load_format, _USUAL)
+    beside = {path for path in paths if _matches(path, _BESIDE)}
+    if INDEX in paths and "*.safetensors" in kinds and shards:
+        return {path for path in paths if path in shards} | beside
+    for kind in kinds:
+        if any(_matches(path, (kind,)) for path in paths if "/" not in path):
+            return {path for path in paths if _matches(path, (kind,)) and not _matches(path, (_NEVER,))}
+    return set()
+
+
+def is_large(path: str) -> bool:
+    """Whether it is of a kind that holds weights or other bulk."""
+    return _matches(path, LARGE)
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def shards_of(index: bytes) -> frozenset[str]:
+    """The files that an index of weights names; none where it cannot be read (vLLM will say what is wrong with it)."""
+    try:
+        return frozenset(map(str, json.loads(index)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return frozenset()
+
+
+# What is there --------------------------------------------------------------------------------------------------------
+
+
+def missing(repository: Repository) -> Missing | None:
+    """What of it the cache lacks, None when it is complete: as far as can be known without asking the hub. Reads a few
+    small files."""
+    folder = repository.snapshot()
+    if folder is None or not folder.is_dir():
+        return Missing()
+    try:
+        shards = shards_of((folder / INDEX).read_bytes())
+    except OSError:
+        shards = frozenset()
+    listed = _listed(repository, folder.name)
+    if listed is not None:
+        files = {file.path: file for file in listed}
+        wanted = chosen(files.keys(), repository, shards)
+        lacking = [files[path] for path in wanted if not present(folder, files[path])]
+        if not lacking:
+            return None
+        return Missing(tuple(file.path for file in lacking), sum(file.size for file in lacking))
+    # what fetched it did not note what there is: the least that vLLM needs
+    there = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    lacking_names = [name for name in ("config.json",) if name not in there and "params.json" not in there]
+    if repository.weights and repository.load_format != "dummy":
+        lacking_names += sorted(shards.difference(there))
+        if not shards and not _weights(there, repository.load_format, ()):
+            lacking_names.append("the weights")
+    return Missing(tuple(lacking_names)) if lacking_names else None
+
+
+def present(folder: Path, file: File) -> bool:
+    """Whether a snapshot has that file in its whole size."""
+    try:
+        return (folder / file.path).stat().st_size == file.size
+    except OSError:
+        return False
+
+
+def _listed(repository: Repository, commit: str) -> list[File] | None:
+    """The files of a commit, as huggingface_hub (2 and later) has noted them beside the cache."""
+    try:
+        said = json.loads((repository.folder / "trees" / f"{commit}.json").read_bytes())
+        return [
+            File(path, int(one["size"]), one.get("lfs_sha256"), one.get("blob_id"))
+            for path, one in said["files"].items()
+            if said["format_version"] == 1
+        ] or None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def missing_shards(folder: str) -> list[str]:
+    """Of a folder, the files of the weights that its own index names and that are not there: an interrupted
+    download."""
+    try:
+        with open(os.path.join(folder, INDEX), "rb") as file:
+            named = shards_of(file.read())
+    except OSError:
+        return []
+    lacking = []
+    for name in sorted(named):
+        try:
+            if os.path.getsize(os.path.join(folder, name)) == 0:
+                lacking.append(name)
+        except OSError:
+            lacking.append(name)
+    return lacking
+
+
+def growth(folders: Iterable[Path | str]) -> int | None:
+    """The bytes in folders in which a download goes on; None where none does."""
+    total, busy = 0, False
+    for folder in folders:
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        total += entry.stat(follow_symlinks=False).st_size
+                        busy = busy or entry.name.endswith(".incomplete")
+        except OSError:
+            continue
+    return total if busy else None
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: ``18.2 GB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def files_of(said: Iterable[Mapping[str, Any]]) -> list[File]:
+    """The files that ``inside/pull.py`` tells of."""
+    return [File(str(one["path"]), int(one["size"]), one.get("sha256"), one.get("oid")) for one in said]
