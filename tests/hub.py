@@ -1,5 +1,5 @@
-"""A hub of models on loopback: what huggingface_hub 2.4 asks of huggingface.co when it lists and downloads (without xet),
-with faults to order. Nothing here is collected.
+"""A hub of models on loopback: what huggingface_hub 2.4 asks of huggingface.co when it lists and downloads (without
+xet), with faults to order. Nothing here is collected.
 
 Large files are redirected to another host's name, as the real one does it: what is sent there must not have the token.
 """

@@ -37,11 +37,12 @@ def not_cached(config: Config) -> list[Problem]:
             f" ({size_text(known)} at least)" if known and None in sizes else f" ({size_text(known)})" if known else ""
         )
         begun = any(what.files for _, what in lacking)
-        ids = " and ".join(dict.fromkeys(one.id for one, _ in lacking))
+        ids = list(dict.fromkeys(one.id for one, _ in lacking))
+        verb, them = ("is", "it") if len(ids) == 1 else ("are", "them")
         where = lacking[0][0].cache
         variable = weights.offline(engine_environ(config, model))
-        then = f"and {variable} forbids to download it" if variable else f"so its start downloads it{size}"
-        message = f"{ids} is {'incomplete' if begun else 'not'} in the cache {where},"
+        then = f"and {variable} forbids to download {them}" if variable else f"so its start downloads {them}{size}"
+        message = f"{' and '.join(ids)} {verb} {'incomplete' if begun else 'not'} in the cache {where},"
         advice = f"before the start: llm-supervisor pull {alias}"
         found.append(document.problem(("models", alias, "model"), f"{message} {then}", advice, warning=True))
     return found
