@@ -37,6 +37,7 @@ from llm_supervisor.core.health import Answer, Observation
 from llm_supervisor.core.hold import hold
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State, Wanted
+from llm_supervisor.engines import litellm
 from llm_supervisor.ground import LAST_GOOD, SIGNALS, Ground, Refusal, check_ports, find_pythons, master_key, take_lock
 from llm_supervisor.host import gpu, log, memory, net, output, probe
 from llm_supervisor.host.process import become_subreaper, find
@@ -700,8 +701,8 @@ class Daemon:
         """Write down how the engines are, for requests that may wait for one."""
         now = time.monotonic()
         engines = {
-            f"http://127.0.0.1:{runner.spec.launch.port}/v1": asdict(hold(runner.state, self.plan.hold, now))
-            for runner in self.runners.values()
+            litellm.engine_base(name, runner.spec.launch.port): asdict(hold(runner.state, self.plan.hold, now))
+            for name, runner in self.runners.items()
             if runner.spec.kind is Kind.VLLM
         }
         if engines:

@@ -16,8 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from llm_supervisor import former, ground, paths
-from llm_supervisor.config import Config, ConfigError, schema
-from llm_supervisor.engines import footprint, install, vllm
+from llm_supervisor.config import Config, ConfigError, repositories_of, schema
+from llm_supervisor.engines import footprint, install, vllm, weights
 from llm_supervisor.engines.footprint import GIB, Footprint
 from llm_supervisor.host import gpu, memory
 from llm_supervisor.host.process import find
@@ -128,8 +128,18 @@ class Preflight:
 
     def _models(self) -> Iterator[Finding]:
         for alias, model in self._config.root.models.items():
-            folder = self._config.model_path(model)
-            if folder is not None:
+            folder = self._folder(model)
+            lacking = [
+                (one, what)
+                for one in repositories_of(self._config, model)
+                if (what := weights.missing(one)) is not None
+            ]
+            if lacking:  # that is a warning of the configuration already; here: whether there is room for it
+                for one, what in lacking:
+                    size = footprint.by_name(one.id) if what.size is None and one.weights else what.size
+                    if size:
+                        yield self._room(one.cache, size + SPARE, f"downloading {one.id}")
+            elif folder is not None:
                 size = footprint.weights(folder)
                 detail = f"{folder}, " + (f"{_size(size)} of weights" if size else "no weights in it")
                 if size is None and vllm.by_name(model.vllm).get("load-format") != "dummy":
@@ -137,8 +147,13 @@ class Preflight:
                 else:
                     yield _fine("model", alias, detail)
 
+    def _folder(self, model: schema.Model) -> Path | None:
+        """Its own, or what of it is in the cache."""
+        first = next(iter(repositories_of(self._config, model)), None)
+        return self._config.model_path(model) if first is None else first.snapshot()
+
     def _of(self, model: schema.Model) -> Footprint | None:
-        folder = self._config.model_path(model)
+        folder = self._folder(model)
         return footprint.read(folder, vllm.by_name(model.vllm)) if folder is not None else None
 
     def _memory(self) -> Iterator[Finding]:

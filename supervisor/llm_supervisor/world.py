@@ -156,6 +156,8 @@ class RealWorld:
         baselines = self._baselines(spec)
         if launch.port is not None and (error := await self._port_error(launch.port)):
             raise self._taken(launch.port, error)
+        if spec.kind is Kind.VLLM and launch.uds is not None:
+            self._make_way(launch.uds)
         sockets = [self._listen(spec.name, launch.listener)] if launch.listener else []
         cookie = self._reserved_cookie(spec.name)
         fifo = fifo_path(self._runtime, cookie)
@@ -279,6 +281,19 @@ class RealWorld:
                 return error
             await asyncio.sleep(0.05)  # looking for a holder reads every process
         return None
+
+    def _make_way(self, uds: str) -> None:
+        """vLLM binds its socket where there must be none; one that nobody answers on is a dead one's."""
+        try:
+            used = net.answers(uds)
+            if not used:
+                Path(uds).unlink(missing_ok=True)
+        except OSError as error:
+            advice = "Choose another place for `uds`: a path of at most 107 bytes in a folder of this user."
+            raise Refused(Failure("uds", f"{uds}: {error.strerror or error}", advice, permanent=True)) from error
+        if used:
+            advice = "End it, or choose another place for `uds`."
+            raise Refused(Failure("port_taken", f"{uds} is somebody's: it answers", advice, busy=True))
 
     def _taken(self, port: int, error: OSError) -> Refused:
         holder = net.holder(port)

@@ -26,8 +26,10 @@ def made(place: Place, text: str, environ: dict[str, str] | None = None, **pytho
     return plan(config, runtime=RUN, pythons=used, master_key=KEY)
 
 
-def one_model(place: Place, more: str, environ: dict[str, str] | None = None, **pythons: bool) -> Plan:
-    return made(place, f"gateway: {{}}\nmodels:\n  a: {{model: org/name, port: 8000, {more}}}\n", environ, **pythons)
+def one_model(
+    place: Place, more: str, environ: dict[str, str] | None = None, *, at: str = "port: 8000", **pythons: bool
+) -> Plan:
+    return made(place, f"gateway: {{}}\nmodels:\n  a: {{model: org/name, {at}, {more}}}\n", environ, **pythons)
 
 
 def argv(made: Plan, name: str = "a") -> tuple[str, ...]:
@@ -54,6 +56,43 @@ def test_vllms_command_line(place: Place) -> None:
         "--model", "org/name", "--served-model-name", "Name", "--host", "127.0.0.1", "--port", "8000",
         "--max-model-len", "25000", "--dtype", "bfloat16", "--shutdown-timeout", "55",
     )  # fmt: skip
+
+
+def test_an_engine_on_a_unix_socket(place: Place) -> None:
+    """LiteLLM knows it by a name that is nobody's; the replica knows where that is."""
+    made = one_model(place, "", at="uds: true")
+    path = f"{RUN}/a.vllm.sock"
+    words = argv(made)
+    assert words[words.index("--uds") + 1] == path
+    assert not {"--host", "--port"} & set(words)
+    launch = made.programs["a"].spec.launch
+    assert (launch.uds, launch.port, asking(made).address) == (path, None, path)
+    assert made.litellm_config is not None
+    base = made.litellm_config["model_list"][0]["litellm_params"]["api_base"]
+    host = base.removeprefix("http://").removesuffix("/v1")
+    assert host.endswith(".invalid")
+    gateway = made.programs["gateway"].spec.launch.argv
+    assert gateway[gateway.index("--engine") + 1] == f"{host}={path}"
+    named = one_model(place, "", at=f"uds: {place.folder}/e.sock")
+    assert named.programs["a"].spec.launch.uds == f"{place.folder}/e.sock"
+    hosts = {litellm.socket_host(alias) for alias in ("a", "A", "a.b", "a-b", "a_b", "-")}
+    assert len(hosts) == 6
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"NO_PROXY": "x"}, None),
+        ({"http_proxy": ""}, None),
+        ({"HTTP_PROXY": "http://p"}, "127.0.0.1,localhost,::1"),
+        ({"https_proxy": "http://p", "no_proxy": "a, b"}, "a,b,127.0.0.1,localhost,::1"),
+        ({"ALL_PROXY": "http://p", "NO_PROXY": "localhost"}, "localhost,127.0.0.1,::1"),
+    ],
+)
+def test_no_proxy_is_between_the_gateway_and_its_engines(environ: dict[str, str], expected: str | None) -> None:
+    found = litellm.around_proxies(environ)
+    assert found == ({} if expected is None else {"NO_PROXY": expected, "no_proxy": expected})
 
 
 OPTIONS = [

@@ -235,7 +235,7 @@ FILES: list[tuple[str, str, list[Said]]] = [
             ("port", "`port:`"),
             ("--port", "`port:`"),
             ("host", "loopback only"),
-            ("uds", "not supported"),
+            ("uds", "`uds:`"),
         ]
     ),
     (

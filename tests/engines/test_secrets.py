@@ -61,8 +61,13 @@ def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (folder / "litellm.yaml").write_text(yaml.safe_dump(native))
     settings: dict[str, Any] = config(engines, env_file="keys.env")
     settings["gateway"]["litellm_config"] = "litellm.yaml"
-    settings["models"][ALIAS]["env"] = {"VLLM_API_KEY": "${ENGINE_KEY}"}
-    with Daemon(folder, settings, env={"TMPDIR": str(folder)}) as running:
+    model = settings["models"][ALIAS]
+    model["env"] = {"VLLM_API_KEY": "${ENGINE_KEY}"}
+    # nobody else on this machine reaches the engine, and a proxy that is on the way out is not asked for the way in
+    del model["port"]
+    model["uds"] = True
+    proxy = f"http://127.0.0.1:{free_port()}"
+    with Daemon(folder, settings, env={"TMPDIR": str(folder), "HTTP_PROXY": proxy, "http_proxy": proxy}) as running:
         running.wait_ready(timeout=300)
         yield running
 
@@ -88,10 +93,9 @@ def test_a_key_is_in_one_place(daemon: Daemon) -> None:
         assert code is None or done.returncode == code, done
         look(f"what {' '.join(words)} prints", done.stdout + done.stderr)
 
-    key = SECRETS["LITELLM_MASTER_KEY"]
+    headers = {"Authorization": f"Bearer {SECRETS['LITELLM_MASTER_KEY']}"}
+    ask = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
     with httpx.Client(base_url=daemon.status()["endpoint"], timeout=60, trust_env=False) as gateway:
-        headers = {"Authorization": f"Bearer {key}"}
-        ask = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
         for model, status in ((ALIAS, 200), ("cloud", 500), ("none", 400)):
             answer = gateway.post("/v1/chat/completions", headers=headers, json={**ask, "model": model})
             assert answer.status_code == status, answer.text
@@ -105,11 +109,13 @@ def test_a_key_is_in_one_place(daemon: Daemon) -> None:
             assert answer.status_code == 200, (path, answer.text)
             look(path, answer.text)
     # what was sent straight to the engine, rightly and wrongly
-    for bearer, status in ((SECRETS["ENGINE_KEY"], 200), ("wrong", 401)):
-        url = f"http://127.0.0.1:{daemon.ports[1]}/v1/models"
-        answer = httpx.get(url, headers={"Authorization": f"Bearer {bearer}"}, trust_env=False)
-        assert answer.status_code == status
-        look("the engine's answer", answer.text)
+    uds = daemon.runtime / f"{ALIAS}.vllm.sock"
+    assert stat.S_IMODE(uds.stat().st_mode) & 0o077 == 0
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(uds)), base_url="http://engine", trust_env=False) as engine:
+        for bearer, status in ((SECRETS["ENGINE_KEY"], 200), ("wrong", 401)):
+            answer = engine.get("/v1/models", headers={"Authorization": f"Bearer {bearer}"})
+            assert answer.status_code == status
+            look("the engine's answer", answer.text)
     look_everywhere("while all is well")
 
     look("/v1/status", json.dumps(daemon.status()))
@@ -132,6 +138,9 @@ def test_a_key_is_in_one_place(daemon: Daemon) -> None:
         daemon.wait_for(
             lambda name=name, before=before: daemon.program(name)["restarts"] > before["restarts"], "a restart"
         )
+        with httpx.Client(base_url=daemon.status()["endpoint"], timeout=120, trust_env=False) as gateway:
+            answer = gateway.post("/v1/chat/completions", headers=headers, json={**ask, "model": ALIAS})
+        assert answer.status_code == 200, answer.text  # it has waited
         daemon.wait_ready(timeout=120)
         cli("explain", name, "--json")
     cli("upgrade")

@@ -309,6 +309,36 @@ def test_a_model_without_weights(host: Host) -> None:
     assert host.find("model", "glm").verdict is FINE
 
 
+def test_a_model_of_a_hub(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the cache: whether there is room for it, as far as its name tells its size. In the cache: as a folder."""
+    hub = host.folder / "hub"
+    hub.mkdir()
+    host.environ["HF_HUB_CACHE"] = str(hub)
+    folder = Path(host.model["model"])
+    host.model["model"] = "org/glm-9b"
+    assert host.find("disk", "downloading org/glm-9b").verdict is FINE
+    real = os.statvfs
+
+    def full(path: Any) -> os.statvfs_result:
+        one = real(path)
+        return os.statvfs_result((*one[:3], 10, 10, *one[5:10])) if Path(path) == hub else one
+
+    monkeypatch.setattr(os, "statvfs", full)
+    found = host.find("disk", "downloading org/glm-9b")
+    assert (found.verdict, "17.8 GiB are needed" in found.detail) == (WARNING, True)
+    assert "cannot be told" in host.find("gpu", "glm").detail
+
+    snapshot = hub / "models--org--glm-9b/snapshots" / ("a" * 40)
+    snapshot.parent.mkdir(parents=True)
+    folder.rename(snapshot)
+    refs = hub / "models--org--glm-9b/refs"
+    refs.mkdir()
+    (refs / "main").write_text("a" * 40)
+    found = host.find("model", "glm")
+    assert (found.verdict, found.detail) == (FINE, f"{snapshot}, 18.0 GiB of weights")
+    assert host.find("gpu", "glm").parts["weights"] == 18 * GIB
+
+
 # The command ------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ def repositories_of(config: Config, model: schema.Model) -> tuple[Repository, ..
     """All that its engine takes from a hub; nothing where it is a folder."""
     if config.model_path(model) is not None:
         return ()
-    options = {vllm.normal(name): value for name, value in model.vllm.items()}
+    options = vllm.by_name(model.vllm)
     return weights.repositories(model.model, model.source, options, engine_environ(config, model))
 
 

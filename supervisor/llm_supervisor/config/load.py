@@ -447,9 +447,29 @@ def _check_models(
         for key in ("model", "api_base", "api_key"):
             if key in model.litellm:
                 reading.add(document.problem((*here, "litellm", key), "is made by llm-supervisor for a local model"))
+        if not {(*here, "port"), (*here, "uds")} & reading.made_up:
+            if model.port is None and not model.uds:
+                reading.add(document.problem((*here, "port"), "is missing", "or write uds: true, for a unix socket"))
+            elif model.port is not None and model.uds:
+                reading.add(document.problem((*here, "uds"), "is in the place of port, which is written too"))
+            elif isinstance(model.uds, str):
+                _check_socket(path, model.uds, document.problem((*here, "uds"), ""), reading)
         if not isinstance(model.litellm.get("model_info") or {}, dict):
             reading.add(document.problem((*here, "litellm", "model_info"), "must be a mapping"))
         _check_references(root, document, model.litellm, (*here, "litellm"), environ, reading)
+
+
+LONGEST = 107  # bytes of a unix socket's address
+
+
+def _check_socket(path: Path, name: str, place: Problem, reading: _Reading) -> None:
+    socket = path.parent / os.path.expanduser(name)
+    if len(os.fsencode(socket)) > LONGEST:
+        reading.add(replace(place, message=f"{socket} is too long for a unix socket: {LONGEST} bytes at most"))
+    elif not os.path.isdir(socket.parent):
+        reading.add(replace(place, message=f"no such folder: {socket.parent}"))
+    elif os.path.exists(socket) and not stat.S_ISSOCK(os.stat(socket).st_mode):
+        reading.add(replace(place, message=f"{socket} is there already, and is no socket"))
 
 
 def _beside(file: str) -> str:
@@ -553,7 +573,8 @@ def _ports(root: schema.Root, document: Document) -> list[tuple[str, int, str, P
         problem = document.problem((GATEWAY, "port"), "")
         ports.append((root.gateway.host, root.gateway.port, GATEWAY, problem))
     for alias, model in root.models.items():
-        ports.append(("127.0.0.1", model.port, alias, document.problem(("models", alias, "port"), "")))
+        if model.port is not None:
+            ports.append(("127.0.0.1", model.port, alias, document.problem(("models", alias, "port"), "")))
     return ports
 
 

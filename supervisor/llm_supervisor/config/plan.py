@@ -111,7 +111,7 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
     root = config.root
     programs: dict[str, Planned] = {name: _program(config, name, one) for name, one in root.programs.items()}
     for alias, model in root.models.items():
-        programs[alias] = _model(config, alias, model, pythons)
+        programs[alias] = _model(config, alias, model, pythons, runtime)
     litellm_file = runtime / "litellm_config.yaml"
     generated: dict[str, Any] | None = None
     groups: tuple[Group, ...] = ()
@@ -189,10 +189,20 @@ def _judge_ok(status: int, body: bytes) -> Probe:
     return Probe(Answer.OK if status == 200 else Answer.INVALID, f"answers {status}")
 
 
-def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) -> Planned:
+def _socket(config: Config, alias: str, model: schema.Model, runtime: Path) -> str | None:
+    """The path of its unix socket; None where it has a port."""
+    if isinstance(model.uds, str):
+        return str(config.executable(model.uds))
+    return str(runtime / f"{alias}.vllm.sock") if model.uds else None
+
+
+def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, runtime: Path) -> Planned:
     folder = config.model_path(model)
     served = model.served_model_name or alias
     api_key = _engine_key(model)
+    uds = _socket(config, alias, model, runtime)
+    place = uds if uds is not None else model.port
+    assert place is not None, "the configuration was checked"
     scope = model.source == "modelscope" and folder is None
     cpu = pythons.vllm_cpu
     base = vllm.environment(gpus=model.gpus, api_key=api_key, cpu=cpu, offline=folder is not None, modelscope=scope)
@@ -208,11 +218,12 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
         name=alias,
         kind=Kind.VLLM,
         launch=Launch(
-            argv=vllm.argv(pythons.vllm, str(folder or model.model), served, model.port, model.vllm, model.stop.grace),
+            argv=vllm.argv(pythons.vllm, str(folder or model.model), served, place, model.vllm, model.stop.grace),
             env=tuple(env.items()),
             # another model's or the daemon's own key must not become this engine's
             unset=() if api_key else ("VLLM_API_KEY",),
             port=model.port,
+            uds=uds,
             pipe_size=ENGINE_PIPE,
             warm=vllm.fork_server(pythons.vllm, str(folder or model.model), whole=whole) if model.warm != "off" else (),
             warm_env=vllm.FORK if whole else (),
@@ -235,7 +246,7 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons) ->
         settings=_digest(_said(model)),
     )
     asking = Asking(
-        ("127.0.0.1", model.port),
+        place if isinstance(place, str) else ("127.0.0.1", place),
         (
             Question("liveness", "/health", vllm.judge_health),
             Question("catalogue", "/v1/models", partial(vllm.judge_models, served_name=served)),
@@ -276,7 +287,7 @@ def _group(alias: str, model: schema.Model) -> litellm.LocalGroup:
     return litellm.LocalGroup(
         alias=alias,
         served_name=model.served_model_name or alias,
-        api_base=f"http://127.0.0.1:{model.port}/v1",
+        api_base=litellm.engine_base(alias, model.port),
         vision=model.vision,
         key_variable=key_variable(alias) if _engine_key(model) else None,
         params=params,
@@ -298,11 +309,19 @@ def _gateway(
     uds = str(runtime / f"{name}.sock")
     keys = {key_variable(alias): key for alias, model in config.root.models.items() if (key := _engine_key(model))}
     env = {**litellm.environment(str(file), master_key, {**keys, **hidden}), **gateway.env}
+    sockets = {
+        litellm.socket_host(alias): path
+        for alias, model in config.root.models.items()
+        if (path := _socket(config, alias, model, runtime)) is not None
+    }
+    env |= litellm.around_proxies({**config.environ, **env}, sockets)
     spec = ProgramSpec(
         name=name,
         kind=Kind.LITELLM,
         launch=Launch(
-            argv=litellm.argv(pythons.litellm, uds, max(int(gateway.stop.grace) - 5, 1), str(runtime / ENGINES_FILE)),
+            argv=litellm.argv(
+                pythons.litellm, uds, max(int(gateway.stop.grace) - 5, 1), str(runtime / ENGINES_FILE), sockets
+            ),
             env=tuple(env.items()),
             listener=(gateway.host, gateway.port),
             uds=uds,
@@ -323,6 +342,7 @@ def _gateway(
             master_key,
             keys,
             hidden,
+            *([sockets] if sockets else []),
         ),
         settings=_digest(_said(gateway), {alias: _asked(model) for alias, model in config.root.models.items()}),
     )

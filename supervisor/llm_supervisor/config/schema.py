@@ -197,7 +197,10 @@ class Model(Supervised):
     source: Literal["huggingface", "modelscope", "path"] = "huggingface"
     served_model_name: str | None = None
     gpus: list[Annotated[int, Field(ge=0, strict=True)]] = []
-    port: Port
+    port: Port | None = Field(default=None, description="on loopback; this or uds")
+    uds: Flag | str | None = Field(
+        default=None, description="a unix socket in its place: true (one in the runtime folder), or its path"
+    )
     vision: Flag = False
     chat: Flag = Field(default=True, description="false: it has no chat template, and is asked by /v1/completions")
     vllm: dict[str, Any] = Field(default={}, description="any option of `vllm serve`, in its own words")

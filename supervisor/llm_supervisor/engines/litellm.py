@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -255,11 +255,27 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def argv(python: str, uds: str, drain: int, hold: str | None = None) -> tuple[str, ...]:
+def engine_base(alias: str, port: int | None) -> str:
+    """The ``api_base`` of one of our engines. On a unix socket it has a name that is nobody's (RFC 2606), which the
+    replica sends there (``argv``)."""
+    return f"http://127.0.0.1:{port}/v1" if port is not None else f"http://{socket_host(alias)}/v1"
+
+
+def socket_host(alias: str) -> str:
+    """The name of an engine on a unix socket; no two aliases share one."""
+    plain = re.sub(r"[^a-z0-9]+", "-", alias.lower()).strip("-")
+    return f"{plain}-{hashlib.sha256(alias.encode()).hexdigest()[:6]}.invalid"
+
+
+def argv(
+    python: str, uds: str, drain: int, hold: str | None = None, engines: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
     """The command line of one replica. The daemon hands it the listening socket as descriptor 3. ``hold`` is the file
-    in which it says how the engines are."""
+    in which it says how the engines are, ``engines`` the unix sockets of those that have one, by host."""
     replica = str(files("llm_supervisor.engines.inside") / "litellm_replica.py")
-    more = ("--hold", hold) if hold else ()
+    more = ["--hold", hold] if hold else []
+    for host, path in (engines or {}).items():
+        more += ["--engine", f"{host}={path}"]
     return (python, replica, "--listen-fd", "3", "--uds", uds, "--drain", str(drain), *more)
 
 
@@ -278,6 +294,21 @@ def environment(config_file: str, master_key: str, keys: Mapping[str, str]) -> d
         "PYTHONUNBUFFERED": "1",
         **keys,
     }
+
+
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_HERE = ("127.0.0.1", "localhost", "::1")
+
+
+def around_proxies(environ: Mapping[str, str], engines: Iterable[str] = ()) -> dict[str, str]:
+    """Where a proxy is configured for the way out: what keeps it out of the way to the engines, which are here. LiteLLM
+    would send their requests to it too. ``engines`` are names of theirs."""
+    said = {name.lower(): value for name, value in environ.items() if value}
+    if not any(name in said for name in _PROXIES):
+        return {}
+    kept = [part.strip() for part in said.get("no_proxy", "").split(",") if part.strip()]
+    value = ",".join(dict.fromkeys((*kept, *_HERE, *engines)))
+    return {"NO_PROXY": value, "no_proxy": value}
 
 
 # Its answers ------------------------------------------------------------------------------------------------

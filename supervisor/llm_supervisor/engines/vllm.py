@@ -24,7 +24,7 @@ RESERVED = {
     "served-model-name": "write it as `served_model_name:`",
     "port": "write it as `port:`",
     "host": "engines listen on loopback only; clients talk to the gateway",
-    "uds": "not supported yet; the daemon and the gateway use `port:`",
+    "uds": "write it as `uds:`",
 }
 
 
@@ -75,18 +75,18 @@ def flags(options: Mapping[str, object]) -> list[str]:
 
 
 def argv(
-    python: str, model: str, served_name: str, port: int, options: Mapping[str, object], grace: float
+    python: str, model: str, served_name: str, place: int | str, options: Mapping[str, object], grace: float
 ) -> tuple[str, ...]:
-    """The whole command line. ``grace`` (seconds) is how long the daemon waits after SIGTERM: vLLM aborts what is in
-    flight at once unless it is told to wait (0.18 and later), so it is told to, a little shorter."""
+    """The whole command line. ``place`` is its loopback port, or the path of its unix socket. ``grace`` (seconds) is
+    how long the daemon waits after SIGTERM: vLLM aborts what is in flight at once unless it is told to wait (0.18 and
+    later), so it is told to, a little shorter."""
     names = {normal(name) for name in options}
     extra = [] if "shutdown-timeout" in names else ["--shutdown-timeout", str(max(int(grace) - 5, 0))]
     return (
         python, "-m", MODULE,
         "--model", model,
         "--served-model-name", served_name,
-        "--host", "127.0.0.1",
-        "--port", str(port),
+        *(("--uds", place) if isinstance(place, str) else ("--host", "127.0.0.1", "--port", str(place))),
         *flags({name: value for name, value in options.items() if normal(name) != "api-key"}),
         *extra,
     )  # fmt: skip

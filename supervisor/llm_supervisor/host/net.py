@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -202,6 +204,22 @@ def bind_unix(path: str, mode: int = 0o600) -> socket.socket:
     finally:
         os.close(fd)
     return sock
+
+
+def answers(path: str) -> bool:
+    """Whether somebody listens on that unix socket. Raises OSError where no socket can be: the path is longer than 107
+    bytes, or something else is there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(1.0)
+        try:
+            sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+                raise OSError(errno.EEXIST, "is there already, and is no socket") from None
+            return False
+        except TimeoutError:
+            pass
+        return True
 
 
 _folders: dict[str, int] = {}

@@ -57,12 +57,39 @@ def hand_out(path: str, listener: socket.socket) -> None:
     threading.Thread(target=serve, name="hand-out", daemon=True).start()
 
 
+def reach_by_socket(sockets: dict[str, str]) -> None:
+    """Requests to these hosts go to unix sockets. LiteLLM has no address for those; its client is aiohttp's, and every
+    connection of that is made in one method, which the connector for unix sockets has, too (aiohttp 3.0 to 3.14)."""
+    from aiohttp import ClientRequest, ClientTimeout, TCPConnector
+    from aiohttp.client_exceptions import UnixClientConnectorError
+
+    connect = TCPConnector._create_connection
+
+    async def create_connection(
+        self: TCPConnector, req: ClientRequest, traces: list[Any], timeout: ClientTimeout
+    ) -> Any:
+        path = sockets.get(req.url.host or "")
+        if path is None:
+            return await connect(self, req, traces, timeout)
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                _, protocol = await self._loop.create_unix_connection(self._factory, path)
+        except OSError as error:
+            raise UnixClientConnectorError(path, req.connection_key, error) from error
+        return protocol
+
+    TCPConnector._create_connection = create_connection
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen-fd", type=int, required=True, help="inherited listening TCP socket")
     parser.add_argument("--uds", required=True, help="path of the private unix socket")
     parser.add_argument("--hold", help="file in which the daemon says how its engines are")
     parser.add_argument("--drain", type=int, default=25, help="seconds that requests in hand get after SIGTERM")
+    parser.add_argument(
+        "--engine", action="append", default=[], metavar="HOST=PATH", help="requests to HOST go to that unix socket"
+    )
     options = parser.parse_args()
 
     shared = socket.socket(fileno=options.listen_fd)
@@ -101,6 +128,8 @@ def main() -> int:
 
         return application
 
+    if options.engine:
+        reach_by_socket(dict(pair.split("=", 1) for pair in options.engine))
     if options.hold:
         sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
         import litellm
