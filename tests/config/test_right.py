@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -265,8 +266,12 @@ def test_a_folder_whose_download_was_interrupted(place: Place) -> None:
     for name in ("two", "x"):
         place.write("weights", f"tiny/{name}.safetensors")
     assert place.problems(text) == []
-    place.write("[", "tiny/model.safetensors.index.json")
-    assert place.problems(text) == [], "an index that cannot be read is vLLM's to complain of"
+    for index_ in ("[", "[" * 100_000, '{"weight_map": {"a": {}}}'):
+        place.write(index_, "tiny/model.safetensors.index.json")
+        assert place.problems(text) == [], "an index that cannot be read is vLLM's to complain of"
+    (place.folder / "tiny/model.safetensors.index.json").unlink()
+    os.mkfifo(place.folder / "tiny/model.safetensors.index.json")
+    assert place.problems(text) == [], "and nobody waits for one that is no file"
 
 
 @pytest.mark.parametrize(

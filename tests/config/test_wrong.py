@@ -30,8 +30,6 @@ FILES: list[tuple[str, str, list[Said]]] = [
     ("unknown alias", "gateway: *there\n", [(1, "", "is not valid YAML", "")]),
     ("unknown tag", "gateway: !secret x\n", [(1, "gateway", "'!secret' is no tag", "")]),
     ("a value that is none of its tag", "gateway: {port: !!int x}\n", [(1, "gateway.port", "is not valid YAML", "")]),
-    ("a bad date", "gateway: {}\nenv_file: 2024-99-99\n", [(2, "env_file", "is not valid YAML", "")]),
-    ("a bad timestamp", "gateway: {}\nenv_file: !!timestamp x\n", [(2, "env_file", "is not valid YAML", "")]),
     ("a bad bool", "gateway: {}\nenv_file: !!bool x\n", [(2, "env_file", "is not valid YAML", "")]),
     ("an endless alias", "gateway: &a {env: *a}\n", [(1, "gateway.env", "contains itself", "")]),
     ("control characters", "gateway: {}\n\x07\n", [(2, "", "is not valid YAML", "take it out")]),
@@ -242,16 +240,6 @@ FILES: list[tuple[str, str, list[Said]]] = [
         "one option in two spellings",
         M + ",\n     vllm: {max-model-len: 1,\n            max_model_len: 2}}\n",
         [(6, "models.a.vllm.max_model_len", "is the same option as max-model-len", "")],
-    ),
-    (
-        "an option that is no JSON",
-        M + ", vllm: {x: {when: 2024-01-01}}}\n",
-        [(4, "models.a.vllm.x", "cannot be written as JSON", "")],
-    ),
-    (
-        "a list that is no JSON",
-        M + ", vllm: {x: [2024-01-01]}}\n",
-        [(4, "models.a.vllm.x", "cannot be written as JSON", "")],
     ),
     (
         "litellm's model",

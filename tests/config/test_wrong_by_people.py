@@ -23,17 +23,21 @@ MAIN = "supervisor.yaml"
 
 # As vLLM 0.32 has them
 OPTIONS: Options = {
-    **{
-        name: Option("flag", True, None) for name in ("enforce-eager", "enable-auto-tool-choice", "enable-log-requests")
-    },
+    **dict.fromkeys(
+        ("enforce-eager", "enable-auto-tool-choice", "enable-log-requests", "trust-remote-code"),
+        Option("flag", True, None),
+    ),
     "allowed-local-media-path": Option("value", False, None),
     "dtype": Option("value", False, ("auto", "bfloat16", "float", "float16", "float32", "half")),
     "gpu-memory-utilization": Option("value", False, None, "float"),
+    "hf-overrides": Option("value", False, None),
     "hf-token": Option("value", False, None),
     "limit-mm-per-prompt": Option("value", False, None, "json"),
     "max-model-len": Option("value", False, None, "count or auto"),
     "max-num-batched-tokens": Option("value", False, None, "count"),
     "max-num-seqs": Option("value", False, None, "int"),
+    "reasoning-parser": Option("value", False, None),
+    "runner": Option("value", False, ("auto", "draft", "generate", "pooling")),
     "tensor-parallel-size": Option("value", False, None, "int"),
     "tool-call-parser": Option("value", False, None),
 }

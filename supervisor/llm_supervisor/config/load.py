@@ -165,8 +165,10 @@ def _checked(
     return Config(path, root, native.data or {}, merged, master_key, (), env_values, tuple(more))
 
 
-def _verbatim(where: Where) -> bool:
-    """Where a word means itself: what a program is given, and keys."""
+def _verbatim(where: Where, kind: str) -> bool:
+    """Where a word means itself: what a program is given, and keys. Nothing here is a date, which is a text as well."""
+    if kind == "timestamp":
+        return True
     if len(where) > 2 and where[0] in ("models", "programs", GATEWAY):
         return where[1 if where[0] == GATEWAY else 2] in ("env", "command") or (
             where[2] == "vllm" and litellm.SECRET.fullmatch(str(where[-1])) is not None
@@ -420,8 +422,8 @@ def _check_models(
         elif not model.model.strip():
             reading.add(document.problem((*here, "model"), "is empty", "write a hub id or a folder"))
         elif not is_folder(model, path.parent):
-            if re.match(r"https?://", model.model):
-                advice = f"write {'/'.join(urllib.parse.urlsplit(model.model).path.split('/')[1:3])}"
+            if address := re.match(r"https?://(?:[^/]*/([^/]+/[^/?#]+))?", model.model):
+                advice = f"write {address[1]}" if address[1] else "write ORG/NAME"
                 reading.add(document.problem((*here, "model"), "is an address, no hub id and no folder", advice))
             elif re.search(r"\s", model.model):
                 advice = "a hub id is ORG/NAME, without a space"
@@ -490,11 +492,9 @@ def _check_programs(
         if cwd is not None and not os.path.isdir(cwd):
             reading.add(document.problem((*here, "cwd"), f"no such folder: {program.cwd}"))
         elif (*here, "command") not in reading.made_up:
-            # what is started by name may be found by the daemon, which may have another PATH; a path is a path
             search = program.env.get("PATH") or environ.get("PATH") or os.environ.get("PATH", os.defpath)
             if problem := _wrong_command(program.command[0], cwd, search):
-                message, advice = problem
-                warning = "/" not in program.command[0]
+                message, advice, warning = problem
                 reading.add(document.problem((*here, "command", 0), message, advice, warning=warning))
         ways = [way for way in ("tcp", "http", "after") if getattr(program.ready, way) is not None]
         if len(ways) != 1 and not any(place[:3] == (*here, "ready") for place in reading.made_up):
@@ -510,22 +510,23 @@ def _check_programs(
             reading.add(document.problem((*here, "ready", "http"), "must be an http:// URL of this machine", advice))
 
 
-def _wrong_command(first: str, cwd: Path | None, search: str) -> tuple[str, str] | None:
-    """What is wrong with the first word of a command, and what to do."""
+def _wrong_command(first: str, cwd: Path | None, search: str) -> tuple[str, str, bool] | None:
+    """What is wrong with the first word of a command, what to do, and whether that is a warning only: the daemon may
+    have another PATH, what is missing may come, and one program that is not there is no reason to start none."""
     if "/" not in first:
         if shutil.which(first, path=search) is not None:
             return None
         shell = first in _SHELLS_OWN or re.search(r"[\s$|&;<>*]", first) is not None
         advice = 'a shell is needed for that: [sh, -c, "..."]' if shell else "install it, or write its whole path"
-        return f"no such program in PATH: {first}", advice
+        return f"no such program in PATH: {first}", advice, True
     if first.startswith(("~", "$")):
-        return f"{first}: no shell is there to read that", "write the whole path"
+        return f"{first}: no shell is there to read that", "write the whole path", False
     file = os.path.join(cwd, first) if cwd else first
     if os.path.isdir(file):
-        return f"{first} is a folder", ""
+        return f"{first} is a folder", "", False
     if not os.path.isfile(file):
-        return f"no such program: {first}", ""
-    return None if os.access(file, os.X_OK) else (f"{first} cannot be executed", f"chmod +x {first}")
+        return f"no such program: {first}", "", True
+    return None if os.access(file, os.X_OK) else (f"{first} cannot be executed", f"chmod +x {first}", False)
 
 
 _SHELLS_OWN = frozenset({"cd", "export", "source", ".", "exec", "ulimit", "set"})

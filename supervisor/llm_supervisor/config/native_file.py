@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llm_supervisor.config import wording
-from llm_supervisor.config.source import Document, Problem, Where
+from llm_supervisor.config.source import Document, Problem, Where, path_words
 
 # The words that people write most; a word near one of them is that one, mistyped
 _TOP = "model_list litellm_settings general_settings router_settings environment_variables guardrails".split()
@@ -35,6 +35,7 @@ def doubts(native: Document) -> Iterator[Problem]:
             yield native.problem(where, message, f"write os.environ/{name[1]}, as the whole value", warning=True)
         elif re.match(r"(?:os\.environ|env)[./\[(:]", text) and not re.fullmatch(r"os\.environ/[A-Za-z_]\w*", text):
             yield native.problem(where, "LiteLLM takes it for plain text", "write os.environ/NAME", warning=True)
+    yield from _glued(native, data, ())
     entries = data.get("model_list")
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         if isinstance(entry, dict):
@@ -52,6 +53,17 @@ def _mistyped(
         rest = [name for name in known if name not in block]
         if key not in known and (close := wording.near(key, rest, 0.8)):
             yield native.problem((*where, key), "LiteLLM knows no such key, and does not say so", close, warning=True)
+
+
+def _glued(native: Document, value: Any, where: Where) -> Iterator[Problem]:
+    """Keys with their value in them: never said as they are, it may be a secret."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _glued(native, item, (*where, key))
+        name, colon, _ = str(key).partition(":")
+        if item is None and colon:
+            line = native.line((*where, key))
+            advice = f"write `{name}: ` with a space"
+            yield Problem(native.file, line, path_words(where), "a key and its value in one", advice, warning=True)
 
 
 def _texts(value: Any, where: Where) -> Iterator[tuple[Where, str]]:

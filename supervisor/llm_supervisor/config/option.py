@@ -37,8 +37,6 @@ def problems(
                 yield document.problem(here, NO_KEY)
         elif name == "hf-token" and isinstance(value, str):
             yield document.problem(here, "would show in the list of processes", "write env: {HF_TOKEN: ...}")
-        elif isinstance(value, (dict, list)) and not _is_json(value):
-            yield document.problem(here, "cannot be written as JSON, as vLLM wants it")
         elif name == "limit-mm-per-prompt" and isinstance(value, str) and isinstance(new := vllm.limits(value), dict):
             message = f"{value!r} is the old form, which vLLM no longer reads: it is given a mapping"
             pairs = ", ".join(f"{key}: {count}" for key, count in new.items())
@@ -50,14 +48,6 @@ def problems(
             if there is not None and (wrong := _wrong(name, value, there)) is not None:
                 yield document.problem(here, *wrong)
     yield from _gpus(document, where, model, made_up)
-
-
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def _wrong(name: str, value: object, there: Options) -> tuple[str, str] | None:

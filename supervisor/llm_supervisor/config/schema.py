@@ -104,7 +104,7 @@ Environment = dict[Annotated[str, AfterValidator(_variable)], Text]
 class Block(BaseModel):
     """Every block refuses what it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Health(Block):

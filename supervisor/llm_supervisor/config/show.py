@@ -21,7 +21,7 @@ def secrets_of(config: Config) -> list[str]:
 def redact(value: Any, secrets: Iterable[str]) -> Any:
     """The same without these texts, wherever they are, and without what has the name of a secret."""
     if isinstance(value, Mapping):
-        return {key: _hidden(str(key), item, secrets) for key, item in value.items()}
+        return {redact(key, secrets): _hidden(str(key), item, secrets) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [redact(item, secrets) for item in value]
     if isinstance(value, str):

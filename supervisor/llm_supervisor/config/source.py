@@ -17,6 +17,9 @@ Where = tuple[str | int, ...]
 UNREADABLE = ("no such file", "cannot be read")
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
     """One thing that is wrong, with its place. ``line`` counts from 1; 0 is the file as a whole."""
@@ -32,7 +35,8 @@ class Problem:
         place = f"{self.file}:{self.line}" if self.line else self.file
         path = f"{self.path}: " if self.path else ""
         advice = f" ({self.advice})" if self.advice else ""
-        return f"{place}: {path}{self.message}{advice}"
+        # one line, and nothing that a terminal obeys, whatever was written
+        return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], f"{place}: {path}{self.message}{advice}")
 
 
 class ConfigError(Exception):
@@ -82,16 +86,16 @@ class Document:
 _MOST_BYTES = 1024 * 1024
 
 
-def text_of(path: Path) -> str:
-    """The text of a file. Raises OSError, or ValueError which says in its words what it is instead: a pipe or a device
-    would make us wait for ever."""
+def text_of(path: Path, most: int = _MOST_BYTES) -> str:
+    """The text of a file of at most so many bytes. Raises OSError, or ValueError which says in its words what it is
+    instead: a pipe or a device would make us wait for ever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode) and not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise ValueError("it is no file, but a pipe, a socket or a device")
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise ValueError("it is larger than 1 MiB, which no configuration is")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it is larger than {most >> 20} MiB, which no configuration is")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -113,10 +117,18 @@ def unreadable(error: OSError | ValueError) -> str:
     return "its name holds a NUL" if "null" in str(error) else str(error)
 
 
-def read(path: Path, verbatim: Callable[[Where], bool] = lambda where: False) -> Document:
+Verbatim = Callable[[Where, str], bool]
+
+
+def never(where: Where, kind: str) -> bool:
+    """What YAML takes a word for, it is."""
+    return False
+
+
+def read(path: Path, verbatim: Verbatim = never) -> Document:
     """Read one YAML file with a mapping at its top. Never raises for what is in the file: see ``problems``. Where
-    ``verbatim`` is true a word is a text, whatever YAML takes it for (``0755`` is a number of eight there, and ``no``
-    is false)."""
+    ``verbatim`` is true a word is a text, whatever kind of value YAML takes it for (``0755`` is an int of eight there,
+    and ``no`` a bool)."""
     document = Document(str(path))
     try:
         text = text_of(path)
@@ -186,7 +198,7 @@ _ADVICE = {
 }
 
 
-def layered(paths: Sequence[Path], verbatim: Callable[[Where], bool] = lambda where: False) -> Document:
+def layered(paths: Sequence[Path], verbatim: Verbatim = never) -> Document:
     """Several files as one: what a later one says holds, mappings are merged key by key, anything else is replaced as a
     whole, and a key without a value (``null``) takes out what was said before."""
     first, *others = [read(path, verbatim) for path in paths]
@@ -235,7 +247,7 @@ def expand(
     environ: Mapping[str, str],
     *,
     but: Callable[[Where], bool],
-    verbatim: Callable[[Where], bool] = lambda where: False,
+    verbatim: Verbatim = never,
 ) -> None:
     """Put the environment's values for ``${NAME}`` and ``${NAME:-default}`` into texts; ``$${`` is ``${``. A text
     that is nothing else becomes what YAML makes of the value (a number, for one), but where ``verbatim`` is true.
@@ -270,7 +282,7 @@ def expand(
             message, advice = f"${shells[1]} is left as it is", f"write ${{{shells[1]}}} for the variable's value"
             document.problems.append(document.problem(where, message, advice, warning=True))
         text = _VARIABLE.sub(found, value)
-        alone = _VARIABLE.fullmatch(value) and not value.startswith("$$") and not verbatim(where)
+        alone = _VARIABLE.fullmatch(value) and not value.startswith("$$") and not verbatim(where, "int")
         return _plain(text) if alone else text
 
     document.data = fill(document.data, ())
@@ -299,7 +311,7 @@ class _TooLarge(Exception):
 class _Construction:
     """Values from nodes, with the line of each in ``document``."""
 
-    def __init__(self, document: Document, verbatim: Callable[[Where], bool]) -> None:
+    def __init__(self, document: Document, verbatim: Verbatim) -> None:
         self._document = document
         self._verbatim = verbatim
         self._made = 0
@@ -323,7 +335,7 @@ class _Construction:
 
     def _scalar(self, node: yaml.Node, where: Where, line: int) -> Any:
         kind = node.tag.rpartition(":")[2]
-        if self._verbatim(where) and kind in ("bool", "int", "float", "timestamp"):
+        if kind in ("bool", "int", "float", "timestamp") and self._verbatim(where, kind):
             return str(node.value)
         try:
             value = yaml.constructor.SafeConstructor().construct_object(node)
@@ -333,6 +345,8 @@ class _Construction:
         except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
             # PyYAML checks no more than the looks of a value
             return self._unread(where, line, f"is not valid YAML: {_words(node.value)} is no {kind}")
+        if isinstance(value, bytes):
+            return self._unread(where, line, "is binary; write text")
         if isinstance(value, int) and abs(value) > _LARGEST:
             return self._unread(where, line, "is too large a number")
         if isinstance(value, str) and (odd := _odd(value)):

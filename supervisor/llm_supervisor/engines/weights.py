@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 INDEX = "model.safetensors.index.json"
+_LARGEST_INDEX = 64 << 20  # bytes
 # What vLLM does not take with the small files (vllm/transformers_utils/repo_utils.py, _WEIGHT_FILE_PATTERNS, 0.32)
 LARGE = tuple(
     """*.safetensors *.bin *.pt *.pth *.ckpt *.gguf *.h5 *.msgpack *.onnx *.onnx_data *.png *.jpg *.jpeg *.gif *.webp
@@ -203,7 +204,7 @@ def shards_of(index: bytes) -> frozenset[str]:
     """The files that an index of weights names; none where it cannot be read (vLLM will say what is wrong with it)."""
     try:
         return frozenset(map(str, json.loads(index)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return frozenset()
 
 
@@ -262,8 +263,11 @@ def _listed(repository: Repository, commit: str) -> list[File] | None:
 def missing_shards(folder: str) -> list[str]:
     """Of a folder, the files of the weights that its own index names and that are not there: an interrupted
     download."""
+    index = os.path.join(folder, INDEX)
     try:
-        with open(os.path.join(folder, INDEX), "rb") as file:
+        if not os.path.isfile(index) or os.path.getsize(index) > _LARGEST_INDEX:
+            return []  # a pipe would be waited for
+        with open(index, "rb") as file:
             named = shards_of(file.read())
     except OSError:
         return []
