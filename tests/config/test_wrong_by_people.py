@@ -130,7 +130,8 @@ def test_what_is_said(case: Case, folder: Path) -> None:
         assert 0 <= problem.line <= lines
 
 
-SOME = [case for case in CASES if not case.name.startswith("options")][::10]  # no vLLM is asked here
+# No vLLM is asked here
+SOME = [case for case in CASES if not case.name.startswith("options") and " vLLM" not in str(case.said)][::10]
 
 
 @pytest.mark.parametrize("case", SOME, ids=[case.name for case in SOME])
@@ -231,7 +232,7 @@ def test_signs_at_the_beginning_of_a_file(folder: Path) -> None:
     ("written", "given"),
     [
         *(("0755", "0755"), ("1_000", "1_000"), ("22:22", "22:22"), ("1.10", "1.10"), ("no", "no"), ("True", "True")),
-        *(("2024-01-01", "2024-01-01"), ("0x1F", "0x1F"), ("1e3", "1e3"), ('"7"', "7"), ('"${N}"', "010")),
+        *(("2024-01-01", "2024-01-01"), ("0x1F", "0x1F"), ("1e3", "1e3"), ("=", "="), ('"7"', "7"), ('"${N}"', "010")),
     ],
 )
 def test_a_word_for_a_program_is_what_is_written(folder: Path, written: str, given: str) -> None:

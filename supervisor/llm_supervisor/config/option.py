@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from llm_supervisor.config import schema, wording
@@ -75,37 +75,36 @@ def _wrong(name: str, value: object, there: Options) -> tuple[str, str] | None:
     return None
 
 
-_COUNT = re.compile(r"-?\d+|\d+(\.\d+)?[kmgt]|\d+[KMGT]")
+_SHORT = re.compile(r"\d+(\.\d+)?[kmgt]|\d+[KMGT]")
 
 
 def _not_its_kind(option: Option, value: Any) -> tuple[str, str] | None:
     """vLLM's parser would refuse a value of that kind."""
     text = str(value).strip()
+    if text in ("", "None"):
+        return None  # what may be left out takes these
     if option.kind and isinstance(value, (dict, list)) and option.kind != "json":
         return f"takes a single value, not a {'mapping' if isinstance(value, dict) else 'list'}", ""
     match option.kind:
-        case "int" if not re.fullmatch(r"[-+]?\d+", text):
+        case "int" if not _reads(int, text):
             return f"must be a whole number, not {value!r}", ""
-        case "float" if not _is_float(text):
+        case "float" if not _reads(float, text):
             return f"must be a number, not {value!r}", ""
-        case "count" | "count or auto" if not _COUNT.fullmatch(text):
+        case "count" | "count or auto" if not _SHORT.fullmatch(text) and not _reads(int, text):
             if option.kind != "count" and text.lower() == "auto":
                 return None
             whole = text[:-1].partition(".")[0] if re.fullmatch(r"\d+\.\d+[KMGT]", text) else None
             advice = f"K, M and G are powers of 1024, of whole numbers: write {text.lower()}" if whole else ""
             return f"must be a whole number, or one like 25k (25000) or 25K (25600), not {value!r}", advice
-        case "json" if isinstance(value, str) and value not in ("", "None"):
-            try:
-                json.loads(value)
-            except ValueError:
-                return "is text that is no JSON", "write a mapping"
+        case "json" if isinstance(value, str) and not _reads(json.loads, text):
+            return "is text that is no JSON", "write a mapping"
     return None
 
 
-def _is_float(text: str) -> bool:
+def _reads(reader: Callable[[str], object], text: str) -> bool:
     try:
-        float(text)
-    except ValueError:
+        reader(text)
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -301,6 +301,7 @@ def _plain(text: str) -> int | float | bool | str:
 _MOST = 50_000
 _DEEPEST = 50
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_WORDS = tuple(f"tag:yaml.org,2002:{kind}" for kind in "null bool int float timestamp str binary".split())
 _LARGEST = 1 << 63  # of whole numbers: nothing that is counted or sent has more
 
 
@@ -337,12 +338,14 @@ class _Construction:
         kind = node.tag.rpartition(":")[2]
         if kind in ("bool", "int", "float", "timestamp") and self._verbatim(where, kind):
             return str(node.value)
-        try:
-            value = yaml.constructor.SafeConstructor().construct_object(node)
-        except yaml.MarkedYAMLError:
+        if kind in ("value", "merge"):  # = and << where they mean nothing
+            return str(node.value)
+        if node.tag not in _WORDS:
             advice = "a value that begins with ! needs quotes"
             return self._unread(where, line, f"{_words(node.tag)} is no tag that is known here", advice)
-        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
+        try:
+            value = yaml.constructor.SafeConstructor().construct_object(node)
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
             # PyYAML checks no more than the looks of a value
             return self._unread(where, line, f"is not valid YAML: {_words(node.value)} is no {kind}")
         if isinstance(value, bytes):

@@ -22,7 +22,6 @@ KINDS = {
     "int": "int",
     "float": "float",
     "loads": "json",
-    "parse_dataclass": "json",
     "human_readable_int": "count",
     "human_readable_int_or_auto": "count or auto",
 }
