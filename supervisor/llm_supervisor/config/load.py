@@ -6,6 +6,7 @@ Reads files (the configuration, the native LiteLLM file, the env file, a model f
 from __future__ import annotations
 
 import copy
+import functools
 import ipaddress
 import os
 import re
@@ -137,6 +138,7 @@ def _checked(
         _check_foreign(document, reading)
     reading.add(*document.problems)
 
+    @functools.cache  # asking takes seconds
     def options() -> Options | None:
         engines = document.data.get("engines")
         said = engines.get("vllm") if isinstance(engines, dict) else None
@@ -260,7 +262,7 @@ def _env_file(path: Path, document: Document, reading: _Reading) -> dict[str, st
         mode = file.stat().st_mode
         text = source.text_of(file)
     except source.NotText as error:
-        reading.add(Problem(str(file), error.line, "", str(error)))
+        reading.add(Problem(str(file), error.line, "", str(error), "save it as UTF-8"))
         return {}
     except (OSError, ValueError) as error:
         reading.add(document.problem(where, f"{file}: {source.unreadable(error)}", _beside(str(file))))
@@ -417,31 +419,8 @@ def _check_models(
 ) -> None:
     for alias, model in root.models.items():
         here: Where = ("models", alias)
-        if (*here, "model") in reading.made_up:
-            pass
-        elif not model.model.strip():
-            reading.add(document.problem((*here, "model"), "is empty", "write a hub id or a folder"))
-        elif not is_folder(model, path.parent):
-            if address := re.match(r"https?://(?:[^/]*/([^/]+/[^/?#]+))?", model.model):
-                advice = f"write {address[1]}" if address[1] else "write ORG/NAME"
-                reading.add(document.problem((*here, "model"), "is an address, no hub id and no folder", advice))
-            elif re.search(r"\s", model.model):
-                advice = "a hub id is ORG/NAME, without a space"
-                reading.add(document.problem((*here, "model"), "is no hub id and no folder", advice))
-        else:
-            folder = os.path.normpath(path.parent / os.path.expanduser(model.model))
-            if not os.path.isdir(folder):
-                message = f"{folder} is a file; a model is a folder" if os.path.isfile(folder) else ""
-                advice = _beside(folder)
-                reading.add(document.problem((*here, "model"), message or f"no such folder: {folder}", advice))
-            elif not os.path.isfile(os.path.join(folder, "config.json")):
-                reading.add(document.problem((*here, "model"), f"{folder} has no config.json: it is no model folder"))
-            elif missing := weights.missing_shards(folder):
-                few = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
-                message = (
-                    f"{folder} is incomplete: {few} of its index {'are' if len(missing) > 1 else 'is'} missing or empty"
-                )
-                reading.add(document.problem((*here, "model"), message, "download it again"))
+        if (*here, "model") not in reading.made_up and (wrong := _wrong_model(model, path.parent)) is not None:
+            reading.add(document.problem((*here, "model"), *wrong))
         if not litellm.carries(model.env.get("VLLM_API_KEY", "")):
             reading.add(document.problem((*here, "env", "VLLM_API_KEY"), option.NO_KEY))
         if len(set(model.gpus)) != len(model.gpus):
@@ -472,6 +451,31 @@ def _check_socket(path: Path, name: str, place: Problem, reading: _Reading) -> N
         reading.add(replace(place, message=f"no such folder: {socket.parent}"))
     elif os.path.exists(socket) and not stat.S_ISSOCK(os.stat(socket).st_mode):
         reading.add(replace(place, message=f"{socket} is there already, and is no socket"))
+
+
+def _wrong_model(model: schema.Model, base: Path) -> tuple[str, str] | None:
+    """What is wrong with what ``model:`` says, and what to do."""
+    name = model.model
+    if not name.strip():
+        return "is empty", "write a hub id or a folder"
+    if not is_folder(model, base):
+        if address := re.match(r"https?://(?:[^/]*/([^/]+/[^/?#]+))?", name):
+            return "is an address, no hub id and no folder", f"write {address[1] or 'ORG/NAME'}"
+        return (
+            ("is no hub id and no folder", "a hub id is ORG/NAME, without a space") if re.search(r"\s", name) else None
+        )
+    folder = os.path.normpath(base / os.path.expanduser(name))
+    if os.path.isfile(folder):
+        return f"{folder} is a file; a model is a folder", _beside(folder)
+    if not os.path.isdir(folder):
+        return f"no such folder: {folder}", _beside(folder)
+    if not os.path.isfile(os.path.join(folder, "config.json")):
+        return f"{folder} has no config.json: it is no model folder", ""
+    if missing := weights.missing_shards(folder):
+        few = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        are = "are" if len(missing) > 1 else "is"
+        return f"{folder} is incomplete: {few} of its index {are} missing or empty", "download it again"
+    return None
 
 
 def _beside(file: str) -> str:
