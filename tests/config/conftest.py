@@ -89,7 +89,7 @@ class Place:
 
     def load(self, text: str, environ: Mapping[str, str] | None = None) -> Config:
         """The configuration; raises ConfigError."""
-        return load(self.write(text), environ or {})
+        return load(self.write(text, mode=0o600), environ or {})
 
     def problems(self, text: str, environ: Mapping[str, str] | None = None) -> list[Problem]:
         """What is wrong with it, warnings included."""

@@ -28,7 +28,9 @@ KNOWN: Options = {
 
 def said(place: Place, written: str, there: Options | None = KNOWN) -> list[str]:
     """What is said of one option."""
-    file = place.write(f"gateway: {{}}\nmodels:\n  a:\n    model: org/a\n    port: 8000\n    vllm:\n      {written}\n")
+    file = place.write(
+        f"gateway: {{}}\nmodels:\n  a:\n    model: org/a\n    port: 8000\n    vllm:\n      {written}\n", mode=0o600
+    )
     try:
         problems = list(load(file, {}, lambda python: there).warnings)
     except ConfigError as error:

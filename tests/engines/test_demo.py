@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from llm_supervisor.engines import options
+from tests.config.test_wrong_by_people import OPTIONS
 from tests.daemon.harness import Daemon
 from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
 
@@ -170,6 +171,7 @@ def test_the_installed_vllm_tells_its_options(engines: Engines, tmp_path: Path) 
     assert known["enforce-eager"].takes == "flag"
     assert known["enforce-eager"].negatable
     assert "bfloat16" in (known["dtype"].choices or ())
+    assert {name: known[name] for name in OPTIONS} == OPTIONS, "what the tests without an engine take for them"
     settings: dict[str, Any] = config(engines)
     settings["models"][ALIAS]["vllm"]["max-model-length"] = 5
     place = Daemon(tmp_path, settings)

@@ -22,7 +22,7 @@ import pydantic
 
 from llm_supervisor.config import env_file, native_file, option, schema, secret, source, wording
 from llm_supervisor.config.source import ConfigError, Document, Problem, Where
-from llm_supervisor.engines import litellm, weights
+from llm_supervisor.engines import litellm, vllm, weights
 from llm_supervisor.engines.options import Options
 
 GATEWAY = "gateway"
@@ -134,6 +134,7 @@ def _checked(
     """What was read, with its problems in ``reading``; None where too little is left of it to go on."""
     path, *more = files
     if document.data is not None:
+        _check_readers(document, "${NAME}", reading)
         source.expand(document, merged, but=_not_ours, verbatim=_verbatim)
         _check_foreign(document, reading)
     reading.add(*document.problems)
@@ -152,6 +153,7 @@ def _checked(
     _check_gateway(root, path, document, reading)
     native = _native(root, path, document, merged, reading)
     reading.native = native.data
+    _check_readers(native, "os.environ/NAME", reading)
     _check_models(root, path, document, merged, reading)
     there = options() if any(model.vllm for model in root.models.values()) else None
     for alias, model in root.models.items():
@@ -404,6 +406,20 @@ def _check_references(
     for where_used, name in litellm.references(value, where):
         if name != litellm.MASTER_KEY and not environ.get(name):
             reading.add(document.problem(where_used, f"os.environ/{name} is not set", _how_to_set(root, name)))
+
+
+def _check_readers(document: Document, reference: str, reading: _Reading) -> None:
+    """Keys that stand in a file as such, where others can read it."""
+    for where in secret.places(document.data):
+        if len(where) > 3 and where[2] == "vllm" and vllm.normal(str(where[3])) != "api-key":
+            continue  # a tokenizer's
+        problem = document.problem(where, "", f"write {reference} and put it into env_file, or chmod 600", warning=True)
+        try:
+            mode = os.stat(problem.file).st_mode
+        except OSError:
+            continue
+        if mode & (stat.S_IRGRP | stat.S_IROTH):
+            reading.add(replace(problem, message=f"others can read {problem.file}, and the key in it"))
 
 
 def _check_foreign(document: Document, reading: _Reading) -> None:
@@ -669,12 +685,6 @@ def _master_key(
             reading.add(native.problem(where, "is blank or a known default; LiteLLM refuses to start with it"))
         elif not litellm.carries(given):
             reading.add(native.problem(where, option.NO_KEY))
-        mode = Path(native.file).stat().st_mode
-        if mode & (stat.S_IRGRP | stat.S_IROTH):
-            advice = "write os.environ/LITELLM_MASTER_KEY and put the key into env_file, or chmod 600"
-            reading.add(
-                native.problem(where, f"others can read {native.file}, and the key in it", advice, warning=True)
-            )
         return given
     if given is not None and not isinstance(given, str):
         reading.add(native.problem(where, "must be text: write it in quotes"))

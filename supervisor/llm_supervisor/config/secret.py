@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from llm_supervisor.config.source import Where
 from llm_supervisor.engines import litellm
 
 HIDDEN = "********"
@@ -32,3 +33,19 @@ def hush(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     return _KEY.sub(HIDDEN, text)
+
+
+def places(value: Any) -> Iterator[Where]:
+    """Where in a block there are secrets as such, not references to where they are."""
+    yield from _differ(value, litellm.hide(value)[0] if isinstance(value, Mapping) else value, ())
+
+
+def _differ(value: Any, clean: Any, where: Where) -> Iterator[Where]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _differ(item, clean[key], (*where, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _differ(item, clean[index], (*where, index))
+    elif value is not clean and not str(value).startswith(("${", "os.environ")):
+        yield where
