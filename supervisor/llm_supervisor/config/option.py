@@ -38,7 +38,7 @@ def problems(
         elif name == "hf-token" and isinstance(value, str):
             yield document.problem(here, "would show in the list of processes", "write env: {HF_TOKEN: ...}")
         elif name == "limit-mm-per-prompt" and isinstance(value, str) and isinstance(new := vllm.limits(value), dict):
-            message = f"{value!r} is the old form, which vLLM no longer reads: it is given a mapping"
+            message = f"{schema.short(value)} is the old form, which vLLM no longer reads: it is given a mapping"
             pairs = ", ".join(f"{key}: {count}" for key, count in new.items())
             yield document.problem(here, message, f"write {{{pairs}}}", warning=True)
         else:
@@ -69,7 +69,9 @@ def _wrong(name: str, value: object, there: Options) -> tuple[str, str] | None:
     elif isinstance(value, bool):
         return f"takes a value, not {str(value).lower()}", "leave it out for vLLM's default" if not value else ""
     elif option.choices is not None and isinstance(value, (str, int, float)) and str(value) not in option.choices:
-        return f"must be one of {', '.join(option.choices)}, not {value!r}", wording.near(str(value), option.choices)
+        return f"must be one of {', '.join(option.choices)}, not {schema.short(value)}", wording.near(
+            str(value), option.choices
+        )
     elif value is not None and option.takes == "value":
         return _not_its_kind(option, value)
     return None
@@ -87,15 +89,15 @@ def _not_its_kind(option: Option, value: Any) -> tuple[str, str] | None:
         return f"takes a single value, not a {'mapping' if isinstance(value, dict) else 'list'}", ""
     match option.kind:
         case "int" if not _reads(int, text):
-            return f"must be a whole number, not {value!r}", ""
+            return f"must be a whole number, not {schema.short(value)}", ""
         case "float" if not _reads(float, text):
-            return f"must be a number, not {value!r}", ""
+            return f"must be a number, not {schema.short(value)}", ""
         case "count" | "count or auto" if not _SHORT.fullmatch(text) and not _reads(int, text):
             if option.kind != "count" and text.lower() == "auto":
                 return None
-            whole = text[:-1].partition(".")[0] if re.fullmatch(r"\d+\.\d+[KMGT]", text) else None
-            advice = f"K, M and G are powers of 1024, of whole numbers: write {text.lower()}" if whole else ""
-            return f"must be a whole number, or one like 25k (25000) or 25K (25600), not {value!r}", advice
+            broken = re.fullmatch(r"\d+\.\d+[KMGT]", text)
+            advice = f"K, M and G are powers of 1024, of whole numbers: write {text.lower()}" if broken else ""
+            return f"must be a whole number, or one like 25k (25000) or 25K (25600), not {schema.short(value)}", advice
         case "json" if isinstance(value, str) and not _reads(json.loads, text):
             return "is text that is no JSON", "write a mapping"
     return None
@@ -112,7 +114,11 @@ def _reads(reader: Callable[[str], object], text: str) -> bool:
 def _gpus(document: Document, where: Where, model: schema.Model, made_up: Collection[Where]) -> Iterator[Problem]:
     """As many GPUs as the engine has parts; where other machines are in it, that is for the person to know."""
     options = {vllm.normal(name): value for name, value in model.vllm.items()}
-    elsewhere = [name for name in options if name.startswith(("data-parallel", "nnodes", "distributed-executor"))]
+    elsewhere = [
+        name
+        for name in options
+        if name.startswith(("data-parallel", "prefill-context-parallel", "nnodes", "distributed-executor"))
+    ]
     if not model.gpus or (*where, "gpus") in made_up or len(set(model.gpus)) != len(model.gpus) or elsewhere:
         return
     if "CUDA_VISIBLE_DEVICES" in model.env:
@@ -130,9 +136,5 @@ def _gpus(document: Document, where: Where, model: schema.Model, made_up: Collec
         yield document.problem(place, message, "give it as many GPUs as parts")
     elif parts < count:
         message = f"{count} GPUs, and the engine uses {parts} of them"
-        yield document.problem(
-            place,
-            message,
-            f"write tensor-parallel-size: {count // max(parts, 1)}" if parts == 1 else "give it as many GPUs as parts",
-            warning=True,
-        )
+        advice = f"write tensor-parallel-size: {count}" if parts == 1 else "give it as many GPUs as parts"
+        yield document.problem(place, message, advice, warning=True)
