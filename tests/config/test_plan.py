@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llm_supervisor.config import Plan, plan
-from llm_supervisor.config.plan import Pythons, key_variable
+from llm_supervisor.config.plan import Pythons, around_proxies, key_variable
 from llm_supervisor.core.question import Asking
 from llm_supervisor.core.spec import Kind
 from llm_supervisor.engines import litellm, vllm
@@ -90,8 +90,8 @@ def test_an_engine_on_a_unix_socket(place: Place) -> None:
         ({"ALL_PROXY": "http://p", "NO_PROXY": "localhost"}, "localhost,127.0.0.1,::1"),
     ],
 )
-def test_no_proxy_is_between_the_gateway_and_its_engines(environ: dict[str, str], expected: str | None) -> None:
-    found = litellm.around_proxies(environ)
+def test_no_proxy_is_between_what_is_here(environ: dict[str, str], expected: str | None) -> None:
+    found = around_proxies(environ)
     assert found == ({} if expected is None else {"NO_PROXY": expected, "no_proxy": expected})
 
 

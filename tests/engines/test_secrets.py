@@ -90,7 +90,7 @@ def test_a_key_is_in_one_place(daemon: Daemon) -> None:
 
     def cli(*words: str, code: int | None = 0) -> None:
         done = daemon.cli(*words, timeout=300)
-        assert code is None or done.returncode == code, done
+        assert code is None or done.returncode == code, f"{words}: {done.stdout}{done.stderr}"
         look(f"what {' '.join(words)} prints", done.stdout + done.stderr)
 
     headers = {"Authorization": f"Bearer {SECRETS['LITELLM_MASTER_KEY']}"}

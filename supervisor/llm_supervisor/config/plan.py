@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -211,6 +211,7 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, ru
         **{name: value for name, value in base.items() if name not in config.environ or name in _OURS},
         **model.env,
     }
+    env |= around_proxies({**config.environ, **env})
     # what a person says of how its processes are started wins
     said = "VLLM_WORKER_MULTIPROC_METHOD" in {**config.environ, **model.env}
     whole = not said and (model.warm == "full" or (model.warm == "auto" and pythons.vllm_forks))
@@ -295,6 +296,21 @@ def _group(alias: str, model: schema.Model) -> litellm.LocalGroup:
     )
 
 
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_HERE = ("127.0.0.1", "localhost", "::1")
+
+
+def around_proxies(environ: Mapping[str, str], names: Iterable[str] = ()) -> dict[str, str]:
+    """Where a proxy is configured for the way out: what keeps it out of the way of what is here. LiteLLM would send
+    it the requests for the engines, too, and vLLM those for the images of this machine. ``names`` are more of them."""
+    said = {name.lower(): value for name, value in environ.items() if value}
+    if not any(name in said for name in _PROXIES):
+        return {}
+    kept = [part.strip() for part in said.get("no_proxy", "").split(",") if part.strip()]
+    value = ",".join(dict.fromkeys((*kept, *_HERE, *names)))
+    return {"NO_PROXY": value, "no_proxy": value}
+
+
 def _gateway(
     name: str,
     config: Config,
@@ -314,7 +330,7 @@ def _gateway(
         for alias, model in config.root.models.items()
         if (path := _socket(config, alias, model, runtime)) is not None
     }
-    env |= litellm.around_proxies({**config.environ, **env}, sockets)
+    env |= around_proxies({**config.environ, **env}, sockets)
     spec = ProgramSpec(
         name=name,
         kind=Kind.LITELLM,

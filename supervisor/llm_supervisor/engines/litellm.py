@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -294,21 +294,6 @@ def environment(config_file: str, master_key: str, keys: Mapping[str, str]) -> d
         "PYTHONUNBUFFERED": "1",
         **keys,
     }
-
-
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-_HERE = ("127.0.0.1", "localhost", "::1")
-
-
-def around_proxies(environ: Mapping[str, str], engines: Iterable[str] = ()) -> dict[str, str]:
-    """Where a proxy is configured for the way out: what keeps it out of the way to the engines, which are here. LiteLLM
-    would send their requests to it too. ``engines`` are names of theirs."""
-    said = {name.lower(): value for name, value in environ.items() if value}
-    if not any(name in said for name in _PROXIES):
-        return {}
-    kept = [part.strip() for part in said.get("no_proxy", "").split(",") if part.strip()]
-    value = ",".join(dict.fromkeys((*kept, *_HERE, *engines)))
-    return {"NO_PROXY": value, "no_proxy": value}
 
 
 # Its answers ------------------------------------------------------------------------------------------------

@@ -203,7 +203,8 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
 def shards_of(index: bytes) -> frozenset[str]:
     """The files that an index of weights names; none where it cannot be read (vLLM will say what is wrong with it)."""
     try:
-        return frozenset(map(str, json.loads(index)["weight_map"].values()))
+        named = json.loads(index)["weight_map"].values()
+        return frozenset(name for name in named if isinstance(name, str))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return frozenset()
 
