@@ -231,3 +231,20 @@ def test_an_address_without_its_version(place: Place, params: dict[str, str], fi
     assert [problem.path for problem in problems] == ([] if fine else [f"model_list[0].litellm_params.{key}"])
     assert all(problem.warning and "has no /v1" in problem.message for problem in problems)
     assert "secret" not in str(problems)
+
+
+@pytest.mark.parametrize(
+    ("address", "fine"),
+    [
+        ("http://127.0.0.1:4000", False),
+        ("http://localhost:4000/v1", False),
+        ("http://127.0.0.1:4001/v1", True),
+        ("https://api.anthropic.com", True),
+        ("", True),
+    ],
+)
+def test_a_gateway_that_would_ask_itself(place: Place, address: str, fine: bool) -> None:
+    """As it comes about in a shell that has evaluated what ``env`` prints."""
+    problems = place.problems("gateway: {port: 4000}\n", {"ANTHROPIC_BASE_URL": address})
+    assert [(problem.path, problem.warning) for problem in problems] == ([] if fine else [("gateway", True)])
+    assert fine or problems[0].advice == "unset ANTHROPIC_BASE_URL where the daemon is started"

@@ -40,3 +40,10 @@ def test_a_local_group_is_ready_when_its_route_was_proved(
     assert (message["ready"], message["reason"]) == (why is None, why)
     alias = ModelGroup("claude-code", local=True, vision=None, of="glm", proved_by_canary=by_canary)
     assert model_message(alias, {"gateway": GATEWAY, "glm": MODEL}, states) == message | {"name": "claude-code"}
+
+
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.FATAL])
+def test_a_group_that_is_disabled_says_why_whatever_runs(phase: Phase) -> None:
+    group = ModelGroup("claude", local=False, vision=None, of="claude", disabled="KEY is not set")
+    message = model_message(group, {"gateway": GATEWAY}, {"gateway": at(phase)})
+    assert (message["ready"], message["state"], message["reason"]) == (False, "disabled", "KEY is not set")

@@ -166,6 +166,7 @@ def _checked(
     _check_replicas(root, native, document, merged, reading)
     master_key = _master_key(native, merged, document, root, path, reading)
     _check_exposure(root, master_key, document, reading)
+    _check_circle(root, merged, document, reading)
     return Config(path, root, native.data or {}, merged, master_key, (), env_values, tuple(more))
 
 
@@ -663,6 +664,22 @@ def _check_exposure(root: schema.Root, master_key: str | None, document: Documen
         message = f"{host} can be reached from elsewhere, and the gateway's key has {len(master_key)} characters"
         advice = f"give it at least {STRONG} (or none: a strong one is made and kept), or write 127.0.0.1"
         reading.add(document.problem((GATEWAY, "host"), message, advice))
+
+
+# Where LiteLLM takes a provider's address from, if a deployment names none. Clients of the gateway read some of them
+_ADDRESSES = ("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL", "GEMINI_API_BASE", "OPENAI_API_BASE", "OPENAI_BASE_URL")
+
+
+def _check_circle(root: schema.Root, environ: Mapping[str, str], document: Document, reading: _Reading) -> None:
+    """What `env` prints for a client is not for the gateway: it would ask itself."""
+    if root.gateway is None:
+        return
+    for name in _ADDRESSES:
+        split = split_url({**environ, **root.gateway.env}.get(name, ""))
+        if split is not None and split[0] in [(host, root.gateway.port) for host in ("127.0.0.1", "localhost", "::1")]:
+            message = f"{name} is the gateway's own address: LiteLLM would ask itself instead of the provider"
+            advice = f"unset {name} where the daemon is started"
+            reading.add(document.problem((GATEWAY,), message, advice, warning=True))
 
 
 def _master_key(

@@ -363,12 +363,12 @@ def _gateway(
         settings=_digest(_said(gateway), {alias: _asked(model) for alias, model in config.root.models.items()}),
     )
     redis = litellm.redis_address(generated, {**config.environ, **env})
-    expected = litellm.expected_groups(generated)
+    judge = partial(litellm.judge_groups, expected=litellm.expected_groups(generated))
     asking = Asking(
         uds,
         (
             Question("liveness", "/health/liveliness", litellm.judge_liveliness),
-            Question("catalogue", "/model_group/info", partial(litellm.judge_groups, expected=expected)),
+            Question("catalogue", "/model_group/info", judge),
         ),
         headers=(("Authorization", f"Bearer {master_key}"),),
         routes={alias: _canary(model, alias) for alias, model in config.root.models.items() if model.health.canary},
