@@ -266,7 +266,7 @@ def _init(options: argparse.Namespace) -> int:
                 file.write(text)
     except OSError as error:
         return _complain(f"cannot be written: {error}")
-    empty = [line[:-1] for line in files[presets.KEYS].splitlines() if line.endswith("=")]
+    empty = [line[:-1] for line in files[presets.KEYS].splitlines() if line.endswith("=") and line[0] != "#"]
     for name in files:
         print(folder / name)
     steps = [f"put the values of {', '.join(empty)} into {folder / presets.KEYS}"] if empty else []

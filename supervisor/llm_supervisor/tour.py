@@ -89,7 +89,7 @@ def _questions(config: Config, group: Mapping[str, Any]) -> Iterator[Question]:
     yield Question(name, "listed", "/v1/models", expected=name)
     if group["vision"] is not None:
         yield Question(name, "supports_vision", "/model_group/info", expected=(name, vision))
-    if model is not None and _pools(model):
+    if _pools(model) if model is not None else _embeds(config, name):
         yield Question(name, "embeddings", "/v1/embeddings", {"model": name, "input": "hello"})
         return
     if model is None or model.chat:
@@ -108,6 +108,13 @@ def _questions(config: Config, group: Mapping[str, Any]) -> Iterator[Question]:
 def _pools(model: schema.Model) -> bool:
     options = vllm.by_name(model.vllm)
     return options.get("runner") == "pooling" or options.get("task") in ("embed", "embedding")
+
+
+def _embeds(config: Config, name: str) -> bool:
+    """Whether a group of the native file is for embeddings, as it says itself: no other question tells that."""
+    entries = config.native.get("model_list") or []
+    infos = [entry.get("model_info") or {} for entry in entries if entry["model_name"] == name]
+    return any(info.get("mode") == "embedding" for info in infos)
 
 
 def _pictures(config: Config, name: str, model: schema.Model | None) -> Iterator[Question]:

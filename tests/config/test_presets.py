@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 NAMES = sorted(presets.names())
 KEYS = (
     "ANTHROPIC_API_KEY OPENAI_API_KEY GEMINI_API_KEY LLM_MODEL LLM_PROVIDER LLM_PROVIDER_BASE_URL LLM_PROVIDER_API_KEY"
+    " EMBEDDING_MODEL EMBEDDING_PROVIDER EMBEDDING_PROVIDER_BASE_URL EMBEDDING_PROVIDER_API_KEY"
 )
 
 
@@ -44,10 +45,12 @@ def test_a_new_folder(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[s
     assert all(str(folder / file) in said for file in files)
     keys = folder / "keys.env"
     assert stat.S_IMODE(keys.stat().st_mode) == 0o600
-    lines = dict(line.split("=", 1) for line in keys.read_text().splitlines() if "=" in line)
+    written = [line for line in keys.read_text().splitlines() if not line.startswith("#")]
+    lines = dict(line.split("=", 1) for line in written)
     empty = [key for key, value in lines.items() if not value]
     assert set(empty) <= set(KEYS.split())
     assert all(key in said for key in empty), "what to fill in is said"
+    assert "RPM" not in said, "and what may stay empty is not"
     keys.write_text("".join(f"{key}={value or 'filled-in'}\n" for key, value in lines.items()))
 
     config = load(folder / "supervisor.yaml", {})
@@ -87,3 +90,14 @@ def test_without_a_gpu_none_is_named() -> None:
     assert yaml.safe_load(with_one["supervisor.yaml"])["models"]["llava"]["gpus"] == [0]
     assert "gpus" not in yaml.safe_load(without["supervisor.yaml"])["models"]["llava"]
     assert "no NVIDIA GPU was found" in without["supervisor.yaml"]
+
+
+def test_the_example_of_a_host_with_a_gpu(tmp_path: Path) -> None:
+    """Valid as it stands, with the preset's own cloud models; their keys are somebody else's."""
+    (tmp_path / "presets").symlink_to(ROOT / "configs/presets")
+    (tmp_path / "supervisor.yaml").write_text((ROOT / "configs/gpu-host.yaml").read_text())
+    (tmp_path / "keys.env").touch(0o600)
+    config = load(tmp_path / "supervisor.yaml", {})
+    assert [problem.message.partition(": ")[2] for problem in config.warnings] == [
+        "claude-code is disabled", "codex is disabled", "gemini-cli is disabled",
+    ]  # fmt: skip

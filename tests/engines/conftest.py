@@ -10,10 +10,13 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
+import openai
 import pytest
 import yaml
 
@@ -23,6 +26,18 @@ from tests.daemon.harness import Daemon, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 ALIAS = "glm-4.1v"
+# What the person who runs the tests may have said, and what would go before keys.env
+_PROVIDERS = (
+    "ANTHROPIC_",
+    "OPENAI_",
+    "GEMINI_",
+    "GOOGLE_",
+    "LLM_PROVIDER",
+    "LLM_MODEL",
+    "LLM_TPM",
+    "LLM_RPM",
+    "EMBEDDING_",
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,45 @@ def config(engines: Engines, **more: object) -> dict[str, object]:
     demo["models"][ALIAS] |= {"port": free_port(), "model": str(engines.model)}
     demo["engines"] = {"vllm": {"python": str(engines.vllm)}, "litellm": {"python": str(engines.litellm)}}
     return demo | more
+
+
+Native = Callable[[dict[str, Any]], None]
+
+
+class FromPreset(Daemon):
+    """A daemon over what ``init`` makes of a preset; ``change`` alters the native file, ``keys`` fill in keys.env."""
+
+    def __init__(self, folder: Path, engines: Engines, preset: str, change: Native, keys: dict[str, str]) -> None:
+        command = [sys.executable, "-m", "llm_supervisor.cli", "init", preset, str(folder)]
+        subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+        settings = yaml.safe_load((folder / "supervisor.yaml").read_text())
+        settings["gateway"]["port"] = free_port()
+        settings["engines"] = {"litellm": {"python": str(engines.litellm)}}
+        native = folder / "litellm_config.yaml"
+        self.native: dict[str, Any] = yaml.safe_load(native.read_text())
+        change(self.native)
+        native.write_text(yaml.safe_dump(self.native))
+        self._keys = folder / "keys.env"
+        super().__init__(folder, settings)
+        self.env = {name: value for name, value in self.env.items() if not name.startswith(_PROVIDERS)}
+        self.set_keys(**keys)
+
+    def set_keys(self, **keys: str) -> None:
+        """These hold from the next reload on."""
+        lines = [line for line in self._keys.read_text().splitlines() if line.partition("=")[0] not in keys]
+        self._keys.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in keys.items())]) + "\n")
+
+    def http(self) -> httpx.Client:
+        """A client of the gateway."""
+        key = next(line for line in self._keys.read_text().splitlines() if line.startswith("LITELLM_MASTER_KEY="))
+        headers = {"Authorization": f"Bearer {key.partition('=')[2]}"}
+        return httpx.Client(base_url=self.status()["endpoint"], headers=headers, timeout=60, trust_env=False)
+
+    def openai(self) -> openai.OpenAI:
+        """The same, by OpenAI's library; it never retries."""
+        http = self.http()
+        key = http.headers["Authorization"].removeprefix("Bearer ")
+        return openai.OpenAI(base_url=f"{http.base_url}/v1", api_key=key, max_retries=0, http_client=http)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ KEYS = "keys.env"
 # Made rather than asked for: the gateway's key, and an engine's own
 _MADE = {"LITELLM_MASTER_KEY": "sk-", "VLLM_KEY": "vk-"}
 _PORT = re.compile(r"^(\s*port: )(\d+)$", re.MULTILINE)
+_LIMIT = re.compile(r"\s*[rt]pm:")  # what may stay without a value
 _REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)|(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -60,13 +61,13 @@ def made(name: str, *, free: Callable[[int], bool], gpus: bool) -> dict[str, str
 
 
 def _keys(written: Mapping[str, str]) -> str:
-    wanted: dict[str, None] = {"LITELLM_MASTER_KEY": None}
+    wanted: dict[str, bool] = {"LITELLM_MASTER_KEY": True}  # whether it must be there
     for text in written.values():
         for line in text.splitlines():
             for match in _REFERENCE.finditer(line.partition("#")[0]):
-                wanted[match[1] or match[2]] = None
+                wanted[match[1] or match[2]] = not _LIMIT.match(line)
     lines = ["# Read by llm-supervisor only; refused if others can read it."]
-    for name in wanted:
+    for name, needed in wanted.items():
         value = _MADE[name] + secrets.token_urlsafe(32) if name in _MADE else ""
-        lines.append(f"{name}={value}")
+        lines.append(f"{name}={value}" if needed else f"# {name}=")
     return "\n".join(lines) + "\n"
