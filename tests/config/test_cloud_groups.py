@@ -185,6 +185,9 @@ def test_a_limit_that_is_not_set_is_none(place: Place) -> None:
         assert limits(made(place, environ)) == {"rpm": "os.environ/LLM_RPM"}
     assert limits(made(place, {})) == {}
     assert made(place, {}).groups[0].disabled is None
+    replicas = "gateway: {litellm_config: native.yaml, replicas: 2}\n"
+    assert place.problems(replicas, {}) == [], "nothing is counted"
+    assert [problem.path for problem in place.problems(replicas, {"LLM_TPM": "1000"})] == ["gateway.replicas"]
 
 
 @pytest.mark.parametrize("value", ["sixty", "-1", "1.5", "1e3", "60/min"])

@@ -262,4 +262,4 @@ def test_googles_generate_content(cloud: Cloud, stream: bool) -> None:
 def test_the_tour(cloud: Cloud) -> None:
     done = cloud.daemon.cli("verify", "--cloud")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1] == "9 of 9 passed"
+    assert done.stdout.splitlines()[-1] == "15 of 15 passed"

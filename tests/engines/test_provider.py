@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,11 +47,10 @@ def running(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Itera
             (entry,) = native["model_list"]
             other = copy.deepcopy(entry)
             other["litellm_params"]["api_base"] = second.base
-            free, tokens = copy.deepcopy(entry), copy.deepcopy(entry)
-            free["model_name"], tokens["model_name"] = "free", "tokens"
+            crowd, free, tokens = ({**copy.deepcopy(entry), "model_name": name} for name in ("crowd", "free", "tokens"))
             free["litellm_params"]["rpm"] = "os.environ/NO_SUCH_LIMIT"
             tokens["litellm_params"] |= {"rpm": "os.environ/NO_SUCH_LIMIT", "tpm": "os.environ/OTHER_TPM"}
-            native["model_list"] += [other, free, tokens]
+            native["model_list"] += [other, crowd, free, tokens]
 
         keys = {
             "LLM_PROVIDER": "openai", "LLM_MODEL": "some-model", "LLM_PROVIDER_BASE_URL": first.base,
@@ -98,18 +98,20 @@ def test_what_reaches_it(provider: Provider, stream: bool) -> None:
 def test_beyond_the_requests_of_a_minute_it_is_429_and_until_then_all_is_shared(provider: Provider) -> None:
     with provider.daemon.http() as http:
         codes = [provider.ask(http, "llm").status_code for _ in range(MANY)]
-        refused = provider.ask(http, "llm") if codes[-1] == 429 else None
     assert set(codes) == {200, 429}
     reached = [len(wire.asked) for wire in provider.wires]
     assert sum(reached) == codes.count(200), "what is refused reaches nobody, and nothing is asked twice"
     assert codes.index(429) >= 2 * RPM, "one deployment at its limit is no reason while the other has room"
     assert all(RPM <= count <= 2 * RPM for count in reached), "two minutes at most"
-    assert refused is None or (refused.json()["error"]["code"], KEY in refused.text) == ("429", False)
-
-
-def test_openais_library_sees_a_rate_limit(provider: Provider) -> None:
     chat = provider.daemon.openai().chat.completions.create
     until_refused(lambda: chat(model="llm", messages=HELLO))
+
+
+def test_a_crowd_gets_no_more_than_one_alone(provider: Provider) -> None:
+    with provider.daemon.http() as http, ThreadPoolExecutor(8) as pool:
+        codes = [answer.status_code for answer in pool.map(lambda _: provider.ask(http, "crowd"), range(MANY))]
+    assert set(codes) == {200, 429}
+    assert RPM <= codes.count(200) == len(provider.wires[0].asked) <= 2 * RPM
 
 
 def test_beyond_the_tokens_of_a_minute_it_is_429(provider: Provider) -> None:

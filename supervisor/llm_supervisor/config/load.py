@@ -636,12 +636,12 @@ def _check_replicas(
     """Replicas count requests each for itself, unless there is a Redis."""
     if root.gateway is None or root.gateway.replicas == 1:
         return
-    data = native.data or {}
+    data, environ = native.data or {}, {**environ, **root.gateway.env}
     entries = data.get("model_list") or []
     params = [entry.get("litellm_params") for entry in entries if isinstance(entry, dict)]
     params += [model.litellm for model in root.models.values()]
-    limited = any(isinstance(one, dict) and (one.get("rpm") or one.get("tpm")) for one in params)
-    if limited and litellm.redis_address(data, {**environ, **root.gateway.env}) is None:
+    limited = any(isinstance(one, dict) and litellm.limits(one, environ) for one in params)
+    if limited and litellm.redis_address(data, environ) is None:
         reading.add(
             document.problem(
                 (GATEWAY, "replicas"),

@@ -50,6 +50,12 @@ LIMITS = frozenset({"rpm", "tpm"})
 _FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 
 
+def limits(params: Mapping[str, Any], environ: Mapping[str, str]) -> frozenset[str]:
+    """Which limits a deployment has."""
+    said = {key: params[key] for key in LIMITS & params.keys() if params[key] is not None}
+    return frozenset(key for key in said if all(environ.get(name) for _, name in references(said[key])))
+
+
 def missing(deployment: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, tuple[str | int, ...]]:
     """The variables that a deployment of the native file needs and that are not set, each with its place in it."""
     found: dict[str, tuple[str | int, ...]] = {}
@@ -76,8 +82,8 @@ def usable(native: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[
             reasons.setdefault(entry["model_name"], unset(list(lacking)))
             continue
         params = entry["litellm_params"]
-        absent = {key for key in LIMITS & params.keys() for _, name in references(params[key]) if not environ.get(name)}
-        kept = {key: value for key, value in params.items() if key not in absent}
+        there = limits(params, environ)
+        kept = {key: value for key, value in params.items() if key not in LIMITS or key in there}
         entries.append({**entry, "litellm_params": kept})
     if "model_list" in config:
         config["model_list"] = entries
