@@ -135,6 +135,7 @@ router_settings:
     - {local: [claude, gpt]}
     - {other: [{model: claude, max_tokens: 5}], gpt: [local]}
     - {third: [claude]}
+    - odd
   context_window_fallbacks: [{local: [claude]}]
   model_group_alias: {sonnet: claude, hidden: {model: claude, hidden: true}, chat: gpt}
   num_retries: 2
@@ -151,7 +152,7 @@ def test_nothing_leads_to_a_group_that_is_disabled() -> None:
     config, disabled = litellm.usable(native, {**ALL, "A_KEY": ""})
     assert list(disabled) == ["claude"]
     assert config["router_settings"] == {
-        "fallbacks": [{"local": ["gpt"]}, {"gpt": ["local"]}],
+        "fallbacks": [{"local": ["gpt"]}, {"gpt": ["local"]}, "odd"],
         "context_window_fallbacks": [],
         "model_group_alias": {"chat": "gpt"},
         "num_retries": 2,
@@ -215,6 +216,7 @@ def test_a_limit_is_a_number(place: Place, value: str) -> None:
         ({"model": "openai/x", "api_base": "http://127.0.0.1:8000/v1/"}, True),
         ({"model": "openai/x", "api_base": "https://example.org/api/paas/v4"}, True),
         ({"model": "openai/x", "api_base": "https://example.org/v1beta/openai/"}, True),
+        ({"model": "openai/x", "api_base": "https://v1.example.org"}, False),
         ({"model": "openai/x", "base_url": "https://example.org"}, False),
         ({"model": "openai/x", "api_base": "os.environ/BASE"}, False),
         (

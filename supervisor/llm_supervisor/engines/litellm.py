@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -108,13 +108,16 @@ def _without(key: str, value: Any, disabled: Mapping[str, str]) -> Any:
     if key == "default_fallbacks" and isinstance(value, list):
         return [target for target in value if not names(target)]
     if key in _FALLBACKS and isinstance(value, list):
-        kept = [
-            {group: [one for one in targets if not names(one)] for group, targets in entry.items()}
-            for entry in value
-            if isinstance(entry, Mapping) and all(isinstance(targets, list) for targets in entry.values())
-        ]
-        return [entry for entry in ({group: to for group, to in one.items() if to} for one in kept) if entry]
+        return [kept for entry in value if (kept := _leading_on(entry, names))]
     return value
+
+
+def _leading_on(fallback: Any, gone: Callable[[Any], bool]) -> Any:
+    """``{group: [targets]}`` without the targets that are gone; what has another form is LiteLLM's to judge."""
+    if not isinstance(fallback, Mapping) or not all(isinstance(targets, list) for targets in fallback.values()):
+        return fallback
+    left = {group: [one for one in targets if not gone(one)] for group, targets in fallback.items()}
+    return {group: targets for group, targets in left.items() if targets}
 
 
 # Whose requests LiteLLM sends to the address as it is written, without an own idea of what comes after the host
@@ -131,7 +134,8 @@ def lacks_version(params: Mapping[str, Any], environ: Mapping[str, str]) -> bool
 
     provider = value("custom_llm_provider") or value("model").partition("/")[0]
     base = value("api_base") or value("base_url")
-    return provider in _OPENAI_LIKE and bool(base) and not re.search(r"/v\d", base)
+    path = re.sub(r"^\w+://[^/]*", "", base)
+    return provider in _OPENAI_LIKE and bool(base) and not re.search(r"/v\d", path)
 
 
 SECRET = re.compile(
