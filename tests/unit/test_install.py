@@ -487,8 +487,11 @@ TORCH = """
 
     ops = SimpleNamespace(load_library=load_library, torchvision=SimpleNamespace())
     library = SimpleNamespace(define=lambda name, schema: defined.append(name))
+    version = SimpleNamespace(cuda=None if BROKEN else "13.0")
 """
 SHELVES = {
+    "torch/cuda/__init__.py": "from .graphs import is_current_stream_capturing",
+    "torch/cuda/graphs.py": "def is_current_stream_capturing():\n    return 'asked'",
     "torchvision/__init__.py": "import torch\nat_import = list(torch.defined)",
     "torchvision/_C.so": "",
     "torchaudio/__init__.py": "from torchaudio._extension import loaded",
@@ -545,6 +548,17 @@ def test_the_hook_lets_cuda_builds_be_imported_beside_a_cpu_torch(interpreter: C
 
 def test_the_hook_changes_nothing_where_the_extensions_load(interpreter: Callable[..., Any]) -> None:
     assert interpreter(IMPORT_ALL, loads=True) == [[], True, ["here", "here"]]
+
+
+@pytest.mark.parametrize(("loads", "said"), [(False, False), (True, "asked")])
+def test_the_hook_knows_that_nothing_records_without_cuda(
+    interpreter: Callable[..., Any], loads: bool, said: object
+) -> None:
+    script = """
+        import torch.cuda
+        print(json.dumps(torch.cuda.is_current_stream_capturing()))
+    """
+    assert interpreter(script, loads=loads) == said
 
 
 def test_the_hook_costs_nothing_until_it_is_needed(interpreter: Callable[..., Any]) -> None:

@@ -1,4 +1,5 @@
-"""Lets the torch packages of PyPI that are linked against CUDA be imported beside a CPU build of torch.
+"""Lets the torch packages of PyPI that are linked against CUDA be imported beside a CPU build of torch, and vLLM ask
+whether CUDA records a graph.
 
 Copied into the site-packages of a CPU vLLM environment, where `llm_supervisor_cpu_torch.pth` imports it at each
 start of the interpreter: so it imports nothing but sys until one of the packages is asked for, and nothing of
@@ -17,6 +18,18 @@ OPERATORS = {
     "torchvision::nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "torchvision::qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
+
+
+def import_graphs(module: "ModuleType", execute: "Callable[[ModuleType], None]") -> None:
+    """Import torch.cuda.graphs; without CUDA, no stream is recorded. Asking raises, and vLLM's resampler (MiniCPM-V)
+    asks at each image: the first one ended the server.
+    """
+    execute(module)
+
+    import torch
+
+    if torch.version.cuda is None:
+        module.__dict__["is_current_stream_capturing"] = lambda: False
 
 
 def import_torchvision(module: "ModuleType", execute: "Callable[[ModuleType], None]") -> None:
@@ -71,6 +84,7 @@ class Finder:
     """Finds, first on `sys.meta_path`, the modules that are to be imported differently, and no other."""
 
     differently = {  # noqa: RUF012 - ClassVar would cost the import of typing
+        "torch.cuda.graphs": import_graphs,
         "torchvision": import_torchvision,
         "torchaudio._extension.utils": import_torchaudio_loader,
         "torchcodec": import_torchcodec,
