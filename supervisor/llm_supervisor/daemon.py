@@ -135,11 +135,8 @@ class Daemon:
             tuple(str(problem) for problem in self._problems),
             tuple(str(file) for file in self.config.files),
         )
-        asked = {alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes}
-        groups = [
-            ModelGroup(one.name, one.local, one.vision, one.of, one.of in asked, one.disabled)
-            for one in self.plan.groups
-        ]
+        asked = frozenset(alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes)
+        groups = [ModelGroup(one.name, one.vision, one.engines, asked, one.disabled) for one in self.plan.groups]
         names = {name: uuid for name in self.runners if (uuid := self.incarnation(name))}
         servers = {name: one for name in self.runners if (one := self._world.nurseries.status(name)) is not None}
         return status_message(about, self.specs, self.states, groups, asyncio.get_running_loop().time(), names, servers)

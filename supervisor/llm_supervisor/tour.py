@@ -20,8 +20,8 @@ from typing import Any
 
 import httpx
 
-from llm_supervisor.config import Config, schema
-from llm_supervisor.engines import canary, litellm, vllm
+from llm_supervisor.config import Config, groups_of, schema
+from llm_supervisor.engines import canary, vllm
 
 TOKENS = 16
 # Where a place for a picture stands in a question until it is known
@@ -79,13 +79,13 @@ class Row:
 
 def plan(config: Config, groups: Sequence[Mapping[str, Any]]) -> list[Question]:
     """For these groups of ``status``."""
-    return [question for group in groups for question in _questions(config, group)]
+    engines = {group.name: group.engines for group in groups_of(config)}
+    return [one for group in groups for one in _questions(config, group, engines.get(str(group["name"]), ()))]
 
 
-def _questions(config: Config, group: Mapping[str, Any]) -> Iterator[Question]:
+def _questions(config: Config, group: Mapping[str, Any], engines: Sequence[str]) -> Iterator[Question]:
     name, vision = str(group["name"]), bool(group["vision"])
-    of = name if name in config.root.models else litellm.aliases(config.native).get(name, name)
-    model = config.root.models.get(of)
+    model = config.root.models[engines[0]] if engines else None
     yield Question(name, "listed", "/v1/models", expected=name)
     if group["vision"] is not None:
         yield Question(name, "supports_vision", "/model_group/info", expected=(name, vision))
@@ -95,8 +95,10 @@ def _questions(config: Config, group: Mapping[str, Any]) -> Iterator[Question]:
     if model is None or model.chat:
         text = canary.chat(name, "Say hello.", vision=False, max_tokens=TOKENS)
         yield Question(name, "chat", "/v1/chat/completions", text)
-        if of != name:
-            return  # only another name: the group itself is asked the rest
+        if engines and name not in config.root.models:  # another name: the engines' own groups are asked the rest
+            if vision:
+                yield from _pictures(config, name, None)
+            return
         streamed = {**text, "stream": True, "stream_options": {"include_usage": True}}
         yield Question(name, "stream", "/v1/chat/completions", streamed, stream=True)
     if model is not None:

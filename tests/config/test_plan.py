@@ -205,7 +205,7 @@ def test_litellms_file_is_the_native_one_and_the_local_models(place: Place) -> N
                 "model_name": "glm-4.1v",
                 "litellm_params": {
                     "model": "hosted_vllm/GLM-4.1V-9B-Thinking", "api_base": "http://127.0.0.1:8000/v1",
-                    "api_key": "none", "max_retries": 0, "num_retries": 3, "rpm": 60, "tpm": 80000,
+                    "api_key": "none", "max_retries": 0, "num_retries": 3, "cooldown_time": 0, "rpm": 60, "tpm": 80000,
                 },
                 "model_info": {"supports_vision": True},
             },
@@ -213,7 +213,7 @@ def test_litellms_file_is_the_native_one_and_the_local_models(place: Place) -> N
                 "model_name": "tiny",
                 "litellm_params": {
                     "model": "hosted_vllm/tiny", "api_base": "http://127.0.0.1:8001/v1", "api_key": "none",
-                    "max_retries": 0, "num_retries": 3,
+                    "max_retries": 0, "num_retries": 3, "cooldown_time": 0,
                 },
                 "model_info": {"supports_vision": False},
             },
@@ -330,12 +330,34 @@ def test_another_name_of_a_group(place: Place) -> None:
     )
     gateway = "gateway: {litellm_config: native.yaml}\n"
     made_ = made(place, gateway + "models:\n  m: {model: org/m, port: 8000, vision: true}\n")
-    assert [(group.name, group.local, group.vision, group.of) for group in made_.groups] == [
-        ("m", True, True, "m"),
-        ("cloud", False, None, "cloud"),
-        ("a", True, True, "m"),
-        ("b", False, None, "cloud"),
+    assert [(group.name, group.vision, group.engines) for group in made_.groups] == [
+        ("m", True, ("m",)),
+        ("cloud", None, ()),
+        ("a", True, ("m",)),
+        ("b", None, ()),
     ]
+
+
+@pytest.mark.parametrize(
+    ("bases", "engines"),
+    [
+        (["http://127.0.0.1:8000/v1"], ("m",)),
+        (["http://localhost:8001/v1", "http://127.0.0.1:8000/v1"], ("n", "m")),
+        (["http://127.0.0.1:8000/v1", "http://127.0.0.1:9000/v1"], ()),
+        (["http://127.0.0.1:8000/v1", None], ()),
+        (["http://example.org:8000/v1"], ()),
+        (["http://127.0.0.1:x/v1"], ()),
+    ],
+)
+def test_a_group_of_ones_own_over_local_engines(
+    place: Place, bases: list[str | None], engines: tuple[str, ...]
+) -> None:
+    """It is local, and free, when nothing else is behind it."""
+    entries = [{"model_name": "g", "litellm_params": {"model": "hosted_vllm/m", "api_base": base}} for base in bases]
+    place.write(yaml.safe_dump({"model_list": entries}), "native.yaml")
+    gateway = "gateway: {litellm_config: native.yaml}\n"
+    made_ = made(place, gateway + "models: {m: {model: org/m, port: 8000}, n: {model: org/n, port: 8001}}\n")
+    assert {group.name: group.engines for group in made_.groups} == {"m": ("m",), "n": ("n",), "g": engines}
 
 
 def test_more_model_info(place: Place) -> None:

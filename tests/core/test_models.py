@@ -35,15 +35,28 @@ def test_a_local_group_is_ready_when_its_route_was_proved(
 ) -> None:
     gateway = walk(GATEWAY, at(Phase.RUNNING), ev.Observed(1, seen(routes=routes)), now=1.0)
     states = {"gateway": gateway, "glm": at(Phase.RUNNING)}
-    group = ModelGroup("glm", local=True, vision=None, of="glm", proved_by_canary=by_canary)
+    asked = frozenset({"glm"} if by_canary else ())
+    group = ModelGroup("glm", vision=None, engines=("glm",), asked=asked)
     message = model_message(group, {"gateway": GATEWAY, "glm": MODEL}, states)
     assert (message["ready"], message["reason"]) == (why is None, why)
-    alias = ModelGroup("claude-code", local=True, vision=None, of="glm", proved_by_canary=by_canary)
+    alias = ModelGroup("claude-code", vision=None, engines=("glm",), asked=asked)
     assert model_message(alias, {"gateway": GATEWAY, "glm": MODEL}, states) == message | {"name": "claude-code"}
 
 
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.FATAL])
 def test_a_group_that_is_disabled_says_why_whatever_runs(phase: Phase) -> None:
-    group = ModelGroup("claude", local=False, vision=None, of="claude", disabled="KEY is not set")
+    group = ModelGroup("claude", vision=None, disabled="KEY is not set")
     message = model_message(group, {"gateway": GATEWAY}, {"gateway": at(phase)})
     assert (message["ready"], message["state"], message["reason"]) == (False, "disabled", "KEY is not set")
+
+
+def test_a_group_over_several_engines_is_ready_when_one_of_them_is() -> None:
+    states = {"gateway": at(Phase.RUNNING), "one": at(Phase.BACKOFF), "two": at(Phase.RUNNING)}
+    specs = {"gateway": GATEWAY, "one": MODEL, "two": MODEL}
+    group = ModelGroup("both", vision=True, engines=("one", "two"))
+    message = model_message(group, specs, states)
+    assert (message["local"], message["ready"], message["reason"]) == (True, True, None)
+    states["two"] = at(Phase.STARTING)
+    message = model_message(group, specs, states)
+    assert message["ready"] is False
+    assert message["reason"].startswith("one is BACKOFF")

@@ -54,7 +54,10 @@ def test_each_group_is_asked_what_it_can(tmp_path: Path) -> None:
 def test_another_name_of_a_group_is_asked_the_basics(tmp_path: Path) -> None:
     (tmp_path / "litellm.yaml").write_text("router_settings: {model_group_alias: {codex: many, find: embed}}\n")
     config = CONFIG.replace("gateway: {{}}", "gateway: {{litellm_config: litellm.yaml}}")
-    assert list(asked(tmp_path, "codex", vision=True, config=config)) == ["listed", "supports_vision", "chat"]
+    assert list(asked(tmp_path, "codex", vision=True, config=config)) == [
+        *("listed", "supports_vision", "chat"),
+        "image (base64)",
+    ]
     assert list(asked(tmp_path, "find", config=config)) == ["listed", "supports_vision", "embeddings"]
 
 

@@ -7,7 +7,7 @@ makes the specifications, ``hub`` looks for what is not downloaded yet. Nothing 
 from llm_supervisor.config.hub import engine_environ, not_cached, repositories_of
 from llm_supervisor.config.kept import keep, restore
 from llm_supervisor.config.load import Config, load
-from llm_supervisor.config.plan import Plan, plan
+from llm_supervisor.config.plan import Plan, groups_of, plan
 from llm_supervisor.config.source import ConfigError, Problem
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Plan",
     "Problem",
     "engine_environ",
+    "groups_of",
     "keep",
     "load",
     "not_cached",

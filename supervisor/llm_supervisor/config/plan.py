@@ -56,14 +56,18 @@ class Planned:
 
 @dataclass(frozen=True)
 class Group:
-    """A model as the gateway's clients see it. ``of`` is the group that it is another name for, by default itself;
-    ``disabled`` why it cannot be asked at all."""
+    """A model as the gateway's clients see it. ``engines`` are ours behind it; none: somebody else's are, too.
+    ``disabled`` is why it cannot be asked at all."""
 
     name: str
-    local: bool
     vision: bool | None
-    of: str
+    engines: tuple[str, ...]
     disabled: str | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether only engines of ours answer it."""
+        return bool(self.engines)
 
 
 @dataclass(frozen=True)
@@ -117,17 +121,8 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
     groups: tuple[Group, ...] = ()
     endpoint = spare = None
     if root.gateway is not None:
-        local = [_group(alias, model) for alias, model in root.models.items()]
-        native, disabled = litellm.usable(config.native, {**config.environ, **root.gateway.env})
-        generated, hidden = litellm.hide(litellm.compose(native, local))
-        whole = litellm.compose(config.native, local)
-        shown_as = {**litellm.expected_groups(whole), **litellm.expected_groups(generated)}
-        behind = {**litellm.aliases(whole), **{alias: alias for alias in root.models}}
-        groups = tuple(
-            Group(name, of in root.models, vision, of, disabled.get(name) or disabled.get(of))
-            for name, vision in shown_as.items()
-            for of in (behind.get(name, name),)
-        )
+        generated, hidden = litellm.hide(_composed(config, _usable(config)[0]))
+        groups = groups_of(config)
         more = (config, root.gateway, pythons, runtime, litellm_file, master_key, generated, hidden)
         for number in range(1, root.gateway.replicas + 1):
             name = GATEWAY if number == 1 else f"{GATEWAY}-{number}"
@@ -257,6 +252,33 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, ru
         canary=_canary(model, served) if model.health.canary else None,
     )
     return Planned(spec, asking, vllm.step)
+
+
+def _usable(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
+    """What of the native file can be used, and the groups that cannot, each with the reason."""
+    more = config.root.gateway.env if config.root.gateway is not None else {}
+    return litellm.usable(config.native, {**config.environ, **more})
+
+
+def _composed(config: Config, native: Mapping[str, Any]) -> dict[str, Any]:
+    """The file that LiteLLM gets, secrets included."""
+    return litellm.compose(native, [_group(alias, model) for alias, model in config.root.models.items()])
+
+
+def groups_of(config: Config) -> tuple[Group, ...]:
+    """What clients of the gateway may ask for: the local models first, other names last."""
+    native, disabled = _usable(config)
+    composed, whole = _composed(config, native), _composed(config, config.native)
+    engines = {
+        litellm.socket_host(alias) if model.port is None else model.port: alias
+        for alias, model in config.root.models.items()
+    }
+    behind, others = litellm.behind(composed, engines), litellm.aliases(whole)
+    shown = {**litellm.expected_groups(whole), **litellm.expected_groups(composed)}
+    return tuple(
+        Group(name, vision, behind.get(name, ()), disabled.get(name) or disabled.get(others.get(name, "")))
+        for name, vision in shown.items()
+    )
 
 
 def _canary(model: schema.Model, name: str) -> Canary:

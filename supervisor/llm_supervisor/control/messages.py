@@ -18,14 +18,13 @@ from llm_supervisor.core.state import Phase, State
 
 @dataclass(frozen=True, slots=True)
 class ModelGroup:
-    """A model as the gateway's clients see it. ``of`` is the group that it is another name for, or itself; ``disabled``
-    why it cannot be asked at all."""
+    """A model as the gateway's clients see it. ``engines`` are those of ours behind it, none where it is a cloud's;
+    ``asked`` are engines that a canary through the gateway proves; ``disabled`` is why it cannot be asked at all."""
 
     name: str
-    local: bool
     vision: bool | None
-    of: str
-    proved_by_canary: bool = False
+    engines: tuple[str, ...] = ()
+    asked: frozenset[str] = frozenset()
     disabled: str | None = None
 
 
@@ -86,23 +85,29 @@ def model_message(group: ModelGroup, specs: Mapping[str, ProgramSpec], states: M
         why = group.disabled
     elif not any(state.phase is Phase.RUNNING for state in gateways):
         why = "the gateway is not up"
-    elif group.local and not states[group.of].ready:
-        state = states[group.of]
-        why = f"{group.of} is {state.word}: {state.loading or state.reason}"
-    else:
-        routes = [state.health.probes.get(f"{ROUTE}{group.of}") for state in gateways]
-        why = next((route.detail for route in routes if route is not None and route.answer is not Answer.OK), None)
-        busy = group.local and states[group.of].health_word is Word.BUSY  # others' requests prove enough
-        if why is None and group.proved_by_canary and not any(routes) and not busy:
-            why = "no request has gone through the gateway yet"
+    elif group.engines:  # one that answers is enough
+        whys = [_why_not(name, states[name], gateways, name in group.asked) for name in group.engines]
+        why = None if None in whys else whys[0]
     return {
         "name": group.name,
-        "local": group.local,
+        "local": bool(group.engines),
         "vision": group.vision,
         "ready": why is None,
         "state": "ready" if why is None else "disabled" if group.disabled else "degraded",
         "reason": why,
     }
+
+
+def _why_not(name: str, engine: State, gateways: Sequence[State], asked: bool) -> str | None:
+    """Why a request for that engine cannot be answered; None when it can."""
+    if not engine.ready:
+        return f"{name} is {engine.word}: {engine.loading or engine.reason}"
+    routes = [gateway.health.probes.get(f"{ROUTE}{name}") for gateway in gateways]
+    wrong = next((route.detail for route in routes if route is not None and route.answer is not Answer.OK), None)
+    busy = engine.health_word is Word.BUSY  # others' requests prove enough
+    if wrong is None and asked and not any(routes) and not busy:
+        return "no request has gone through the gateway yet"
+    return wrong
 
 
 def program_message(

@@ -178,6 +178,8 @@ def _entry(group: LocalGroup) -> dict[str, Any]:
         # retried by the router, where a request can wait for the engine, and not by the client below it
         "max_retries": 0,
         "num_retries": 3,
+        # whether the engine can be asked, the daemon says: else one client's 404 is 5 s of 429 for everybody
+        "cooldown_time": 0,
         **group.params,
     }
     return {
@@ -215,6 +217,24 @@ def aliases(config: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(of, str) and not hidden:
             found[str(name)] = of
     return found
+
+
+def behind(config: Mapping[str, Any], engines_at: Mapping[int | str, str]) -> dict[str, tuple[str, ...]]:
+    """The engines of ours behind each group that has no other deployment, by their ports or names of hosts."""
+    found: dict[str, list[str | None]] = {}
+    for entry in config.get("model_list") or []:
+        address = urlsplit(str(_mapping(entry.get("litellm_params")).get("api_base") or ""))
+        host = address.hostname or ""
+        try:
+            ours = engines_at.get((address.port or 0) if host in ("127.0.0.1", "localhost", "::1") else host)
+        except ValueError:
+            ours = None
+        found.setdefault(str(entry.get("model_name")), []).append(ours)
+    for alias, of in aliases(config).items():
+        if of in found:
+            found.setdefault(alias, found[of])
+    engines = {name: tuple(one for one in ours if one is not None) for name, ours in found.items()}
+    return {name: engines[name] for name, ours in found.items() if len(engines[name]) == len(ours)}
 
 
 def carries(key: str) -> bool:
