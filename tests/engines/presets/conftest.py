@@ -3,6 +3,7 @@ real one, asked through the gateway by the ``openai`` client."""
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import subprocess
@@ -18,11 +19,13 @@ import httpx
 import openai
 from openai.types.chat import ChatCompletion
 
-from llm_supervisor.engines import canary
+from llm_supervisor.engines import canary, install
 from tests.daemon.harness import Daemon
-from tests.engines.conftest import Engines
+from tests.engines.conftest import ROOT, Engines
 from tests.programs import command_line
 
+MAKER = ROOT / "tests/engines/tiny/make.py"
+ASK = "What is this?"
 TOKENS = 12
 
 
@@ -33,6 +36,7 @@ class Preset:
     daemon: Daemon
     client: openai.OpenAI
     alias: str
+    keys: Mapping[str, str]
 
     def chat(self, *parts: str | dict[str, Any], **more: Any) -> ChatCompletion:
         """The answer to these parts, always the same one to the same."""
@@ -58,9 +62,14 @@ class Preset:
         """The command line of its engine."""
         return command_line(self.daemon.program(alias)["pid"])
 
-    def verified(self) -> dict[str, dict[str, Any]]:
-        """What ``verify`` says of the model, by the question's name; all is well."""
-        done = self.daemon.cli("verify", "--json", timeout=300)
+    @property
+    def files(self) -> list[str]:
+        """Its configuration, for a command."""
+        return [word for file in self.daemon.config_files for word in ("-c", str(file))]
+
+    def verified(self, *groups: str) -> dict[str, dict[str, Any]]:
+        """What ``verify`` says, by group and question; all is well."""
+        done = self.daemon.cli("verify", "--json", *groups, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return {f"{row['group']} {row['check']}": row for row in json.loads(done.stdout)["rows"]}
 
@@ -96,7 +105,24 @@ def running(name: str, folder: Path, engines: Engines, models: Mapping[str, Mapp
                 max_retries=0,
                 http_client=http,
             )
-            yield Preset(daemon, client, next(iter(models)))
+            yield Preset(daemon, client, next(iter(models)), keys)
+
+
+def tiny(engines: Engines, kind: str) -> Path:
+    """The tiny model of that kind, made once for as long as its maker stays as it is."""
+    makers = [install.INSIDE / "tiny_glm41v.py", *sorted(MAKER.parent.rglob("*.py"))]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in makers)).hexdigest()[:12]
+    folder = ROOT / f".demo/tiny-{kind}-{digest}"
+    if not folder.is_dir():
+        subprocess.run([engines.vllm, MAKER, kind, folder], check=True, timeout=120)
+    return folder
+
+
+def tokens_of(model: Path) -> dict[str, int]:
+    """A model's tokens by their text."""
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    return {token.replace("Ġ", " "): number for token, number in tokenizer["model"]["vocab"].items()} | added
 
 
 def image(blue: int = 96, **more: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@ clients."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,11 +13,10 @@ import pytest
 
 from llm_supervisor.engines import canary
 from tests.engines.conftest import Engines
-from tests.engines.presets.conftest import Preset, by_url, image, running, said, served
+from tests.engines.presets.conftest import ASK, Preset, by_url, image, running, said, served, tokens_of
 
 ALIAS = "glm-4.1v"
 CLIENTS = ("claude-code", "codex", "gemini-cli")
-ASK = "What is this?"
 # Run by vLLM's Python, which can write what vLLM can read
 FILM = """
 import sys, cv2, numpy
@@ -47,14 +45,6 @@ def glm(engines: Engines, folder: Path, media: Path) -> Iterator[Preset]:
     changes = {"model": str(engines.model), "vllm": {"allowed-local-media-path": str(media)}}
     with running("glm-4.1v-9b-thinking", folder / "preset", engines, {ALIAS: changes}) as preset:
         yield preset
-
-
-@pytest.fixture(scope="module")
-def tokens(engines: Engines) -> dict[str, int]:
-    """The model's tokens by their text."""
-    tokenizer = json.loads((engines.model / "tokenizer.json").read_text())
-    added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    return {token.replace("Ġ", " "): number for token, number in tokenizer["model"]["vocab"].items()} | added
 
 
 def film(name: str) -> dict[str, object]:
@@ -120,7 +110,8 @@ def test_files_of_one_folder(glm: Preset, folder: Path, media: Path) -> None:
         assert "allowed-local-media-path" in glm.refused(ASK, by_url(wrong)), wrong
 
 
-def test_vllms_own_parameters_reach_it(glm: Preset, tokens: dict[str, int]) -> None:
+def test_vllms_own_parameters_reach_it(glm: Preset, engines: Engines) -> None:
+    tokens = tokens_of(engines.model)
     words = said(glm.chat(ASK, image())).split()
     stop = tokens[f" {words[2]}"]
     assert words.index(words[2]) == 2

@@ -67,20 +67,26 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}<|assistant|>{{ '\\n' }}<think>{% endif %}"""
 
 
-def make_tokenizer() -> Tokenizer:
+def make_tokenizer(control: str = CONTROL_TOKENS, text: str = TEXT_TOKENS) -> Tokenizer:
     """A byte-level BPE: any text can be written, and the common words are one token each."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=1000,
-        special_tokens=CONTROL_TOKENS.split(),
+        special_tokens=control.split(),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator([" " + WORDS], trainer)
-    tokenizer.add_tokens(TEXT_TOKENS.split())
+    tokenizer.add_tokens(text.split())
     return tokenizer
+
+
+def speakable(tokenizer: Tokenizer) -> list[int]:
+    """The tokens of whole words."""
+    words = [tokenizer.token_to_id("Ġ" + word) for word in sorted(set(WORDS.split()))]
+    return [word for word in words if word is not None]
 
 
 def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -182,9 +188,22 @@ class Weights:
     def embedding(self, name: str, count: int, size: int) -> None:
         self.normal(f"{name}.weight", count, size, scale=1.0)
 
+    def head(self, name: str, count: int, size: int, speakable: list[int]) -> None:
+        """The last layer. Only the tokens in `speakable` can win: answers are readable and never empty."""
+        self.projection(name, count, size)
+        mute = torch.ones(count, dtype=torch.bool)
+        mute[speakable] = False
+        # A zero row is the logit 0, below the best of many random ones.
+        self.tensors[f"{name}.weight"][mute] = 0
+
+    def save(self, folder: Path) -> None:
+        """Into `folder`, as `model.safetensors`."""
+        save_file(self.tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "model.safetensors").chmod(0o644)  # save_file makes it 0600; the others are as the umask says
+
 
 def add_language_model(weights: Weights, text: dict[str, Any], speakable: list[int]) -> None:
-    """The decoder. Only the tokens in `speakable` can win: answers are readable and never empty."""
+    """The decoder."""
     vocabulary, hidden, inner = text["vocab_size"], text["hidden_size"], text["intermediate_size"]
     queries = text["num_attention_heads"] * text["head_dim"]
     keys = text["num_key_value_heads"] * text["head_dim"]
@@ -201,11 +220,7 @@ def add_language_model(weights: Weights, text: dict[str, Any], speakable: list[i
         weights.projection(f"{layer}.mlp.gate_up_proj", 2 * inner, hidden)
         weights.projection(f"{layer}.mlp.down_proj", hidden, inner)
     weights.norm(f"{root}.norm", hidden)
-    weights.projection("lm_head", vocabulary, hidden)
-    mute = torch.ones(vocabulary, dtype=torch.bool)
-    mute[speakable] = False
-    # A zero row is the logit 0, below the best of many random ones.
-    weights.tensors["lm_head.weight"][mute] = 0
+    weights.head("lm_head", vocabulary, hidden, speakable)
 
 
 def add_vision_tower(weights: Weights, vision: dict[str, Any]) -> None:
@@ -259,12 +274,10 @@ def write_model(folder: Path, seed: int) -> None:
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, indent=2) + "\n")
 
-    words = [tokenizer.token_to_id("Ġ" + word) for word in sorted(set(WORDS.split()))]
     weights = Weights(seed)
-    add_language_model(weights, config["text_config"], [word for word in words if word is not None])
+    add_language_model(weights, config["text_config"], speakable(tokenizer))
     add_vision_tower(weights, config["vision_config"])
-    save_file(weights.tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # save_file makes it 0600; the others are as the umask says
+    weights.save(folder)
 
 
 def make(target: Path, seed: int = 0, *, force: bool = False) -> bool:
