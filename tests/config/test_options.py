@@ -54,7 +54,8 @@ RIGHT = [
     "compilation-config.level: 3",
     "middleware: [a, b]",
     "api-key: secret",
-    "allowed-local-media-path: /media",
+    "allowed-local-media-path: /usr",
+    "allowed-local-media-path: ''",
 ]
 WRONG = {
     "max-model-length: 1": "max-model-length is no option of the installed vLLM (did you mean max-model-len?)",
@@ -74,10 +75,20 @@ WRONG = {
         "limit_mm_per_prompt 'image=4,video=1' is the old form, which vLLM no longer reads: it is given a mapping "
         "(write {image: 4, video: 1})"
     ),
-    "allowed-local-media-path: /": (
-        "allowed-local-media-path shows every file of this machine that vLLM can read to whoever has a key of the "
-        "gateway (name the folder with the media)"
-    ),
+    **{
+        f"allowed-local-media-path: {root}": (
+            "allowed-local-media-path shows every file of this machine that vLLM can read to whoever has a key of the "
+            "gateway (name the folder with the media)"
+        )
+        for root in ("/", "//", "/usr/..")
+    },
+    **{
+        f"allowed-local-media-path: {nowhere}": (
+            f"allowed-local-media-path no such folder: {nowhere}; vLLM refuses every image without it "
+            "(write the whole path of one)"
+        )
+        for nowhere in ("/no/where", "media", "/etc/hostname")
+    },
 }
 
 

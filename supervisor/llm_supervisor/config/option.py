@@ -42,12 +42,21 @@ def problems(
             pairs = ", ".join(f"{key}: {count}" for key, count in new.items())
             yield document.problem(here, message, f"write {{{pairs}}}", warning=True)
         else:
-            if name == "allowed-local-media-path" and os.path.normpath(str(value)) in ("/", "//"):
-                message = "shows every file of this machine that vLLM can read to whoever has a key of the gateway"
-                yield document.problem(here, message, "name the folder with the media", warning=True)
+            if name == "allowed-local-media-path" and value and (media := _wrong_media(str(value))) is not None:
+                yield document.problem(here, *media, warning=True)
             if there is not None and (wrong := _wrong(name, value, there)) is not None:
                 yield document.problem(here, *wrong)
     yield from _gpus(document, where, model, made_up)
+
+
+def _wrong_media(folder: str) -> tuple[str, str] | None:
+    """What is wrong with the folder whose files may be in requests, and what to do."""
+    if "\0" not in folder and os.path.realpath(folder) == "/":
+        message = "shows every file of this machine that vLLM can read to whoever has a key of the gateway"
+        return message, "name the folder with the media"
+    if not os.path.isabs(folder) or not os.path.isdir(folder):
+        return f"no such folder: {folder}; vLLM refuses every image without it", "write the whole path of one"
+    return None
 
 
 def _wrong(name: str, value: object, there: Options) -> tuple[str, str] | None:
