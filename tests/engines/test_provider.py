@@ -107,11 +107,25 @@ def test_beyond_the_requests_of_a_minute_it_is_429_and_until_then_all_is_shared(
     until_refused(lambda: chat(model="llm", messages=HELLO))
 
 
-def test_a_crowd_gets_no_more_than_one_alone(provider: Provider) -> None:
+def test_a_crowd_gets_no_more_than_one_alone_and_is_told_at_once(provider: Provider) -> None:
     with provider.daemon.http() as http, ThreadPoolExecutor(8) as pool:
-        codes = [answer.status_code for answer in pool.map(lambda _: provider.ask(http, "crowd"), range(MANY))]
+        answers = list(pool.map(lambda _: provider.ask(http, "crowd"), range(MANY)))
+    codes = [answer.status_code for answer in answers]
     assert set(codes) == {200, 429}
     assert RPM <= codes.count(200) == len(provider.wires[0].asked) <= 2 * RPM
+    # LiteLLM's own retries of a refused request sleep 1.5 s at least
+    assert min(answer.elapsed.total_seconds() for answer in answers if answer.status_code == 429) < 1
+
+
+@pytest.mark.parametrize(("failing", "status", "asked"), [(1, 200, 2), (2, 200, 3), (99, 500, 3)])
+def test_what_fails_is_tried_again(provider: Provider, failing: int, status: int, asked: int) -> None:
+    provider.wires[0].failing = failing
+    try:
+        with provider.daemon.http() as http:
+            assert provider.ask(http, "free").status_code == status
+        assert len(provider.wires[0].asked) == asked
+    finally:
+        provider.wires[0].failing = 0
 
 
 def test_beyond_the_tokens_of_a_minute_it_is_429(provider: Provider) -> None:
@@ -149,5 +163,7 @@ def test_embeddings(engines: Engines, tmp_path_factory: pytest.TempPathFactory) 
             assert asked.path == "/v1/embeddings"
             assert asked.headers["authorization"] == f"Bearer {KEY}"
             assert (asked.body["model"], asked.body["input"]) == ("some-vectors", ["one", "two"])
+            wire.failing = 1
+            assert client.embeddings.create(model="embedding", input="again", encoding_format="float").data
             until_refused(lambda: client.embeddings.create(model="embedding", input="again", encoding_format="float"))
-            assert len(wire.asked) <= 2 * RPM
+            assert len(wire.asked) <= 2 * RPM + 1, "and the one that failed"

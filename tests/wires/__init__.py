@@ -43,6 +43,7 @@ class Wire:
     def __enter__(self) -> Self:
         wire = self
         self.asked: list[Asked] = []
+        self.failing = 0  # how many of the next requests get a 500
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -58,6 +59,9 @@ class Wire:
                 asked = Asked(parts.path, query, headers, body)
                 wire.asked.append(asked)
                 answer = wire.answer(asked)
+                if wire.failing:
+                    wire.failing -= 1
+                    answer = Answer({"error": {"message": "told to fail", "type": "server_error"}}, status=500)
                 lines = (
                     (f"event: {name}\n" if name else "")
                     + f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n"
