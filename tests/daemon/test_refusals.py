@@ -56,7 +56,7 @@ programs:
         f"{file}:5: models.a.model: no such folder: {daemon.folder}/none",
         f"{file}:5: models.a.port: port 8000 is already used by gateway",
         f"{file}:6: models.b.model: no such folder: {daemon.folder}/none",
-        f"{file}:6: models.b.port: must be a whole number, not 'http'",
+        f"{file}:6: models.b.port: must be a integer, not 'http'",
         "llm-supervisor: 5 problems; nothing was started",
     ]
 
@@ -117,10 +117,9 @@ def test_a_taken_port_names_its_holder(make: Make, engines: dict[str, Any], tmp_
 
 
 def test_an_address_that_is_not_ours(make: Make, engines: dict[str, Any], tmp_path: Path) -> None:
-    port = free_port()
-    daemon = make({"p": touching(tmp_path)}, start=False, gateway={"host": "192.0.2.1", "port": port}, engines=engines)
-    daemon.ports = []
-    assert f"gateway.port: port {port} cannot be bound on 192.0.2.1" in refused(daemon, tmp_path)
+    gateway = {"host": "192.0.2.1", "port": free_port()}
+    daemon = make({"p": touching(tmp_path)}, start=False, gateway=gateway, engines=engines)
+    assert f"gateway.port: port {gateway['port']} cannot be bound on 192.0.2.1" in refused(daemon, tmp_path)
 
 
 def test_an_unset_key(make: Make, engines: dict[str, Any], tmp_path: Path) -> None:
