@@ -74,7 +74,7 @@ def wanted(
     """What to fetch for these names (none: all models of the configuration that are on a hub), and the models that are
     folders. Raises NoSuchName."""
     models = config.root.models if config is not None else {}
-    found: list[Wanted] = []
+    found: dict[Repository, Wanted] = {}  # what several engines share is fetched once
     folders: dict[str, Path] = {}
     for name in names or models:
         # the id of a configured model is fetched as that engine will look for it
@@ -88,17 +88,16 @@ def wanted(
             said = {**model.vllm, "revision": revision} if revision else model.vllm
             model = model.model_copy(update={**given, "vllm": said})
             env = engine_environ(config, model)
-            found += [Wanted(alias, one, env) for one in repositories_of(config, model)]
+            repositories = repositories_of(config, model)
         elif "/" in name and weights.is_hub_id(name):
             env = dict(config.environ if config is not None else environ)
-            options = {"revision": revision}
-            found += [
-                Wanted(name, one, env) for one in weights.repositories(name, source or "huggingface", options, env)
-            ]
+            repositories = weights.repositories(name, source or "huggingface", {"revision": revision}, env)
         else:
             hint = "" if "/" in name else "; a hub id has a / in it"
             raise NoSuchName(nearest(name, models, "model") + hint)
-    return list({one.repository: one for one in found}.values()), folders
+        for one in repositories:
+            found.setdefault(one, Wanted(alias or name, one, env))
+    return list(found.values()), folders
 
 
 def pull(want: Wanted, python: str, show: Show, *, verify: bool = False) -> Pulled:
@@ -331,7 +330,7 @@ class _Hub:
         match error["kind"]:
             case "gated":
                 do = f"and the account of {token} was not let in yet" if has else f"and put {token}=... into {where}"
-                return f"is gated: accept its licence on {at}/{repository.id}, {do}"
+                return f"gated: accept its licence on {at}/{repository.id}, {do}"
             case "unauthorized" if has:
                 return f"{at} does not take the token in {token}, or there is no such repository: check both"
             case "unauthorized":
@@ -342,7 +341,7 @@ class _Hub:
                 other = "Hugging Face" if scope else "ModelScope (`--source modelscope`)"
                 return f"not found on {at}: check the name, upper case and lower case too; perhaps it is on {other}"
             case "revision":
-                return f"has no revision {repository.revision or 'main'}: name a branch, a tag or a commit of it"
+                return f"no such revision: {repository.revision or 'main'} (name a branch, a tag or a commit)"
             case "network":
                 mirror = "" if scope else "; where it is out of reach, name a mirror by HF_ENDPOINT"
                 return f"{at} cannot be reached ({said}): check the network and its proxy{mirror}. Then {AGAIN}"
@@ -353,7 +352,7 @@ class _Hub:
             case "denied":
                 return f"cannot be written ({said}): check who owns {repository.cache}"
             case "name":
-                return f"is no name of a repository ({said})"
+                return f"not the name of a repository ({said})"
             case "no_modelscope":
                 return f"modelscope is not in vLLM's environment: {self._python} -m pip install 'modelscope>=1.38'"
         return said

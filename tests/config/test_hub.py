@@ -38,7 +38,7 @@ CHOICES = {
         "model.safetensors 2_Dense/model.safetensors",
         "auto",
         "2_Dense/model.safetensors model.safetensors",
-    ),  # fmt: skip
+    ),
     "only pickles": ("pytorch_model.bin training.pt flax.msgpack", "auto", "pytorch_model.bin"),
     "only pt": ("a.pt a.pth", "auto", "a.pt"),
     "mistral's own beside shards": (
@@ -188,10 +188,10 @@ def test_a_download_is_seen_by_its_growth(tmp_path: Path) -> None:
     assert weights.growth([tmp_path, tmp_path / "nothing"]) == 8
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (123_456, "123 kB"), (20_600_000_000, "20.6 GB"), (3e12, "3.0 TB")],
-)  # fmt: skip
+SIZES = {0: "0 bytes", 999: "999 bytes", 1500: "1.5 kB", 123_456: "123 kB", 20_600_000_000: "20.6 GB", 3e12: "3.0 TB"}
+
+
+@pytest.mark.parametrize(("size", "text"), SIZES.items())
 def test_sizes_for_people(size: float, text: str) -> None:
     assert weights.size_text(size) == text
 

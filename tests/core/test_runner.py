@@ -177,6 +177,18 @@ def test_loading_extends_the_budget_for_as_long_as_it_advances() -> None:
     assert "(last: loading weights 20/20)" in stage.state.failure.summary
 
 
+def test_a_download_that_goes_on_extends_the_budget() -> None:
+    """Of which vLLM says no word."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.at(2500.2)
+        assert str(stage.state.loading) == "downloading"
+        stage.world.downloads = 0
+        await stage.until(Phase.TERMINATING)
+
+    assert act(scene, prepare=given(answers=NOBODY_ANSWERS, downloads=1000)).now == 3100.0
+
+
 def test_what_it_is_doing_is_published() -> None:
     async def scene(stage: Stage) -> None:
         await stage.at(1.2)

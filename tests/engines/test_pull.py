@@ -265,9 +265,9 @@ def test_the_disk_is_looked_at_first(place: Place) -> None:
 
 def test_what_a_person_can_do_about_it(place: Place) -> None:
     place.hub.add(NAME, hubs.sharded(), gated="hf_let_in")
-    assert f"is gated: accept its licence on {place.hub.url}/{NAME}, and put HF_TOKEN=... into" in place.failure()
+    assert f"gated: accept its licence on {place.hub.url}/{NAME}, and put HF_TOKEN=... into" in place.failure()
     assert "the account of HF_TOKEN was not let in yet" in place.failure(HF_TOKEN="hf_another")
-    assert "has no revision v9: name a branch, a tag or a commit" in place.failure("v9")
+    assert "no such revision: v9 (name a branch, a tag or a commit)" in place.failure("v9")
     assert "HF_HUB_OFFLINE is set, which forbids" in place.failure(HF_HUB_OFFLINE="1")
     place.hub.repos.clear()
     assert f"no such repository on {place.hub.url}, or it is private: check the name" in place.failure()
@@ -358,5 +358,6 @@ def test_a_start_that_downloads_says_so(place: Place, engines: Engines) -> None:
         )
         place.hub.rate = None
         daemon.wait_ready(timeout=300)
+        assert not_cached(load(daemon.config_file, place.environ())) == [], "what it took is what we know that it takes"
         said = (place.folder / "stderr").read_text()
     assert "org/tiny-glm is not in the cache" in said and f"llm-supervisor pull {ALIAS}" in said
