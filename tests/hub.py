@@ -1,5 +1,5 @@
 """A hub of models on loopback: what huggingface_hub 2.4 asks of huggingface.co when it lists and downloads (without
-xet), with faults to order. Nothing here is collected.
+xet), and modelscope 1.40 of modelscope.cn; with faults to order. Nothing here is collected.
 
 Large files are redirected to another host's name, as the real one does it: what is sent there must not have the token.
 """
@@ -187,6 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 siblings = [{"rfilename": file} for file in repo.files]
                 self._json({"id": "/".join(words[2:4]), "sha": repo.commit, "private": False, "siblings": siblings})
+        elif words[:3] == ["api", "v1", "models"] and words[5:6] == ["repo"]:
+            self._modelscope("/".join(words[3:5]), listing=words[6:] == ["files"], asked=asked, fault=fault)
         elif words[2:3] == ["resolve"]:
             self._resolve("/".join(words[:2]), words[3], "/".join(words[4:]), asked, fault)
         else:
@@ -253,6 +255,27 @@ class _Handler(BaseHTTPRequestHandler):
         if end < total:
             self.close_connection = True
 
+    def _modelscope(self, name: str, *, listing: bool, asked: Asked, fault: Fault | None) -> None:
+        """What modelscope 1.40 asks of modelscope.cn."""
+        query = parse_qs(urlsplit(self.path).query)
+        repo = self.hub.repos.get(name)
+        if repo is None or query.get("Revision", ["master"])[0] != "master":
+            self._json({"Code": 10010205001, "Success": False, "Message": "not found"}, status=404)
+        elif listing:
+            rows = [
+                {
+                    "Path": file,
+                    "Name": os.path.basename(file),
+                    "Type": "blob",
+                    "Size": len(data),
+                    "Sha256": hashlib.sha256(data).hexdigest(),
+                }
+                for file, data in repo.files.items()
+            ]
+            self._json({"Code": 200, "Success": True, "Data": {"Files": rows}})
+        else:
+            self._content(repo.files[query["FilePath"][0]], asked, fault, {})
+
     def _tree(self, repo: Repo) -> None:
         query = parse_qs(urlsplit(self.path).query)
         begin = int(query.get("cursor", ["0"])[0])
@@ -268,9 +291,9 @@ class _Handler(BaseHTTPRequestHandler):
         link = f'<{self.hub.url}{urlsplit(self.path).path}?recursive=True&cursor={after}>; rel="next"'
         self._json(rows, {"Link": link} if after < len(repo.files) else {})
 
-    def _json(self, value: object, more: Mapping[str, str] | None = None) -> None:
+    def _json(self, value: object, more: Mapping[str, str] | None = None, *, status: int = 200) -> None:
         body = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         for header, text in {"Content-Type": "application/json", **(more or {})}.items():
             self.send_header(header, text)
         self.send_header("Content-Length", str(len(body)))

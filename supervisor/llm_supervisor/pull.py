@@ -113,8 +113,7 @@ def pull(want: Wanted, python: str, show: Show, *, verify: bool = False) -> Pull
     shards = weights.shards_of(str(listing["index"] or "").encode())
     names = weights.chosen(files.keys(), repository, shards)
     _has_weights(repository, names, files, shards)
-    folder = repository.snapshot(commit)
-    assert folder is not None, "the commit is known"
+    folder = Path(listing["folder"] or str(repository.snapshot(commit)))
     there = [files[name] for name in names if weights.present(folder, files[name])]
     if verify:
         for file in damaged(folder, there, lambda done, total: show.advance(repository.id, "verifying", done, total)):
@@ -249,8 +248,8 @@ class _Hub:
     def ask(self, do: str, **more: object) -> dict[str, Any]:
         """One task, to its end; the last word but ``end``. Raises PullError."""
         repository = self._want.repository
-        # no engine's own Python settings: they are for its environment's start, not for ours
-        environ = {name: value for name, value in self._want.environ.items() if not name.startswith("PYTHON")}
+        # the engine's own, its PYTHONPATH too; only the script's folder is no place to import from
+        environ = {**self._want.environ, "PYTHONSAFEPATH": "1"}
         task = {
             "do": do,
             "source": repository.source,
@@ -264,7 +263,7 @@ class _Hub:
         with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
             json.dump(task, file)
             file.flush()
-            command: list[str | Path] = [self._python, "-I", install.INSIDE / "pull.py", file.name]
+            command: list[str | Path] = [self._python, install.INSIDE / "pull.py", file.name]
             try:
                 status = install.run(command, Path(os.devnull), hear=self._line, environ=environ)
             except OSError as error:

@@ -88,8 +88,8 @@ class World(Protocol):
     def output(self, name: str) -> tuple[list[bytes], bool]:
         """Complete lines that the program wrote since the last call, and whether it wrote anything at all."""
 
-    def downloaded(self, spec: ProgramSpec) -> int | None:
-        """The bytes that are there of what it downloads; None when it downloads nothing."""
+    def downloaded(self, spec: ProgramSpec) -> int:
+        """The bytes that are there of what it downloads."""
 
     async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
         """One question and its answer; without a question, a TCP connection."""
@@ -401,17 +401,16 @@ class Runner:
 
     async def _watch_start(self, incarnation: int) -> None:
         """What a starting program says and does, as signs of progress."""
-        cpu, bytes_before = 0, None
+        cpu, had = 0, self._world.downloaded(self.spec)
         while True:
             lines, wrote = self._world.output(self.name)
             step: Step | None = None
             for line in lines:
                 step = (self._reader(line) if self._reader else None) or step
             _, burned = self._world.look(self.spec)
-            bytes_now = self._world.downloaded(self.spec)  # vLLM says no word while it downloads
-            if bytes_before is not None and (bytes_now or 0) > bytes_before:
-                step = step or Step("downloading")
-            bytes_before = bytes_now
+            if (has := self._world.downloaded(self.spec)) > had:
+                step = step or Step("downloading")  # of which vLLM says no word
+            had = has
             if step is not None:
                 self.post(ev.Advanced(incarnation, True, step.doing, step.done, step.total))
             elif wrote or burned > cpu:

@@ -584,7 +584,7 @@ class RealWorld:
         self._read[name] = (after, rest[-4096:])
         return lines, bool(data)
 
-    def downloaded(self, spec: ProgramSpec) -> int | None:
+    def downloaded(self, spec: ProgramSpec) -> int:
         """See ``runner.World``."""
         return weights.growth(spec.launch.downloads)
 

@@ -92,7 +92,7 @@ def test_where_modelscope_does() -> None:
     assert weights.cache_folder({"HOME": "/home/x"}, "modelscope") == Path("/home/x/.cache/modelscope")
     assert weights.cache_folder({"MODELSCOPE_CACHE": "/m"}, "modelscope") == Path("/m")
     one = repository(Path("/m"), source="modelscope")
-    assert one.snapshot() == Path("/m/models/org--a/snapshots/master")
+    assert one.snapshot() == one.growing == Path("/m/models/org--a/snapshots/master")
 
 
 def test_what_an_engine_takes() -> None:
@@ -181,9 +181,8 @@ def test_a_list_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
 
 
 def test_a_download_is_seen_by_its_growth(tmp_path: Path) -> None:
-    assert weights.growth([tmp_path / "nothing"]) is None
+    assert weights.growth([tmp_path / "nothing"]) == 0
     (tmp_path / "whole").write_bytes(b"12345")
-    assert weights.growth([tmp_path]) is None
     (tmp_path / "x.1234.incomplete").write_bytes(b"678")
     assert weights.growth([tmp_path, tmp_path / "nothing"]) == 8
 

@@ -134,10 +134,10 @@ class FakeWorld:
         """See ``runner.World``."""
         self.did("photograph")
 
-    def downloaded(self, spec: ProgramSpec) -> int | None:
+    def downloaded(self, spec: ProgramSpec) -> int:
         """See ``runner.World``."""
         self._bytes += self.downloads
-        return self._bytes if self.downloads else None
+        return self._bytes
 
     def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
         """See ``runner.World``."""

@@ -21,7 +21,7 @@ from llm_supervisor.config import load, not_cached
 from llm_supervisor.engines import weights
 from tests import hub as hubs
 from tests.daemon.harness import Daemon, free_port
-from tests.engines.conftest import ALIAS, Engines, config
+from tests.engines.conftest import ALIAS, ROOT, Engines, config
 from tests.hub import Hub
 from tests.programs import until
 
@@ -318,6 +318,58 @@ def test_it_lands_where_the_configured_engine_looks(place: Place) -> None:
     assert not_cached(load(file, place.environ())) == []
 
 
+# ModelScope -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def modelscope(engines: Engines) -> str:
+    """A folder with its library, which vLLM's environment has not: for PYTHONPATH."""
+    folder = ROOT / ".demo/modelscope"
+    if not (folder / "modelscope").is_dir():
+        wanted = ("modelscope==1.40.2", "modelscope-hub==0.5.1")  # all else that they need is there
+        command = [engines.vllm, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, *wanted]
+        subprocess.run(command, check=True, timeout=300)
+    return str(folder)
+
+
+def scoped(place: Place, library: str) -> dict[str, str]:
+    """The environment of an engine that uses it."""
+    cache = str(place.folder / "scope")
+    return {"MODELSCOPE_ENDPOINT": place.hub.url, "MODELSCOPE_CACHE": cache, "PYTHONPATH": library}
+
+
+def test_modelscope_goes_on_where_it_stopped(place: Place, modelscope: str) -> None:
+    files = large(place)
+    place.hub.rate = 6 * MIB
+    environ = scoped(place, modelscope)
+    environ["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
+    process = place.command(NAME, "--source", "modelscope", **environ)
+    until(lambda: place.hub.sent() > 7 * MIB, "half of it was sent", 60)
+    process.kill()
+    place.ended(process)
+    place.hub.rate = None
+    before = place.hub.sent()
+    code, out, err = place.ended(place.command(NAME, "--source", "modelscope", "--json", **environ))
+    assert code == 0, err
+    (row,) = json.loads(out)["models"]
+    assert hubs.from_folder(Path(row["folder"])) == files, "vLLM takes all there"
+    assert place.hub.sent() - before < 10 * MIB
+    todo, _ = pull.wanted(None, [NAME], place.environ(**environ), "modelscope", None)
+    assert weights.missing(todo[0].repository) is None
+    assert pull.pull(todo[0], place.python, place.notes).came == 0
+
+
+def test_modelscope_says_what_is_wrong(place: Place, modelscope: str) -> None:
+    def said(**environ: str) -> str:
+        todo, _ = pull.wanted(None, [NAME], place.environ(**environ), "modelscope", None)
+        with pytest.raises(pull.PullError) as caught:
+            pull.pull(todo[0], place.python, place.notes)
+        return str(caught.value)
+
+    assert f"not found on {place.hub.url}: check the name" in said(**scoped(place, modelscope))
+    assert f"{place.python} -m pip install 'modelscope>=1.38'" in said(**scoped(place, ""))
+
+
 # vLLM itself ----------------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +396,20 @@ def test_vllm_starts_from_it_without_a_network(place: Place, engines: Engines) -
         daemon.wait_ready(timeout=300)
         assert "llm-supervisor pull" not in (place.folder / "stderr").read_text()
     assert len(place.hub.asked) == asked, "it did not ask the hub"
+
+
+def test_vllm_starts_from_modelscope(place: Place, engines: Engines, modelscope: str) -> None:
+    place.hub.add("org/tiny-glm", hubs.from_folder(engines.model))
+    made = settings(place, engines, HF_ENDPOINT="http://127.0.0.1:9", **scoped(place, modelscope))
+    models: Any = made["models"]
+    models[ALIAS]["source"] = "modelscope"
+    (place.folder / "supervisor.yaml").write_text(yaml.safe_dump(made))
+    code, _, err = place.ended(place.command(ALIAS))
+    assert code == 0, err
+    sent = place.hub.sent()
+    with Daemon(place.folder, made) as daemon:
+        daemon.wait_ready(timeout=300)
+    assert place.hub.sent() == sent, "it downloaded nothing"
 
 
 def test_a_start_that_downloads_says_so(place: Place, engines: Engines) -> None:

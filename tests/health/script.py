@@ -196,9 +196,9 @@ class ScriptedWorld:
         said, self._said = self._said, []
         return said, bool(said)
 
-    def downloaded(self, spec: ProgramSpec) -> int | None:
+    def downloaded(self, spec: ProgramSpec) -> int:
         """See ``runner.World``."""
-        return None
+        return 0
 
     # Answers ----------------------------------------------------------------------------------------------
 

@@ -63,7 +63,9 @@ class Repository:
     @property
     def growing(self) -> Path:
         """The folder in which a download grows."""
-        return self.folder / "blobs" if self.source == "huggingface" else self.folder
+        if self.source == "modelscope":
+            return self.folder / "snapshots" / (self.revision or "master")
+        return self.folder / "blobs"
 
     def snapshot(self, commit: str | None = None) -> Path | None:
         """The folder of one commit's files; without one, that of the revision, if the cache knows which it is."""
@@ -282,19 +284,16 @@ def missing_shards(folder: str) -> list[str]:
     return lacking
 
 
-def growth(folders: Iterable[Path | str]) -> int | None:
-    """The bytes in folders in which a download goes on; None where none does."""
-    total, busy = 0, False
+def growth(folders: Iterable[Path | str]) -> int:
+    """The bytes of the files in these folders: they grow while a download goes on."""
+    total = 0
     for folder in folders:
         try:
             with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_file(follow_symlinks=False):
-                        total += entry.stat(follow_symlinks=False).st_size
-                        busy = busy or entry.name.endswith(".incomplete")
+                total += sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
         except OSError:
             continue
-    return total if busy else None
+    return total
 
 
 def size_text(size: float) -> str:

@@ -167,7 +167,7 @@ class HuggingFace:
         if weights and any(one["path"] == INDEX for one in files):
             place = self.hub.hf_hub_download(self.id, INDEX, revision=commit, cache_dir=self.cache)
             index = Path(place).read_text(encoding="utf-8")
-        return {"commit": commit, "files": files, "index": index}
+        return {"commit": commit, "files": files, "index": index, "folder": None}
 
     def fetch(self, commit: str, path: str, size: int, bar: Bar) -> None:
         """One file, from where an earlier attempt has stopped."""
@@ -232,10 +232,11 @@ class ModelScope:
 
     def __init__(self, task: dict[str, Any]) -> None:
         try:
-            from modelscope.hub import api, snapshot_download
+            from modelscope.hub.api import HubApi
+            from modelscope.hub.snapshot_download import snapshot_download
         except ImportError as error:
             raise Failed("no_modelscope", str(error)) from error
-        self.api, self.library = api.HubApi(), snapshot_download
+        self.api, self.download = HubApi(), snapshot_download
         self.id, self.cache, self.revision = str(task["id"]), task["cache"], task["revision"]
 
     def listing(self, *, weights: bool) -> dict[str, Any]:
@@ -246,7 +247,11 @@ class ModelScope:
             for one in said
             if one.get("Type") != "tree"
         ]
-        return {"commit": self.revision or "master", "files": files, "index": None}
+        try:
+            folder = self.settle("", [])  # which is another one where an older version has begun
+        except Exception:
+            folder = None
+        return {"commit": self.revision or "master", "files": files, "index": None, "folder": folder}
 
     def fetch(self, commit: str, path: str, size: int, bar: Bar) -> None:
         """See ``HuggingFace``."""
@@ -260,7 +265,7 @@ class ModelScope:
             def end(self) -> None:
                 pass
 
-        self.library.snapshot_download(
+        self.download(
             self.id,
             revision=self.revision,
             cache_dir=self.cache,
@@ -270,9 +275,7 @@ class ModelScope:
 
     def settle(self, commit: str, paths: list[str]) -> str:
         """See ``HuggingFace``."""
-        return str(
-            self.library.snapshot_download(self.id, revision=self.revision, cache_dir=self.cache, local_files_only=True)
-        )
+        return str(self.download(self.id, revision=self.revision, cache_dir=self.cache, local_files_only=True))
 
 
 def fetch_all(hub: HuggingFace | ModelScope, task: dict[str, Any]) -> None:
