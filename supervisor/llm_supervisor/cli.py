@@ -451,10 +451,10 @@ def _pull(options: argparse.Namespace) -> int:
             "vLLM's environment, which speaks with the hubs, is not there: run `llm-supervisor install vllm`"
         )
     rows: list[dict[str, Any]] = []
-    say = (lambda text: None) if options.json else print
+    said: list[str] = []  # for standard output, when no bar stands there any more
     for name, folder in folders.items():  # load() has found it complete
         rows.append({"name": name, "folder": str(folder), "ok": True, "error": None})
-        say(f"{name}: is a folder, and complete: {folder}")
+        said.append(f"{name}: is a folder, and complete: {folder}")
     with _pulling() as show:
         for want in todo:
             row = {"name": want.name, "model": want.repository.id, "source": want.repository.source}
@@ -469,12 +469,13 @@ def _pull(options: argparse.Namespace) -> int:
             rows.append({**row, **place, **sizes, "ok": True, "error": None})
             came = f"{size_text(done.came)} downloaded" if done.came else "nothing to download"
             named = f"{want.name}: " if want.name != want.repository.id else ""
-            say(f"{named}{want.repository.id}: complete, {size_text(done.size)} ({came}): {done.folder}")
-    if not rows:
-        say("no model of the configuration is on a hub")
+            said.append(f"{named}{want.repository.id}: complete, {size_text(done.size)} ({came}): {done.folder}")
     ok = all(row["ok"] for row in rows)
     if options.json:
         print(json.dumps({"ok": ok, "models": rows}, indent=2))
+        return OK if ok else FAILED
+    for line in said if rows else ["no model of the configuration is on a hub"]:
+        print(line)
     return OK if ok else FAILED
 
 
@@ -511,7 +512,7 @@ class _PullBar:
             if self._task is not None:
                 self._progress.remove_task(self._task)
             self._shown = (what, doing)
-            self._task = self._progress.add_task(what, doing=doing, completed=done)
+            self._task = self._progress.add_task(what, doing=doing, completed=done, total=total)
         self._progress.update(self._task, completed=done, total=total)
 
     def note(self, text: str) -> None:

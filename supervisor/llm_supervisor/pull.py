@@ -113,7 +113,8 @@ def pull(want: Wanted, python: str, show: Show, *, verify: bool = False) -> Pull
     shards = weights.shards_of(str(listing["index"] or "").encode())
     names = weights.chosen(files.keys(), repository, shards)
     _has_weights(repository, names, files, shards)
-    folder = Path(listing["folder"] or str(repository.snapshot(commit)))
+    folder = repository.snapshot(commit)
+    assert folder is not None, "the commit is known"
     there = [files[name] for name in names if weights.present(folder, files[name])]
     if verify:
         for file in damaged(folder, there, lambda done, total: show.advance(repository.id, "verifying", done, total)):
@@ -256,6 +257,7 @@ class _Hub:
             "id": repository.id,
             "revision": repository.revision,
             "cache": str(repository.cache),
+            "folder": str(repository.folder),
             "pauses": PAUSES,
             **more,
         }

@@ -89,10 +89,10 @@ def test_where_an_engine_keeps_what_it_downloads(environ: Mapping[str, str], fol
 
 
 def test_where_modelscope_does() -> None:
-    assert weights.cache_folder({"HOME": "/home/x"}, "modelscope") == Path("/home/x/.cache/modelscope")
+    assert weights.cache_folder({"HOME": "/home/x"}, "modelscope") == Path("/home/x/.cache/modelscope/hub")
     assert weights.cache_folder({"MODELSCOPE_CACHE": "/m"}, "modelscope") == Path("/m")
-    one = repository(Path("/m"), source="modelscope")
-    assert one.snapshot() == one.growing == Path("/m/models/org--a/snapshots/master")
+    one = repository(Path("/m"), source="modelscope", id="org/a-4.1v")
+    assert one.snapshot() == one.growing == Path("/m/models/org/a-4___1v")
 
 
 def test_what_an_engine_takes() -> None:
@@ -250,3 +250,15 @@ def test_what_an_engine_is_told_of_its_hub(place: Place) -> None:
     scope = spec(place, "source: modelscope")
     assert dict(scope.launch.env)["VLLM_USE_MODELSCOPE"] == "True"
     assert scope.digest != usual.digest
+    # what is there is given as a folder
+    folder = place.folder / "scope/models/org/a"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("a")
+    said = f"source: modelscope, env: {{MODELSCOPE_CACHE: {place.folder}/scope}}"
+    whole = spec(place, said.replace(", env", "\n    env"))
+    assert str(folder) in whole.launch.argv
+    assert dict(whole.launch.env)["HF_HUB_OFFLINE"] == "1" and "VLLM_USE_MODELSCOPE" not in dict(whole.launch.env)
+    (folder / "config.json").unlink()
+    again = spec(place, said.replace(", env", "\n    env"))
+    assert "org/a" in again.launch.argv and again.digest == whole.digest, "which is no other configuration"

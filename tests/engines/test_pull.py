@@ -399,16 +399,16 @@ def test_vllm_starts_from_it_without_a_network(place: Place, engines: Engines) -
 
 
 def test_vllm_starts_from_modelscope(place: Place, engines: Engines, modelscope: str) -> None:
-    place.hub.add("org/tiny-glm", hubs.from_folder(engines.model))
+    place.hub.add("org/tiny-glm-4.1v", hubs.from_folder(engines.model))
     made = settings(place, engines, HF_ENDPOINT="http://127.0.0.1:9", **scoped(place, modelscope))
     models: Any = made["models"]
-    models[ALIAS]["source"] = "modelscope"
+    models[ALIAS] |= {"model": "org/tiny-glm-4.1v", "source": "modelscope"}
     (place.folder / "supervisor.yaml").write_text(yaml.safe_dump(made))
     code, _, err = place.ended(place.command(ALIAS))
     assert code == 0, err
     sent = place.hub.sent()
     with Daemon(place.folder, made) as daemon:
-        daemon.wait_ready(timeout=300)
+        daemon.wait_ready(timeout=150)
     assert place.hub.sent() == sent, "it downloaded nothing"
 
 

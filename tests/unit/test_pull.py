@@ -59,7 +59,7 @@ def wanted(tmp_path: Path, names: list[str], *, source: str | None = None, revis
 
 
 A = "a org/a huggingface v1 /engine/hub"
-B = "b org/b modelscope None /home/x/.cache/modelscope"
+B = "b org/b modelscope None /home/x/.cache/modelscope/hub"
 
 
 def test_what_the_names_mean(tmp_path: Path) -> None:
@@ -70,7 +70,9 @@ def test_what_the_names_mean(tmp_path: Path) -> None:
     usual = "/home/x/.cache/huggingface/hub"
     assert wanted(tmp_path, ["org/c"]) == [f"org/c org/c huggingface None {usual}"]
     assert wanted(tmp_path, ["a"], revision="v2") == ["a org/a huggingface v2 /engine/hub"]
-    assert wanted(tmp_path, ["org/c"], source="modelscope") == ["org/c org/c modelscope None /home/x/.cache/modelscope"]
+    assert wanted(tmp_path, ["org/c"], source="modelscope") == [
+        "org/c org/c modelscope None /home/x/.cache/modelscope/hub"
+    ]
     with pytest.raises(
         pull.NoSuchName, match=r"no such model: foldr \(did you mean folder\?\); a hub id has a / in it"
     ):

@@ -3,6 +3,9 @@ asks no hub."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from llm_supervisor.config import schema, source
 from llm_supervisor.config.load import Config
 from llm_supervisor.config.source import Problem
@@ -21,6 +24,14 @@ def repositories_of(config: Config, model: schema.Model) -> tuple[Repository, ..
         return ()
     options = vllm.by_name(model.vllm)
     return weights.repositories(model.model, model.source, options, engine_environ(config, model))
+
+
+def fetched(taken: Sequence[Repository]) -> Path | None:
+    """The folder to be given to an engine instead of the id: of what is whole from ModelScope, as vLLM (0.32) asks
+    Hugging Face for the image processor of a model there, and fails."""
+    if len(taken) != 1 or taken[0].source != "modelscope" or weights.missing(taken[0]) is not None:
+        return None
+    return taken[0].snapshot()
 
 
 def not_cached(config: Config) -> list[Problem]:

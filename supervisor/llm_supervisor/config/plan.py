@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_supervisor.config import schema
-from llm_supervisor.config.hub import repositories_of
+from llm_supervisor.config.hub import fetched, repositories_of
 from llm_supervisor.config.load import GATEWAY, Config, split_url
 from llm_supervisor.core.fleet import ReadyWhen
 from llm_supervisor.core.health import Answer, Probe
@@ -198,9 +198,11 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, ru
     uds = _socket(config, alias, model, runtime)
     place = uds if uds is not None else model.port
     assert place is not None, "the configuration was checked"
-    scope = model.source == "modelscope" and folder is None
+    taken = repositories_of(config, model)
+    where = folder or fetched(taken)
+    scope = model.source == "modelscope" and where is None
     cpu = pythons.vllm_cpu
-    base = vllm.environment(gpus=model.gpus, api_key=api_key, cpu=cpu, offline=folder is not None, modelscope=scope)
+    base = vllm.environment(gpus=model.gpus, api_key=api_key, cpu=cpu, offline=where is not None, modelscope=scope)
     # what a person says wins: in the model's env, then in the daemon's environment for the defaults of ours
     env = {
         **{name: value for name, value in base.items() if name not in config.environ or name in _OURS},
@@ -214,17 +216,17 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, ru
         name=alias,
         kind=Kind.VLLM,
         launch=Launch(
-            argv=vllm.argv(pythons.vllm, str(folder or model.model), served, place, model.vllm, model.stop.grace),
+            argv=vllm.argv(pythons.vllm, str(where or model.model), served, place, model.vllm, model.stop.grace),
             env=tuple(env.items()),
             # another model's or the daemon's own key must not become this engine's
             unset=() if api_key else ("VLLM_API_KEY",),
             port=model.port,
             uds=uds,
             pipe_size=ENGINE_PIPE,
-            warm=vllm.fork_server(pythons.vllm, str(folder or model.model), whole=whole) if model.warm != "off" else (),
+            warm=vllm.fork_server(pythons.vllm, str(where or model.model), whole=whole) if model.warm != "off" else (),
             warm_env=vllm.FORK if whole else (),
             late=vllm.LATE,
-            downloads=tuple(str(one.growing) for one in repositories_of(config, model)),
+            downloads=tuple(str(one.growing) for one in taken),
         ),
         health=_health(model.health),
         restart=_restart(model.restart),

@@ -1,8 +1,8 @@
 """A model's files: which of a hub's repository vLLM loads, in which cache they are, and what of them is missing there.
 
 Rules and looks at folders; no network, and nothing is written: the hub is asked by ``inside/pull.py``, in vLLM's own
-environment. The layout of the cache is huggingface_hub's, which documents it; ModelScope's is that of modelscope 1.38
-and later.
+environment. The layout of the cache is huggingface_hub's, which documents it; ModelScope's is the one in which vLLM
+0.32 looks, that of modelscope before 1.38.
 """
 
 from __future__ import annotations
@@ -57,20 +57,19 @@ class Repository:
     def folder(self) -> Path:
         """Its own folder in the cache."""
         if self.source == "modelscope":
-            return self.cache / "models" / self.id.replace("/", "--")
+            owner, _, name = self.id.rpartition("/")
+            return self.cache / "models" / owner / name.replace(".", "___")
         return self.cache / f"models--{self.id.replace('/', '--')}"
 
     @property
     def growing(self) -> Path:
         """The folder in which a download grows."""
-        if self.source == "modelscope":
-            return self.folder / "snapshots" / (self.revision or "master")
-        return self.folder / "blobs"
+        return self.folder if self.source == "modelscope" else self.folder / "blobs"
 
     def snapshot(self, commit: str | None = None) -> Path | None:
         """The folder of one commit's files; without one, that of the revision, if the cache knows which it is."""
         if self.source == "modelscope":
-            return self.folder / "snapshots" / (self.revision or "master")
+            return self.folder
         if commit is None and self.revision is not None and _COMMIT.fullmatch(self.revision):
             commit = self.revision
         if commit is None:
@@ -104,7 +103,7 @@ def cache_folder(environ: Mapping[str, str], source: str = "huggingface") -> Pat
     """Where an engine with that environment keeps what it downloads."""
     home = environ.get("HOME") or os.path.expanduser("~")
     if source == "modelscope":
-        return _path(environ.get("MODELSCOPE_CACHE") or f"{home}/.cache/modelscope", environ)
+        return _path(environ.get("MODELSCOPE_CACHE") or f"{home}/.cache/modelscope/hub", environ)
     base = environ.get("HF_HOME") or os.path.join(environ.get("XDG_CACHE_HOME") or f"{home}/.cache", "huggingface")
     given = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     return _path(given or os.path.join(base, "hub"), environ)
@@ -144,9 +143,7 @@ def repositories(
         # vLLM takes the weights and the tokenizer from there, and the configuration from the usual place all the same
         add(model, options.get("revision"), weights=True, cache=_path(elsewhere, environ))
         add(model, options.get("revision"), weights=False)
-    elif isinstance(elsewhere, str):
-        add(model, options.get("revision"), weights=True, cache=_path(elsewhere, environ))
-    else:
+    else:  # ModelScope's weights are taken from the usual place whatever is said
         add(model, options.get("revision"), weights=True)
     add(options.get("tokenizer"), options.get("tokenizer-revision"), weights=False)
     add(options.get("hf-config-path"), None, weights=False)

@@ -167,7 +167,7 @@ class HuggingFace:
         if weights and any(one["path"] == INDEX for one in files):
             place = self.hub.hf_hub_download(self.id, INDEX, revision=commit, cache_dir=self.cache)
             index = Path(place).read_text(encoding="utf-8")
-        return {"commit": commit, "files": files, "index": index, "folder": None}
+        return {"commit": commit, "files": files, "index": index}
 
     def fetch(self, commit: str, path: str, size: int, bar: Bar) -> None:
         """One file, from where an earlier attempt has stopped."""
@@ -232,12 +232,13 @@ class ModelScope:
 
     def __init__(self, task: dict[str, Any]) -> None:
         try:
+            import modelscope_hub  # noqa: F401 (since 1.38, whose way to download this is)
             from modelscope.hub.api import HubApi
             from modelscope.hub.snapshot_download import snapshot_download
         except ImportError as error:
             raise Failed("no_modelscope", str(error)) from error
         self.api, self.download = HubApi(), snapshot_download
-        self.id, self.cache, self.revision = str(task["id"]), task["cache"], task["revision"]
+        self.id, self.revision, self.folder = str(task["id"]), task["revision"], Path(task["folder"])
 
     def listing(self, *, weights: bool) -> dict[str, Any]:
         """See ``HuggingFace``."""
@@ -247,11 +248,7 @@ class ModelScope:
             for one in said
             if one.get("Type") != "tree"
         ]
-        try:
-            folder = self.settle("", [])  # which is another one where an older version has begun
-        except Exception:
-            folder = None
-        return {"commit": self.revision or "master", "files": files, "index": None, "folder": folder}
+        return {"commit": self.revision or "master", "files": files, "index": None}
 
     def fetch(self, commit: str, path: str, size: int, bar: Bar) -> None:
         """See ``HuggingFace``."""
@@ -265,17 +262,22 @@ class ModelScope:
             def end(self) -> None:
                 pass
 
+        # vLLM (0.32) looks where modelscope kept its models before 1.38, which this one uses if there is something
+        place = str(self.folder)
         self.download(
             self.id,
             revision=self.revision,
-            cache_dir=self.cache,
+            local_dir=place,
             allow_patterns=[path],
             progress_callbacks=[Callback],
         )
 
     def settle(self, commit: str, paths: list[str]) -> str:
-        """See ``HuggingFace``."""
-        return str(self.download(self.id, revision=self.revision, cache_dir=self.cache, local_files_only=True))
+        """See ``HuggingFace``. The folder's name has no dots; vLLM looks for the name with them."""
+        name = self.folder.with_name(self.id.rpartition("/")[2])
+        if not name.exists():
+            name.symlink_to(self.folder.name)
+        return str(self.folder)
 
 
 def fetch_all(hub: HuggingFace | ModelScope, task: dict[str, Any]) -> None:
