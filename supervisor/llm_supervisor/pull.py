@@ -88,6 +88,9 @@ def wanted(
             said = {**model.vllm, "revision": revision} if revision else model.vllm
             model = model.model_copy(update={**given, "vllm": said})
             env = engine_environ(config, model)
+            for variable in weights.OFFLINE:
+                if variable not in environ:
+                    env.pop(variable, None)  # said of the engine, which is to find here what it may not fetch
             repositories = repositories_of(config, model)
         elif "/" in name and weights.is_hub_id(name):
             env = dict(config.environ if config is not None else environ)

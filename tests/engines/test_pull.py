@@ -385,12 +385,11 @@ def settings(place: Place, engines: Engines, **env: str) -> dict[str, Any]:
 
 def test_vllm_starts_from_it_without_a_network(place: Place, engines: Engines) -> None:
     place.hub.add("org/tiny-glm", hubs.from_folder(engines.model))
-    made = settings(place, engines)
+    made = settings(place, engines, HF_HUB_OFFLINE="1")
     (place.folder / "supervisor.yaml").write_text(yaml.safe_dump(made))
     code, out, err = place.ended(place.command(ALIAS))
     assert code == 0, err
     assert "org/tiny-glm: complete" in out
-    made = settings(place, engines, HF_HUB_OFFLINE="1")
     asked = len(place.hub.asked)
     with Daemon(place.folder, made) as daemon:
         daemon.wait_ready(timeout=300)

@@ -17,6 +17,7 @@ import pytest
 
 from llm_supervisor import pull
 from llm_supervisor.config import load
+from llm_supervisor.engines import weights
 from llm_supervisor.engines.inside import pull as inside
 from llm_supervisor.engines.weights import File, Repository
 from llm_supervisor.pull import PullError, Wanted
@@ -79,6 +80,16 @@ def test_what_the_names_mean(tmp_path: Path) -> None:
         wanted(tmp_path, ["foldr"])
     with pytest.raises(pull.NoSuchName, match="no such model: not a/name"):
         wanted(tmp_path, ["not a/name"])
+
+
+def test_an_engine_that_may_not_ask_a_hub_is_asked_for(tmp_path: Path) -> None:
+    """Then all the more; but what the caller forbids is forbidden."""
+    text = "gateway: {}\nmodels: {a: {model: org/a, port: 8000, env: {HF_HUB_OFFLINE: 1}}}\n"
+    (tmp_path / "supervisor.yaml").write_text(text)
+    for environ, forbids in (({}, None), ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE")):
+        config = load(tmp_path / "supervisor.yaml", environ)
+        ((one,), _) = pull.wanted(config, ["a"], environ, None, None)
+        assert weights.offline(one.environ) == forbids
 
 
 def test_without_a_configuration_a_hub_id_will_do() -> None:

@@ -1,5 +1,5 @@
 """From a checked configuration to specifications: argv, environment, questions, and the file that LiteLLM gets. Pure
-but for looking which engine environments there are."""
+but for looking which models are there."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ _NEVER = "original/**/*"
 _BESIDE = ("[0-9]_*/model.safetensors", "[0-9]_*/pytorch_model.bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TRUE = ("1", "on", "yes", "true")
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def _path(name: str, environ: Mapping[str, str]) -> Path:
 
 def offline(environ: Mapping[str, str]) -> str | None:
     """The variable that forbids that engine to ask a hub, if one does."""
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    for name in OFFLINE:
         if environ.get(name, "").lower() in _TRUE:
             return name
     return None
