@@ -56,7 +56,7 @@ programs:
         f"{file}:5: models.a.model: no such folder: {daemon.folder}/none",
         f"{file}:5: models.a.port: port 8000 is already used by gateway",
         f"{file}:6: models.b.model: no such folder: {daemon.folder}/none",
-        f"{file}:6: models.b.port: must be a integer, not 'http'",
+        f"{file}:6: models.b.port: must be a whole number, not 'http'",
         "llm-supervisor: 5 problems; nothing was started",
     ]
 
