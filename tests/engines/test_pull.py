@@ -183,7 +183,7 @@ def test_an_interrupted_one_goes_on_where_it_stopped(place: Place, signum: int, 
     blobs = place.home / "hub/models--org--none/blobs"
 
     def there() -> int:
-        return max((path.stat().st_size for path in blobs.glob("*.incomplete")), default=0)
+        return max((path.stat().st_size for path in blobs.glob("*.pull.incomplete")), default=0)
 
     until(lambda: there() > 4 * MIB, "a third of it is there", 60)
     process.send_signal(signum)
@@ -196,7 +196,7 @@ def test_an_interrupted_one_goes_on_where_it_stopped(place: Place, signum: int, 
     done = place.pull()
     assert (done.folder / FIRST).read_bytes() == files[FIRST]
     assert place.hub.sent(FIRST) == len(files[FIRST]) - had
-    assert not list(blobs.glob("*.incomplete"))
+    assert not list(blobs.glob("*.pull.incomplete"))
 
 
 def test_a_connection_that_breaks_is_made_again(place: Place) -> None:
