@@ -238,6 +238,18 @@ def test_a_key_that_goes_and_comes(place: Place) -> None:
     assert {name: place.incarnations()[name] for name in engines} == engines
 
 
+def test_a_model_that_would_have_to_be_downloaded_is_named(place: Place) -> None:
+    before = place.incarnations()
+    cache = str(place.daemon.folder / "hf")
+    place.settings["models"]["one"] |= {"model": "org/far-away", "env": {"HF_HOME": cache}}
+    place.write()
+    done = place.daemon.cli("reload", "--dry-run")
+    assert done.returncode == 0
+    assert f"org/far-away is not in the cache {cache}/hub, so its start downloads it" in done.stderr
+    assert "llm-supervisor pull one" in done.stderr
+    assert place.incarnations() == before
+
+
 def test_a_taken_port_is_named_before_anything_is_touched(place: Place) -> None:
     before = place.incarnations()
     with net.bind("127.0.0.1", 0) as other:

@@ -326,6 +326,17 @@ def test_what_is_said_where_it_cannot_begin(tmp_path: Path) -> None:
     assert code == 2 and "did you mean port?" in err
 
 
+def test_check_says_what_a_start_would_download(tmp_path: Path) -> None:
+    model = "models: {a: {model: org/a, port: 8000}}"
+    (tmp_path / "supervisor.yaml").write_text(f"gateway: {{}}\n{model}\n")
+    environ = {**os.environ, "LLM_SUPERVISOR_HOME": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hf")}
+    command = [sys.executable, "-m", "llm_supervisor.cli", "check", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert (done.returncode, problem["severity"], problem["line"]) == (0, "warning", 2), done.stderr
+    assert "org/a is not in the cache" in problem["message"] and "llm-supervisor pull a" in problem["advice"]
+
+
 def test_a_folder_is_complete_or_not(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\n")
