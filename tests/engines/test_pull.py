@@ -152,6 +152,15 @@ def test_a_second_time_there_is_nothing_to_do(place: Place) -> None:
     assert not any("resolve" in one.path or "cdn" in one.path for one in place.hub.asked)
 
 
+def test_by_the_library_alone_where_that_is_wanted(place: Place) -> None:
+    """As it is for a file that plain HTTP may not fetch; this hub has no xet, so it comes by HTTP all the same."""
+    files = large(place)
+    done = place.pull(HF_XET_HIGH_PERFORMANCE="1")
+    assert (done.folder / FIRST).read_bytes() == files[FIRST]
+    assert ("downloading", done.size, done.size) in place.notes.steps
+    assert max(step[1] for step in place.notes.steps) == done.size
+
+
 def test_a_new_commit_fetches_what_has_changed(place: Place) -> None:
     files = hubs.sharded()
     place.hub.add(NAME, files)
