@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import openai
 import pytest
 
 from tests.engines.conftest import Engines
@@ -49,6 +50,15 @@ def test_one_name_is_balanced_over_both(several: Preset) -> None:
     gained = [answered(several, name) - old for name, old in zip(ENGINES, before, strict=True)]
     assert min(gained) > 0, gained
     assert len(answers) == 1, "the same weights, the same answer"
+
+
+def test_a_clients_mistake_costs_the_others_nothing(several: Preset) -> None:
+    """LiteLLM would not ask an engine for 5 s after a 404, and answer everybody 429."""
+    for _ in range(4):
+        with pytest.raises(openai.APIStatusError) as refused:
+            several.client.embeddings.create(model=GROUP, input="hello")
+        assert refused.value.status_code == 404
+    assert said(several.chat(ASK, image(), model=GROUP))
 
 
 def test_one_may_be_down(several: Preset) -> None:
