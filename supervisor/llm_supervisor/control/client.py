@@ -36,6 +36,22 @@ class _Connection(http.client.HTTPConnection):
             os.close(folder)
 
 
+def _answer(
+    connection: _Connection, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
+) -> http.client.HTTPResponse:
+    """The answer, its body unread. A daemon that becomes another version lets go of connections whose request has not
+    reached it yet; the new one is asked again, where asking twice is no harm."""
+    try:
+        connection.request(method, path, body, headers or {})
+        return connection.getresponse()
+    except (ConnectionResetError, BrokenPipeError):
+        if method != "GET":
+            raise
+    connection.close()
+    connection.request(method, path, body, headers or {})
+    return connection.getresponse()
+
+
 def request(
     runtime: Path, method: str, path: str, body: object = None, timeout: float | None = 30.0
 ) -> tuple[int, Any]:
@@ -46,8 +62,7 @@ def request(
     connection = _Connection(runtime / SOCKET, timeout)
     try:
         data = None if body is None else json.dumps(body)
-        connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
-        response = connection.getresponse()
+        response = _answer(connection, method, path, data, {"Content-Type": "application/json"} if data else None)
         return response.status, json.loads(response.read() or b"null")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoDaemon(f"{runtime / SOCKET}: {error}") from error
@@ -59,8 +74,7 @@ def lines(runtime: Path, path: str) -> Iterator[Any]:
     """The lines of JSON of a streaming answer, as they come. Raises NoDaemon when nobody answers."""
     connection = _Connection(runtime / SOCKET, None)
     try:
-        connection.request("GET", path)
-        for line in connection.getresponse():
+        for line in _answer(connection, "GET", path):
             yield json.loads(line)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoDaemon(f"{runtime / SOCKET}: {error}") from error
