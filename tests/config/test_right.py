@@ -252,6 +252,24 @@ def test_problems_are_values(place: Place) -> None:
 # Whole models, and keys that cannot be guessed ------------------------------------------------------------------
 
 
+def test_litellms_way_to_name_a_variable(place: Place) -> None:
+    """It is ours as well, but for what LiteLLM itself reads."""
+    text = (
+        "gateway: {port: os.environ/PORT}\nmodels:\n  a:\n    model: org/a\n    port: 8000\n"
+        "    vllm: {api-key: ' os.environ/KEY '}\n    env: {HF_TOKEN: os.environ/N, OTHER: see os.environ/N}\n"
+        "    litellm: {organization: os.environ/KEY}\n"
+        "programs: {p: {command: [sh, -c, os.environ/KEY]}}\n"
+    )
+    config = place.load(text, {"PORT": "4001", "KEY": "secret", "N": "0755"})
+    assert config.root.gateway is not None
+    assert config.root.gateway.port == 4001
+    model = config.root.models["a"]
+    assert model.vllm == {"api-key": "secret"}
+    assert model.env == {"HF_TOKEN": "0755", "OTHER": "see os.environ/N"}
+    assert model.litellm == {"organization": "os.environ/KEY"}
+    assert config.root.programs["p"].command == ["sh", "-c", "os.environ/KEY"]
+
+
 def test_a_folder_whose_download_was_interrupted(place: Place) -> None:
     index = {
         "weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors", "d": "x.safetensors"}

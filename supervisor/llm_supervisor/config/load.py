@@ -135,8 +135,7 @@ def _checked(
     path, *more = files
     if document.data is not None:
         _check_readers(document, "${NAME}", reading)
-        source.expand(document, merged, but=_not_ours, verbatim=_verbatim)
-        _check_foreign(document, reading)
+        source.expand(document, merged, but=_not_ours, litellms=_litellms, verbatim=_verbatim)
     reading.add(*document.problems)
 
     @functools.cache  # asking takes seconds
@@ -179,6 +178,11 @@ def _verbatim(where: Where, kind: str) -> bool:
             where[2] == "vllm" and litellm.SECRET.fullmatch(str(where[-1])) is not None
         )
     return False
+
+
+def _litellms(where: Where) -> bool:
+    """Where LiteLLM itself looks a variable up."""
+    return len(where) > 3 and where[0] == "models" and where[2] == "litellm"
 
 
 def _not_ours(where: Where) -> bool:
@@ -421,14 +425,6 @@ def _check_readers(document: Document, reference: str, reading: _Reading) -> Non
             continue
         if mode & (stat.S_IRGRP | stat.S_IROTH):
             reading.add(replace(problem, message=f"others can read {problem.file}, and the key in it"))
-
-
-def _check_foreign(document: Document, reading: _Reading) -> None:
-    """LiteLLM's way to name a variable, where nobody of LiteLLM's reads it."""
-    for where, name in litellm.references(document.data):
-        if not (len(where) > 3 and where[0] == "models" and where[2] == "litellm"):
-            message = f"os.environ/{name} is read by LiteLLM only, in its own file or under litellm"
-            reading.add(document.problem(where, message, f"write ${{{name}}}"))
 
 
 def _check_models(

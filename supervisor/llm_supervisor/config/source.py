@@ -239,6 +239,7 @@ def _is_in(place: Where, places: set[Where]) -> bool:
 
 
 _VARIABLE = re.compile(r"\$(?:\$(?=\{)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
+_LITELLMS = re.compile(r"\s*os\.environ/([A-Za-z_][A-Za-z0-9_]*)\s*")
 _SHELLS = re.compile(r"(?<!\$)\$([A-Z_][A-Z0-9_]*)")
 
 
@@ -247,18 +248,24 @@ def expand(
     environ: Mapping[str, str],
     *,
     but: Callable[[Where], bool],
+    litellms: Callable[[Where], bool] = lambda where: False,
     verbatim: Verbatim = never,
 ) -> None:
     """Put the environment's values for ``${NAME}`` and ``${NAME:-default}`` into texts; ``$${`` is ``${``. A text
     that is nothing else becomes what YAML makes of the value (a number, for one), but where ``verbatim`` is true.
-    Places for which ``but`` is true are left as they are."""
+    ``os.environ/NAME``, as LiteLLM has it, is ``${NAME}`` where it is a whole text and not in one of ``litellms``
+    places, who reads it there. Places for which ``but`` is true are left as they are."""
 
     def fill(value: Any, where: Where) -> Any:
         if isinstance(value, dict):
             return {key: fill(item, (*where, key)) for key, item in value.items()}
         if isinstance(value, list):
             return [fill(item, (*where, index)) for index, item in enumerate(value)]
-        if not isinstance(value, str) or "$" not in value or but(where):
+        if not isinstance(value, str) or but(where):
+            return value
+        if (reference := _LITELLMS.fullmatch(value)) and not litellms(where):
+            value = f"${{{reference[1]}}}"
+        if "$" not in value:
             return value
 
         def found(match: re.Match[str]) -> str:
@@ -268,7 +275,8 @@ def expand(
             if (given := environ.get(name)) or default is not None:
                 return given or default
             advice = f"export {name}, put it into env_file, or write ${{{name}:-a default}}"
-            document.problems.append(document.problem(where, f"${{{name}}} is not set", advice))
+            said = reference[0].strip() if reference else match[0]
+            document.problems.append(document.problem(where, f"{said} is not set", advice))
             document.unread.add(where)
             return ""
 
