@@ -81,7 +81,12 @@ def parser() -> argparse.ArgumentParser:
     logs = command("logs", "what the programs wrote")
     logs.add_argument("name", nargs="*", metavar="NAME")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
-    logs.add_argument("-n", "--lines", type=_count, default=10, metavar="N", help="the last N lines of each (10)")
+    logs.add_argument(
+        "-n", "--lines", type=_count, metavar="N", help="the last N lines of each (10; with --since: all since then)"
+    )
+    logs.add_argument(
+        "--since", type=_moment, metavar="T", help="30s, 5m, 1h ago, 19:30, 2026-11-20 or '2026-11-20 19:30:05'"
+    )
     events = command("events", "what happened, and why: every change of a state or a verdict")
     events.add_argument("name", nargs="*", metavar="NAME")
     events.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
@@ -127,6 +132,23 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
     return int(text)
+
+
+def _moment(text: str) -> float:
+    """Seconds since the epoch."""
+    from datetime import datetime
+
+    from llm_supervisor.names import seconds
+
+    if not text.isdecimal() and (ago := seconds(text)) is not None:
+        return time.time() - ago
+    today = time.strftime("%Y-%m-%d ")
+    for written in (text, today + text, today + text.rjust(5, "0")):
+        try:
+            return datetime.fromisoformat(written).timestamp()
+        except (ValueError, OverflowError, OSError):
+            continue
+    raise argparse.ArgumentTypeError(f"{text!r} is no time; write 5m, 1h, 19:30 or '2026-11-20 19:30:05'")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1109,25 +1131,53 @@ def _logs(options: argparse.Namespace) -> int:
     out = sys.stdout.buffer
     rest = dict.fromkeys(names, b"")
     for name in names:
-        lines, places[name] = output.tail(folder / name, options.lines)
+        if options.since is None:
+            lines, places[name] = output.tail(folder / name, 10 if options.lines is None else options.lines)
+        elif options.lines is None:
+            lines, places[name] = [], output.since(folder / name, options.since)
+        else:
+            lines, places[name] = _last_since(folder / name, options.since, options.lines)
         if options.follow and lines and not output.ends_a_line(folder / name, places[name]):
             rest[name] = lines.pop()  # shown when it is finished
         for line in lines:
             out.write(prefix[name] + line + b"\n")
     out.flush()
-    while options.follow:
-        quiet = True
+    behind = options.since is not None and options.lines is None
+    while options.follow or behind:
+        behind = False
         for name in names:
             data, places[name] = output.read_from(folder / name, places[name])
             if data:
-                quiet = False
+                behind = True
                 *lines, rest[name] = (rest[name] + data).split(b"\n")
                 for line in lines:
                     out.write(prefix[name] + line.rstrip(b"\r").rpartition(b"\r")[2] + b"\n")
         out.flush()
-        if quiet:
+        if options.follow and not behind:
             time.sleep(0.1)
+    for name in names:
+        if rest[name]:
+            out.write(prefix[name] + rest[name] + b"\n")
     return OK
+
+
+def _last_since(folder: Path, moment: float, most: int) -> tuple[list[bytes], Any]:
+    """The last lines of a log, of those since then, and where they end."""
+    from collections import deque
+
+    from llm_supervisor.host import output
+
+    at, rest = output.since(folder, moment), b""
+    lines: deque[bytes] = deque(maxlen=most)
+    while True:
+        data, at = output.read_from(folder, at)
+        if not data:
+            break
+        *whole, rest = (rest + data).split(b"\n")
+        lines.extend(whole)
+    if rest:
+        lines.append(rest)
+    return [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines], at
 
 
 def _prefixes(names: Sequence[str]) -> dict[str, bytes]:

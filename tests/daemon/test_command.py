@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -308,6 +309,20 @@ def test_no_daemon(zoo: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = said(zoo.call("logs"))
     assert (code, out) == (2, "")
     assert err.startswith("llm-supervisor: no logs in ")
+
+
+def test_logs_since(zoo: Daemon) -> None:
+    every = zoo.call("logs", "-n", "100000", "lines").stdout
+    assert zoo.call("logs", "--since", "1h", "lines").stdout == every != ""
+    assert zoo.call("logs", "--since", "1h", "-n", "1", "lines").stdout == every.splitlines(keepends=True)[-1]
+    tomorrow = datetime.now() + timedelta(days=1)
+    assert zoo.call("logs", "--since", f"{tomorrow:%Y-%m-%d %H:%M}", "lines").stdout == ""
+    yesterday = f"{tomorrow - timedelta(days=2):%Y-%m-%d}"
+    assert zoo.call("logs", "--since", yesterday, "lines").stdout == every
+    for wrong in ("soon", "5", "25:00", "5 parsecs"):
+        code, out, err = said(zoo.call("logs", "--since", wrong))
+        assert (code, out) == (2, "")
+        assert f"{wrong!r} is no time; write 5m, 1h, 19:30" in err
 
 
 def test_the_configuration_may_be_named_before_or_after_the_command(zoo: Daemon) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -349,6 +350,7 @@ def test_a_file_system_that_cannot_splice(tmp_path: Path, monkeypatch: pytest.Mo
 PUMP = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from llm_supervisor.host.output import Pump, make_fifo
 logs, fifo = Path(sys.argv[1]), Path(sys.argv[2])
 pump = Pump(logs, segment_bytes=300_000, kept=100_000)
@@ -539,3 +541,75 @@ def test_reading_on_while_the_pump_writes_and_drops_nothing(stage: Stage, tmp_pa
             assert blocks.startswith(data, seen)
             seen += len(data)
     assert more() == b""
+
+
+# When ---------------------------------------------------------------------------------------------------------------
+
+
+def segment(folder: Path, number: int, text: str, notes: str | None = None) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{number:08d}.log").write_text(text)
+    if notes is not None:
+        (folder / f"{number:08d}.times").write_text(notes)
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        (0, "one\ntwo\nthree\nfour\nfive\n"),
+        (100, "one\ntwo\nthree\nfour\nfive\n"),
+        (102.5, "two\nthree\nfour\nfive\n"),
+        (103, "three\nfour\nfive\n"),
+        (150, "three\nfour\nfive\n"),
+        (152, "four\nfive\n"),
+        (200, "four\nfive\n"),
+        (300, "five\n"),
+        (302, ""),
+    ],
+)
+def test_since_when(tmp_path: Path, moment: float, expected: str) -> None:
+    """Of what was written within two seconds of a note it cannot be told when: it is shown."""
+    folder = tmp_path / "p"
+    segment(folder, 1, "one\ntwo\nthree\n", "100 0\n101 4\n150 6\n")  # the last note is in the middle of a line
+    segment(folder, 2, "four\nfive\n", "200 0\n300 5\n")
+    data, _ = output.read_from(folder, output.since(folder, moment))
+    assert data.decode() == expected
+
+
+def test_since_without_notes(tmp_path: Path) -> None:
+    """Of another version, or with a note that was cut off: a whole segment, or none of it."""
+    folder = tmp_path / "p"
+    segment(folder, 1, "old\n")
+    os.utime(folder / "00000001.log", (100, 100))
+    segment(folder, 2, "new\n", "1")
+    os.utime(folder / "00000002.log", (200, 200))
+    for moment, expected in ((50, b"old\nnew\n"), (150, b"new\n"), (250, b"")):
+        assert output.read_from(folder, output.since(folder, moment))[0] == expected
+    assert output.since(tmp_path / "nobody", 0) == output.Position(0, 0)
+
+
+def test_the_pump_notes_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a second at most, at the beginning of each segment, and no longer than there is something to note."""
+    now = 0.0
+    clock = SimpleNamespace(time=lambda: 1000 + now, monotonic=lambda: now)
+    monkeypatch.setattr(output, "time", clock)
+    pump = output.Pump(tmp_path, segment_bytes=10, kept=2)
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    pump.add("p", reader)
+    sink = pump._sinks["p"]
+    folder = tmp_path / "p"
+    for at, text in ((0.0, b"ab\n"), (0.5, b"cd\n"), (1.2, b"ef\n"), (1.3, b"g\n"), (1.4, b"hi\n")):
+        now = at
+        os.write(writer, text)
+        assert sink.take(reader)
+    assert (folder / "00000001.times").read_text() == "1000 0\n1001 6\n"
+    assert (folder / "00000002.times").read_text() == "1001 0\n", "a segment begins with one"
+    for _ in range(8):
+        now += 5
+        os.write(writer, b"0123456789")
+        assert sink.take(reader)
+    names = [path.name for path in sorted(folder.iterdir())]
+    assert [name.partition(".")[2] for name in names] == ["log", "times"] * 2, "they go with their segments"
+    os.close(writer)
+    pump.stop()

@@ -11,20 +11,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+from llm_supervisor.names import seconds
+
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])i?)?b?\s*", re.IGNORECASE)
 
 
 def duration(value: object) -> float:
     """Seconds from a number or ``500ms``, ``30s``, ``5m``, ``1h``, ``1d``."""
-    seconds = -1.0
+    found: float | None = None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value) if abs(value) < 1e18 else math.inf
-    elif isinstance(value, str) and (found := _DURATION.fullmatch(value)):
-        seconds = float(found[1]) * _UNITS[found[2]]
-    if 0 <= seconds < math.inf:
-        return seconds
+        found = float(value) if abs(value) < 1e18 else None
+    elif isinstance(value, str):
+        found = seconds(value)
+    if found is not None and 0 <= found < math.inf:
+        return found
     raise ValueError(f"{short(value)} is no duration; write seconds, or 30s, 5m, 1h")
 
 

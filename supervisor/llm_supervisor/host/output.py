@@ -5,7 +5,8 @@ between two instructions loses none (read+write loses what was read), and the da
 what children say. A full disk drains the pipe and leaves a mark: a log never blocks an engine.
 
 A program's log is a folder of segments, ``00000001.log``, ``00000002.log`` ..., never renamed: their concatenation
-is what the program wrote. ``NAME.log`` beside the folder points at the newest.
+is what the program wrote. ``NAME.log`` beside the folder points at the newest. ``00000001.times`` beside a segment says
+when what was written: lines of a time (seconds since the epoch) and the offset at which the next bytes went.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 SEGMENT_BYTES = 50 * 1024 * 1024  # supervisord's stdout_logfile_maxbytes
 SEGMENTS_KEPT = 10  # supervisord's stdout_logfile_backups
 _CHUNK = 1024 * 1024
+NOTED = 1.0  # seconds between two notes of the time, while something is written
 TURN = 5.0  # seconds after which the pump shows that it turns, though nothing is written
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
@@ -75,6 +77,7 @@ class _Sink:
 
     def __init__(self, folder: Path, segment_bytes: int, kept: int) -> None:
         self.folder, self._limit, self._kept = folder, segment_bytes, kept
+        self._noted = -NOTED
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         existing = segments(folder)
         self._number = int(existing[-1].stem) if existing else 0
@@ -93,6 +96,7 @@ class _Sink:
         if self.fd >= 0:
             os.close(self.fd)
         self.fd, self.size = fd, size
+        self._noted = -NOTED
         self._point(path)
 
     def _point(self, path: Path) -> None:
@@ -112,6 +116,19 @@ class _Sink:
         self._number += 1
         for old in segments(self.folder)[: -self._kept]:
             old.unlink(missing_ok=True)
+            old.with_suffix(".times").unlink(missing_ok=True)
+
+    def _note(self, offset: int) -> None:
+        """What follows was written from now on."""
+        now = time.monotonic()
+        if now - self._noted < NOTED:
+            return
+        self._noted = now
+        try:
+            with open(self.folder / f"{self._number:08d}.times", "ab", buffering=0) as file:
+                file.write(b"%d %d\n" % (time.time(), offset))
+        except OSError:
+            pass  # a convenience, too
 
     def limit(self, segment_bytes: int, kept: int) -> None:
         """Other limits from now on; what is there already stays until the next segment begins."""
@@ -136,6 +153,8 @@ class _Sink:
             if error.errno not in _NO_ROOM:
                 raise
             return self._drain(pipe)
+        if moved:
+            self._note(self.size)
         self.size += moved
         return moved > 0
 
@@ -146,6 +165,7 @@ class _Sink:
         except BlockingIOError:
             return False
         try:
+            self._note(self.size)
             while data:
                 written = os.write(self.fd, data)
                 self.size += written
@@ -371,6 +391,45 @@ def tail(folder: Path, lines: int, limit: int = 16 * 1024 * 1024) -> tuple[list[
             break
     every = split_lines(found)
     return every[-lines:] if lines else [], end
+
+
+def since(folder: Path, moment: float) -> Position:
+    """Where the first line begins that was written at that moment (seconds since the epoch) or later, to the second.
+    A segment without notes has only the time of its last change: it is taken as a whole, or not."""
+    at = Position(0, 0)
+    for path in segments(folder):
+        number = int(path.stem)
+        try:
+            status = path.stat()
+            later = _noted_since(path.with_suffix(".times"), moment)
+            if later:
+                return _line_from(path, later[0])
+            if later is None and status.st_mtime >= moment:
+                return Position(number, 0)
+        except FileNotFoundError:
+            continue  # dropped meanwhile
+        at = Position(number, status.st_size)
+    return at
+
+
+def _noted_since(file: Path, moment: float) -> list[int] | None:
+    """The offsets at which something was written then, or later; None where it was not noted. Times are whole seconds,
+    and what is written within ``NOTED`` of a note has none of its own."""
+    try:
+        notes = [line.split() for line in file.read_bytes().splitlines()]
+        return [int(offset) for at, offset in notes if int(at) + 1 + NOTED > moment]
+    except (OSError, ValueError):
+        return None
+
+
+def _line_from(path: Path, offset: int) -> Position:
+    """The first beginning of a line there."""
+    number = int(path.stem)
+    with open(path, "rb") as file:
+        if offset and os.pread(file.fileno(), 1, offset - 1) != b"\n":
+            end = os.pread(file.fileno(), 65536, offset).find(b"\n")
+            return Position(number, offset + end + 1)
+    return Position(number, offset)
 
 
 def ends_a_line(folder: Path, at: Position) -> bool:
