@@ -305,8 +305,9 @@ class Preflight:
         usage = os.statvfs(_existing(folder))
         free = usage.f_bavail * usage.f_frsize
         detail = f"{folder}: {_size(free)} are free"
-        if free < needed:
+        if needed > SPARE or free < needed:
             detail += f", up to {_size(needed)} are needed"
+        if free < needed:
             return Finding("disk", subject, Verdict.WARNING, detail, "make room, or choose a folder on a larger disk")
         return _fine("disk", subject, detail)
 
