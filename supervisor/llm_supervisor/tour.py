@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from llm_supervisor.config import Config, groups_of, schema
-from llm_supervisor.engines import canary, vllm
+from llm_supervisor.engines import canary, litellm, vllm
 
 TOKENS = 16
 # Where a place for a picture stands in a question until it is known
@@ -114,8 +114,9 @@ def _pools(model: schema.Model) -> bool:
 
 def _embeds(config: Config, name: str) -> bool:
     """Whether a group of the native file is for embeddings, as it says itself: no other question tells that."""
+    of = litellm.aliases(config.native).get(name, name)
     entries = config.native.get("model_list") or []
-    infos = [entry.get("model_info") or {} for entry in entries if entry["model_name"] == name]
+    infos = [entry.get("model_info") or {} for entry in entries if entry["model_name"] == of]
     return any(info.get("mode") == "embedding" for info in infos)
 
 

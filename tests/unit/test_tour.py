@@ -64,12 +64,13 @@ def test_another_name_of_a_group_is_asked_the_basics(tmp_path: Path) -> None:
 def test_a_clouds_embeddings_are_asked_for_embeddings(tmp_path: Path) -> None:
     """Where the native file says that they are; a chat would be refused."""
     entry = "{model_name: vectors, litellm_params: {model: openai/v}, model_info: {mode: embedding}}"
-    (tmp_path / "native.yaml").write_text(f"model_list: [{entry}]\n")
+    others = "router_settings: {model_group_alias: {other: vectors}}\n"
+    (tmp_path / "native.yaml").write_text(f"model_list: [{entry}]\n{others}")
     file = tmp_path / "supervisor.yaml"
     file.write_text("gateway: {litellm_config: native.yaml}\n")
-    group = {"name": "vectors", "local": False, "vision": None}
-    questions = tour.plan(load(file, {}), [group])
-    assert [question.name for question in questions] == ["listed", "embeddings"]
+    for name in ("vectors", "other"):
+        questions = tour.plan(load(file, {}), [{"name": name, "local": False, "vision": None}])
+        assert [question.name for question in questions] == ["listed", "embeddings"]
 
 
 def completion(text: str | None = "hi", tokens: int = 2, **message: object) -> dict[str, Any]:
