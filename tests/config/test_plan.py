@@ -445,3 +445,17 @@ def test_how_a_model_is_started_again(place: Place, more: str, tried: bool, how:
     seen = "off" if not launch.warm else "api" if "--spawn" in launch.warm else "full"
     assert seen == how
     assert (("VLLM_WORKER_MULTIPROC_METHOD", "fork") in launch.warm_env) is (how == "full")
+
+
+def test_what_a_gateway_was_started_with(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said makes it another one; what this version makes of it does not: an upgrade restarts nothing."""
+    usual = one_model(place, "").programs["gateway"].spec.digest
+    for more in ("vision: true", "served_model_name: x", "litellm: {rpm: 5}", "env: {VLLM_API_KEY: x}"):
+        assert one_model(place, more).programs["gateway"].spec.digest != usual
+    assert one_model(place, "", at="port: 8001").programs["gateway"].spec.digest != usual
+    assert one_model(place, "", at="uds: true").programs["gateway"].spec.digest != usual
+    for more in ("gpus: [1]", "vllm: {max-model-len: 5}", "health: {period: 3s}"):
+        assert one_model(place, more).programs["gateway"].spec.digest == usual
+    entry = litellm._entry
+    monkeypatch.setattr(litellm, "_entry", lambda group: entry(group) | {"another": "default"})
+    assert one_model(place, "").programs["gateway"].spec.digest == usual

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -377,12 +377,13 @@ def _gateway(
             gateway.port,
             gateway.env,
             config.root.engines.litellm,
-            generated,
+            # what is said, not the file that is made of it: that has defaults of ours, and another version has others
+            _usable(config)[0],
+            [asdict(_group(alias, model)) for alias, model in config.root.models.items()],
             config.env_values,
             master_key,
             keys,
-            hidden,
-            *([sockets] if sockets else []),
+            sockets,
         ),
         settings=_digest(_said(gateway), {alias: _asked(model) for alias, model in config.root.models.items()}),
     )
