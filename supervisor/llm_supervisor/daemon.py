@@ -38,7 +38,17 @@ from llm_supervisor.core.hold import hold
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State, Wanted
 from llm_supervisor.engines import litellm
-from llm_supervisor.ground import LAST_GOOD, SIGNALS, Ground, Refusal, check_ports, find_pythons, master_key, take_lock
+from llm_supervisor.ground import (
+    LAST_GOOD,
+    SIGNALS,
+    Ground,
+    Refusal,
+    check_ports,
+    find_pythons,
+    known_pythons,
+    master_key,
+    take_lock,
+)
 from llm_supervisor.host import gpu, log, memory, net, output, probe
 from llm_supervisor.host.process import become_subreaper, find
 from llm_supervisor.names import SOCKET
@@ -72,8 +82,8 @@ class Daemon:
         self._ground, self._notifier, self._pump = ground, ground.notifier, ground.pump
         self.show: Show | None = None  # told of every change, for people who watch
         self._log = log.get()
-        known = ground.last_good()
-        self._pythons = find_pythons(config, ground.data, known[1] if known and ground.former.lives() else None)
+        known = known_pythons(ground.runtime) if ground.former.lives() else None
+        self._pythons = find_pythons(config, ground.data, known)
         self.plan = self._planned(config, self._pythons)
         self._pump.limit(self.plan.logs.max_bytes, self.plan.logs.backups)
         self._world = RealWorld(

@@ -170,18 +170,14 @@ class Ground:
         try:
             return load(files, self.environ, self.vllm_options), ()
         except ConfigError as error:
-            last = self.last_good()
+            last = last_good(self.runtime, self.environ)
             if last is None or not self.former.lives():
                 raise
-            return last[0], tuple(problem for problem in error.problems if not problem.warning)
+            return last, tuple(problem for problem in error.problems if not problem.warning)
 
     def vllm_options(self, python: str | None) -> options.Options | None:
         """As far as they are known: nothing waits for that."""
         return options.known(python or str(install.environment("vllm", self.data).python), self.data)
-
-    def last_good(self) -> tuple[Config, Pythons] | None:
-        """What the former daemon worked with."""
-        return last_good(self.runtime, self.environ)
 
     def remember(self, config: Config, pythons: Pythons) -> None:
         """This is good: a later daemon may need it."""
@@ -194,10 +190,17 @@ class Ground:
         os.close(self.lock)
 
 
-def last_good(runtime: Path, environ: Mapping[str, str]) -> tuple[Config, Pythons] | None:
+def last_good(runtime: Path, environ: Mapping[str, str]) -> Config | None:
     """See ``Ground.remember``; None where there is nothing that can be used."""
     try:
-        data = json.loads((runtime / LAST_GOOD).read_bytes())
-        return restore(data["config"], environ), Pythons(**data["pythons"])
+        return restore(json.loads((runtime / LAST_GOOD).read_bytes())["config"], environ)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def known_pythons(runtime: Path) -> Pythons | None:
+    """The interpreters of the engines that the former daemon has started, whatever has become of its configuration."""
+    try:
+        return Pythons(**json.loads((runtime / LAST_GOOD).read_bytes())["pythons"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

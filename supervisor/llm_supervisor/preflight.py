@@ -99,7 +99,7 @@ class Preflight:
             elif install.is_complete(env):
                 yield _fine("engine", engine, f"{env.distribution} {tested} in {env.path}")
             else:
-                unfinished = "is not finished" if env.path.exists() else "is not there"
+                unfinished = "is not finished" if os.path.exists(env.path) else "is not there"
                 detail = f"the environment of {env.distribution} {tested} {unfinished}: {env.path}"
                 yield Finding("engine", engine, Verdict.ERROR, detail, f"llm-supervisor install {engine}")
                 yield self._room(self._data, int(install.NEEDS_GIB[env.distribution] * GIB), f"installing {engine}")
@@ -161,6 +161,8 @@ class Preflight:
         names = self._gpus.names()
         shares: dict[int, float] = {}
         for alias, model in self._config.root.models.items():
+            if not model.autostart:
+                continue  # a person starts it, and sees to it that there is room
             gpus = self._assigned(model, names)
             if not gpus:
                 continue
@@ -226,10 +228,11 @@ class Preflight:
         root = self._config.root
         if self._ours or (not root.models and root.gateway is None):
             return  # what runs already has its memory
-        parts = {"engines": len(root.models) * ENGINE_RSS}
+        started = {alias: model for alias, model in root.models.items() if model.autostart}
+        parts = {"engines": len(started) * ENGINE_RSS}
         parts["gateway"] = root.gateway.replicas * REPLICA_RSS if root.gateway else 0
         if self._cpu:
-            for alias, model in root.models.items():
+            for alias, model in started.items():
                 space = model.env.get("VLLM_CPU_KVCACHE_SPACE", self._config.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"))
                 cache = int(space) * GIB if space.isdecimal() else GIB
                 need = self._of(model)
@@ -302,7 +305,7 @@ class Preflight:
             yield _fine("folder", "runtime", str(usable))
 
     def _room(self, folder: Path, needed: int, subject: str) -> Finding:
-        usage = os.statvfs(_existing(folder))
+        usage = os.statvfs(weights.existing(folder))
         free = usage.f_bavail * usage.f_frsize
         detail = f"{folder}: {_size(free)} are free"
         if needed > SPARE or free < needed:
@@ -313,7 +316,7 @@ class Preflight:
 
     def _shared_memory(self) -> Iterator[Finding]:
         """What a container gives by default (64 MiB) is too little for any engine with a Worker."""
-        models = self._config.root.models.values()
+        models = [model for model in self._config.root.models.values() if model.autostart]
         if not models or self._ours:
             return
         needed = sum(NCCL if len(model.gpus) > 1 else QUEUES for model in models)
@@ -419,16 +422,9 @@ def _size(size: int) -> str:
     return f"{size / GIB:.1f} GiB"
 
 
-def _existing(folder: Path) -> Path:
-    """It, or what it will be made in."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
-
-
 def _unwritable(folder: Path) -> str | None:
-    there = _existing(folder)
-    if not there.is_dir():
+    there = weights.existing(folder)
+    if not os.path.isdir(there):
         return f"{there} is no folder"
     if not os.access(there, os.W_OK | os.X_OK):
         return (

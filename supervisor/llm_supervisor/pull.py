@@ -158,10 +158,7 @@ def _room(repository: Repository, todo: Sequence[File]) -> None:
     coming -= sum(_begun(repository, file) for file in todo)
     if coming <= 0:
         return
-    folder = repository.cache
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(weights.existing(repository.cache)).free
     needed = coming + max(coming // 20, 64 * BLOCK)
     if free < needed:
         raise PullError(

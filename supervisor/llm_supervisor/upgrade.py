@@ -13,10 +13,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llm_supervisor import __version__
+from llm_supervisor import __version__, paths
 from llm_supervisor import former as fm
-from llm_supervisor.config import ConfigError, load
-from llm_supervisor.ground import last_good
+from llm_supervisor.config import ConfigError, load, plan
+from llm_supervisor.ground import find_pythons, known_pythons, last_good
 
 PATIENCE = 60.0  # seconds that a rehearsal may take
 FLAG = "--rehearse"
@@ -65,11 +65,14 @@ def rehearse() -> str:
 def perform(files: Sequence[Path], runtime: Path, environ: Mapping[str, str]) -> int:
     """The rehearsal, in the new code: exit status, with one line of JSON on success. Changes nothing."""
     try:
-        load(files, environ)
+        config = load(files, environ)
     except ConfigError as error:
         if (last := last_good(runtime, environ)) is None:
             raise
-        print(f"{error}\n(would go on with the last good configuration of {last[0].file})", file=sys.stderr)
+        config = last
+        print(f"{error}\n(would go on with the last good configuration of {last.file})", file=sys.stderr)
+    pythons = find_pythons(config, paths.data_dir(environ), known_pythons(runtime))
+    plan(config, runtime=runtime, pythons=pythons, master_key="")
     former = fm.read(runtime)
     unread = [name for name, entry in former.programs.items() if entry.state is None] if former else []
     if former is None or unread:

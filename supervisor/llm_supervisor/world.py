@@ -387,8 +387,8 @@ class RealWorld:
             self.nurseries.distrust(spec.name, leaving.summary)
         if swept.left or living is None:
             return swept
-        if spec.launch.uds is not None:  # its own, and dead with it
-            for name in (spec.launch.uds, f"{spec.launch.uds}.listener"):
+        if living.uds is not None:  # its own, and dead with it
+            for name in (living.uds, f"{living.uds}.listener"):
                 Path(name).unlink(missing_ok=True)
         failure = self._post_mortem(spec, state, living)
         if await gpu.wait_for_memory(self._gpus, living.baselines):

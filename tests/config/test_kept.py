@@ -20,8 +20,8 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "keys.env").write_text(f"LITELLM_MASTER_KEY={KEY}\nCLOUD={CLOUD}\nCLOUD_LONG={CLOUD}-and-more\nN=1\n")
     (tmp_path / "keys.env").chmod(0o600)
     (tmp_path / "litellm.yaml").write_text(
-        f"model_list:\n- model_name: c\n  litellm_params: {{model: anthropic/x, api_key: os.environ/CLOUD}}\n"
-        f"- model_name: d\n  litellm_params: {{model: openai/x, api_key: {CLOUD}-and-more, made: 2026-01-01}}\n"
+        "model_list:\n- model_name: c\n  litellm_params: {model: anthropic/x, api_key: os.environ/CLOUD}\n"
+        "- model_name: d\n  litellm_params: {model: openai/x, api_key: sk-as-such, made: 2026-01-01}\n"
     )
     file = tmp_path / "supervisor.yaml"
     file.write_text(
@@ -37,6 +37,7 @@ def test_no_secret_is_in_it(place: Path) -> None:
     text = keep(config)
     assert not [secret for secret in (KEY, CLOUD, TOKEN) if secret in text]
     assert "/home/of-somebody" not in text
+    assert "sk-as-such" in text, "which is in a file anyway"
 
 
 def test_it_is_the_same_configuration(place: Path) -> None:
@@ -51,6 +52,18 @@ def test_it_is_the_same_configuration(place: Path) -> None:
     assert again.native == json.loads(json.dumps(config.native, default=str))
     assert (again.master_key, again.env_values, again.files) == (KEY, config.env_values, config.files)
     assert dict(again.environ) == dict(config.environ)
+
+
+def test_values_that_are_found_elsewhere(place: Path) -> None:
+    """A variable's value in a text that does not name it is that text's own."""
+    keys = place.parent / "keys.env"
+    keys.write_text(f"{keys.read_text()}WORK={place.parent}\nPROVIDER=anthropic\nTEAM=CLOUD_LONG\n")
+    config = load(place, {"HF_TOKEN": TOKEN})
+    text = keep(config)
+    keys.write_text(keys.read_text().replace("PROVIDER=anthropic", "PROVIDER=deepseek"))
+    again = restore(text, {"HF_TOKEN": TOKEN})
+    assert again.files == config.files
+    assert again.native["model_list"][0]["litellm_params"]["model"] == "anthropic/x"
 
 
 def test_a_key_that_has_changed_since(place: Path) -> None:

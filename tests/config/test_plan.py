@@ -88,6 +88,8 @@ def test_an_engine_on_a_unix_socket(place: Place) -> None:
         ({"HTTP_PROXY": "http://p"}, "127.0.0.1,localhost,::1"),
         ({"https_proxy": "http://p", "no_proxy": "a, b"}, "a,b,127.0.0.1,localhost,::1"),
         ({"ALL_PROXY": "http://p", "NO_PROXY": "localhost"}, "localhost,127.0.0.1,::1"),
+        ({"ALL_PROXY": "http://p", "NO_PROXY": "a,b", "no_proxy": "b,c"}, "a,b,c,127.0.0.1,localhost,::1"),
+        ({"ALL_PROXY": "http://p", "NO_PROXY": "*"}, "*"),
     ],
 )
 def test_no_proxy_is_between_what_is_here(environ: dict[str, str], expected: str | None) -> None:

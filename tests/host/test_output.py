@@ -558,17 +558,17 @@ def segment(folder: Path, number: int, text: str, notes: str | None = None) -> N
     [
         (0, "one\ntwo\nthree\nfour\nfive\n"),
         (100, "one\ntwo\nthree\nfour\nfive\n"),
-        (102.5, "two\nthree\nfour\nfive\n"),
-        (103, "three\nfour\nfive\n"),
+        (111.5, "two\nthree\nfour\nfive\n"),
+        (112, "three\nfour\nfive\n"),
         (150, "three\nfour\nfive\n"),
-        (152, "four\nfive\n"),
+        (161, "four\nfive\n"),
         (200, "four\nfive\n"),
         (300, "five\n"),
-        (302, ""),
+        (311, ""),
     ],
 )
 def test_since_when(tmp_path: Path, moment: float, expected: str) -> None:
-    """Of what was written within two seconds of a note it cannot be told when: it is shown."""
+    """Of what was written within ten seconds of a note it cannot be told when: it is shown."""
     folder = tmp_path / "p"
     segment(folder, 1, "one\ntwo\nthree\n", "100 0\n101 4\n150 6\n")  # the last note is in the middle of a line
     segment(folder, 2, "four\nfive\n", "200 0\n300 5\n")
@@ -585,29 +585,33 @@ def test_since_without_notes(tmp_path: Path) -> None:
     os.utime(folder / "00000002.log", (200, 200))
     for moment, expected in ((50, b"old\nnew\n"), (150, b"new\n"), (250, b"")):
         assert output.read_from(folder, output.since(folder, moment))[0] == expected
+    segment(folder, 2, "new\nnewer\n", "15\n300 4\n")  # half a note, and the beginning from before there were any
+    for moment, expected in ((250, b"new\nnewer\n"), (301, b"newer\n"), (400, b"")):
+        assert output.read_from(folder, output.since(folder, moment))[0] == expected
     assert output.since(tmp_path / "nobody", 0) == output.Position(0, 0)
 
 
 def test_the_pump_notes_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once a second at most, at the beginning of each segment, and no longer than there is something to note."""
+    """Once a second at most, seldom while little is written, and at the beginning of each segment."""
     now = 0.0
     clock = SimpleNamespace(time=lambda: 1000 + now, monotonic=lambda: now)
     monkeypatch.setattr(output, "time", clock)
-    pump = output.Pump(tmp_path, segment_bytes=10, kept=2)
+    monkeypatch.setattr(output, "_LITTLE", 6)
+    pump = output.Pump(tmp_path, segment_bytes=20, kept=2)
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     pump.add("p", reader)
     sink = pump._sinks["p"]
     folder = tmp_path / "p"
-    for at, text in ((0.0, b"ab\n"), (0.5, b"cd\n"), (1.2, b"ef\n"), (1.3, b"g\n"), (1.4, b"hi\n")):
+    for at in (0.0, 0.5, 1.2, 2.4, 3.6, 14.0, 14.1, 14.2):
         now = at
-        os.write(writer, text)
+        os.write(writer, b"ab\n")
         assert sink.take(reader)
-    assert (folder / "00000001.times").read_text() == "1000 0\n1001 6\n"
-    assert (folder / "00000002.times").read_text() == "1001 0\n", "a segment begins with one"
+    assert (folder / "00000001.times").read_text() == "1000 0\n1001 6\n1003 12\n1014 15\n"
+    assert (folder / "00000002.times").read_text() == "1014 0\n", "a segment begins with one"
     for _ in range(8):
         now += 5
-        os.write(writer, b"0123456789")
+        os.write(writer, b"0123456789" * 2)
         assert sink.take(reader)
     names = [path.name for path in sorted(folder.iterdir())]
     assert [name.partition(".")[2] for name in names] == ["log", "times"] * 2, "they go with their segments"

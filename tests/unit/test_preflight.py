@@ -220,6 +220,11 @@ def test_two_on_one(host: Host) -> None:
     for model in host.config["models"].values():
         model["vllm"] = {**model["vllm"], "gpu-memory-utilization": 0.45}
     assert [one.verdict for one in host.look() if one.check == "gpu"] == [FINE, FINE]
+    host.config["models"]["other"]["autostart"] = False
+    host.model["vllm"]["gpu-memory-utilization"] = 0.9
+    assert [one.verdict for one in host.look() if one.check == "gpu"] == [FINE], (
+        "what a person starts, a person has room for"
+    )
 
 
 # The rest ---------------------------------------------------------------------------------------------------

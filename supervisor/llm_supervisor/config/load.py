@@ -41,6 +41,7 @@ class Config:
     warnings: tuple[Problem, ...] = ()
     env_values: Mapping[str, str] = field(default_factory=dict, repr=False)
     more: tuple[Path, ...] = ()  # files whose words come after those of ``file``
+    said: Mapping[str, Any] = field(default_factory=dict, repr=False)  # all of them as one, variables not filled in
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -133,9 +134,10 @@ def _checked(
 ) -> Config | None:
     """What was read, with its problems in ``reading``; None where too little is left of it to go on."""
     path, *more = files
+    said = document.data
     if document.data is not None:
         _check_readers(document, "${NAME}", reading)
-        source.expand(document, merged, but=_not_ours, litellms=_litellms, verbatim=_verbatim)
+        fill_in(document, merged)
     reading.add(*document.problems)
 
     @functools.cache  # asking takes seconds
@@ -166,7 +168,12 @@ def _checked(
     master_key = _master_key(native, merged, document, root, path, reading)
     _check_exposure(root, master_key, document, reading)
     _check_circle(root, merged, document, reading)
-    return Config(path, root, native.data or {}, merged, master_key, (), env_values, tuple(more))
+    return Config(path, root, native.data or {}, merged, master_key, (), env_values, tuple(more), said)
+
+
+def fill_in(document: Document, environ: Mapping[str, str]) -> None:
+    """Put in the environment's values, where they are ours to put in; what is missing is among the problems."""
+    source.expand(document, environ, but=_not_ours, litellms=_litellms, verbatim=_verbatim)
 
 
 def _verbatim(where: Where, kind: str) -> bool:
@@ -430,6 +437,7 @@ def _check_readers(document: Document, reference: str, reading: _Reading) -> Non
 def _check_models(
     root: schema.Root, path: Path, document: Document, environ: Mapping[str, str], reading: _Reading
 ) -> None:
+    sockets: dict[str, str] = {}
     for alias, model in root.models.items():
         here: Where = ("models", alias)
         if (*here, "model") not in reading.made_up and (wrong := _wrong_model(model, path.parent)) is not None:
@@ -447,7 +455,11 @@ def _check_models(
             elif model.port is not None and model.uds:
                 reading.add(document.problem((*here, "uds"), "is in the place of port, which is written too"))
             elif isinstance(model.uds, str):
-                _check_socket(path, model.uds, document.problem((*here, "uds"), ""), reading)
+                place = document.problem((*here, "uds"), "")
+                _check_socket(path, model.uds, place, reading)
+                other = sockets.setdefault(os.path.normpath(path.parent / os.path.expanduser(model.uds)), alias)
+                if other != alias:
+                    reading.add(replace(place, message=f"{model.uds} is already used by {other}"))
         if not isinstance(model.litellm.get("model_info") or {}, dict):
             reading.add(document.problem((*here, "litellm", "model_info"), "must be a mapping"))
         _check_references(root, document, model.litellm, (*here, "litellm"), environ, reading)

@@ -271,15 +271,12 @@ def groups_of(config: Config) -> tuple[Group, ...]:
     """What clients of the gateway may ask for: the local models first, other names last."""
     native, disabled = _usable(config)
     composed, whole = _composed(config, native), _composed(config, config.native)
-    engines = {
-        litellm.socket_host(alias) if model.port is None else model.port: alias
-        for alias, model in config.root.models.items()
-    }
-    behind, others = litellm.behind(composed, engines), litellm.aliases(whole)
-    shown = {**litellm.expected_groups(whole), **litellm.expected_groups(composed)}
+    engines = {litellm.engine_base(alias, model.port): alias for alias, model in config.root.models.items()}
+    behind = litellm.behind(composed, engines, config.environ)
+    left, others = litellm.expected_groups(composed), litellm.aliases(whole)
     return tuple(
-        Group(name, vision, behind.get(name, ()), disabled.get(name) or disabled.get(others.get(name, "")))
-        for name, vision in shown.items()
+        Group(name, vision, behind.get(name, ()), None if name in left else disabled.get(others.get(name, name)))
+        for name, vision in {**litellm.expected_groups(whole), **left}.items()
     )
 
 
@@ -327,10 +324,12 @@ _HERE = ("127.0.0.1", "localhost", "::1")
 def around_proxies(environ: Mapping[str, str], names: Iterable[str] = ()) -> dict[str, str]:
     """Where a proxy is configured for the way out: what keeps it out of the way of what is here. LiteLLM would send
     it the requests for the engines, too, and vLLM those for the images of this machine. ``names`` are more of them."""
-    said = {name.lower(): value for name, value in environ.items() if value}
-    if not any(name in said for name in _PROXIES):
+    if not any(value and name.lower() in _PROXIES for name, value in environ.items()):
         return {}
-    kept = [part.strip() for part in said.get("no_proxy", "").split(",") if part.strip()]
+    both = ",".join(value for name, value in environ.items() if name.lower() == "no_proxy")
+    kept = [part.strip() for part in both.split(",") if part.strip()]
+    if "*" in kept:
+        return {"NO_PROXY": "*", "no_proxy": "*"}  # as a part of a list it is not understood
     value = ",".join(dict.fromkeys((*kept, *_HERE, *names)))
     return {"NO_PROXY": value, "no_proxy": value}
 

@@ -58,7 +58,7 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": dialect, **_friendly(made), "title": "llm-supervisor's supervisor.yaml"}
 
 
-_VARIABLE = {"type": "string", "pattern": r"^\$\{"}
+_VARIABLE = {"type": "string", "pattern": r"^(\$\{|\s*os\.environ/)"}
 
 
 def _friendly(value: Any) -> Any:

@@ -95,7 +95,7 @@ def read(folder: Path, options: Mapping[str, Any]) -> Footprint | None:
         overrides = options.get("hf-overrides")
         config = _merged(config, json.loads(overrides) if isinstance(overrides, str) else overrides or {})
         return _estimate(config, weights(folder), options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None
 
 

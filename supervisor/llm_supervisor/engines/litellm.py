@@ -219,16 +219,17 @@ def aliases(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def behind(config: Mapping[str, Any], engines_at: Mapping[int | str, str]) -> dict[str, tuple[str, ...]]:
-    """The engines of ours behind each group that has no other deployment, by their ports or names of hosts."""
+def behind(
+    config: Mapping[str, Any], engines_at: Mapping[str, str], environ: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """The engines of ours behind each group that has no other deployment, by their ``engine_base``. As
+    ``inside/litellm_hold.py`` knows them."""
     found: dict[str, list[str | None]] = {}
     for entry in config.get("model_list") or []:
-        address = urlsplit(str(_mapping(entry.get("litellm_params")).get("api_base") or ""))
-        host = address.hostname or ""
-        try:
-            ours = engines_at.get((address.port or 0) if host in ("127.0.0.1", "localhost", "::1") else host)
-        except ValueError:
-            ours = None
+        base = _mapping(entry.get("litellm_params")).get("api_base") or ""
+        reference = _REFERENCE.fullmatch(str(base).strip())
+        said = environ.get(reference[1], "") if reference else str(base)
+        ours = engines_at.get(re.sub(r"//(localhost|\[::1\])(?=:)", "//127.0.0.1", said.rstrip("/")))
         found.setdefault(str(entry.get("model_name")), []).append(ours)
     for alias, of in aliases(config).items():
         if of in found:

@@ -216,7 +216,7 @@ def missing(repository: Repository) -> Missing | None:
     """What of it the cache lacks, None when it is complete: as far as can be known without asking the hub. Reads a few
     small files."""
     folder = repository.snapshot()
-    if folder is None or not folder.is_dir():
+    if folder is None or not os.path.isdir(folder):  # os.path: what may not be looked at is not there
         return Missing()
     try:
         shards = shards_of((folder / INDEX).read_bytes())
@@ -238,6 +238,13 @@ def missing(repository: Repository) -> Missing | None:
         if not shards and not _weights(there, repository.load_format, ()):
             lacking_names.append("the weights")
     return Missing(tuple(lacking_names)) if lacking_names else None
+
+
+def existing(folder: Path) -> Path:
+    """It, or what it will be made in."""
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def present(folder: Path, file: File) -> bool:

@@ -217,8 +217,8 @@ def answers(path: str) -> bool:
             if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
                 raise OSError(errno.EEXIST, "is there already, and is no socket") from None
             return False
-        except TimeoutError:
-            pass
+        except (TimeoutError, BlockingIOError):
+            pass  # its queue is full
         return True
 
 

@@ -15,6 +15,7 @@ import array
 import errno
 import fcntl
 import os
+import re
 import select
 import stat
 import termios
@@ -27,7 +28,9 @@ from pathlib import Path
 SEGMENT_BYTES = 50 * 1024 * 1024  # supervisord's stdout_logfile_maxbytes
 SEGMENTS_KEPT = 10  # supervisord's stdout_logfile_backups
 _CHUNK = 1024 * 1024
-NOTED = 1.0  # seconds between two notes of the time, while something is written
+# Seconds between two notes of the time, while something is written: while little is, the second
+NOTED, NOTED_AT_LEAST = 1.0, 10.0
+_LITTLE = 200  # bytes, of which a note would be a tenth
 TURN = 5.0  # seconds after which the pump shows that it turns, though nothing is written
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
@@ -77,7 +80,7 @@ class _Sink:
 
     def __init__(self, folder: Path, segment_bytes: int, kept: int) -> None:
         self.folder, self._limit, self._kept = folder, segment_bytes, kept
-        self._noted = -NOTED
+        self._noted, self._noted_to = -NOTED_AT_LEAST, 0
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         existing = segments(folder)
         self._number = int(existing[-1].stem) if existing else 0
@@ -96,7 +99,7 @@ class _Sink:
         if self.fd >= 0:
             os.close(self.fd)
         self.fd, self.size = fd, size
-        self._noted = -NOTED
+        self._noted, self._noted_to = -NOTED_AT_LEAST, 0
         self._point(path)
 
     def _point(self, path: Path) -> None:
@@ -121,9 +124,9 @@ class _Sink:
     def _note(self, offset: int) -> None:
         """What follows was written from now on."""
         now = time.monotonic()
-        if now - self._noted < NOTED:
+        if now - self._noted < (NOTED if offset - self._noted_to >= _LITTLE else NOTED_AT_LEAST):
             return
-        self._noted = now
+        self._noted, self._noted_to = now, offset
         try:
             with open(self.folder / f"{self._number:08d}.times", "ab", buffering=0) as file:
                 file.write(b"%d %d\n" % (time.time(), offset))
@@ -394,7 +397,8 @@ def tail(folder: Path, lines: int, limit: int = 16 * 1024 * 1024) -> tuple[list[
 
 
 def since(folder: Path, moment: float) -> Position:
-    """Where the first line begins that was written at that moment (seconds since the epoch) or later, to the second.
+    """Where the first line begins that was written at that moment (seconds since the epoch) or later, give or take some
+    seconds: nothing later is missing.
     A segment without notes has only the time of its last change: it is taken as a whole, or not."""
     at = Position(0, 0)
     for path in segments(folder):
@@ -414,12 +418,16 @@ def since(folder: Path, moment: float) -> Position:
 
 def _noted_since(file: Path, moment: float) -> list[int] | None:
     """The offsets at which something was written then, or later; None where it was not noted. Times are whole seconds,
-    and what is written within ``NOTED`` of a note has none of its own."""
+    and what is written within ``NOTED_AT_LEAST`` of a note may have none of its own."""
     try:
-        notes = [line.split() for line in file.read_bytes().splitlines()]
-        return [int(offset) for at, offset in notes if int(at) + 1 + NOTED > moment]
-    except (OSError, ValueError):
+        lines = file.read_bytes().splitlines()
+    except OSError:
         return None
+    found = [re.fullmatch(rb"(\d+) (\d+)", line) for line in lines]
+    notes = [(int(one[1]), int(one[2])) for one in found if one is not None]  # one may have been cut off by a full disk
+    if not notes or (notes[0][1] and notes[0][0] > moment):
+        return None if not notes else [0]  # the beginning is of a version that noted nothing
+    return [offset for at, offset in notes if at + 1 + NOTED_AT_LEAST > moment]
 
 
 def _line_from(path: Path, offset: int) -> Position:

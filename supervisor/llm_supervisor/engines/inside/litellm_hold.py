@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
@@ -31,6 +32,8 @@ OLD = 20.0  # seconds after which a file says nothing any more
 LOOK = 0.05  # seconds between two looks of a request that waits
 MAX_WAITING = 2000  # requests
 NOTICE = 0.3  # seconds that the daemon gets to notice what a broken request has seen
+
+LOOPBACK = re.compile(r"//(localhost|\[::1\])(?=:)")  # other names of where the engines are
 
 Deployments = list[dict[str, Any]]
 Engine = dict[str, Any]
@@ -73,7 +76,7 @@ class States:
 def engine_of(deployment: dict[str, Any], engines: dict[str, Engine]) -> Engine | None:
     """The engine of ours behind a deployment; None for anybody else's."""
     base = deployment.get("litellm_params", {}).get("api_base")
-    return engines.get(str(base).rstrip("/")) if base else None
+    return engines.get(LOOPBACK.sub("//127.0.0.1", str(base).rstrip("/"))) if base else None
 
 
 class Hold(CustomLogger):  # type: ignore[misc]
