@@ -109,6 +109,7 @@ class Daemon:
         self._reloading, self._rolling = asyncio.Lock(), asyncio.Lock()
         self._upgrading = asyncio.Event()
         self._control: ControlServer | None = None
+        self._all_known = False  # every runner had its first turn
 
     def _planned(self, config: Config, pythons: Pythons) -> Plan:
         key, self.key_file = master_key(config, self._ground.data) if config.root.gateway else ("", None)
@@ -706,6 +707,8 @@ class Daemon:
 
     def _tell_gateway(self) -> None:
         """Write down how the engines are, for requests that may wait for one."""
+        if not self._all_known:
+            return  # what the daemon before this one has told is true; a runner that had no turn yet knows nothing
         now = time.monotonic()
         engines = {
             litellm.engine_base(name, runner.spec.launch.port): asdict(hold(runner.state, self.plan.hold, now))
@@ -719,6 +722,7 @@ class Daemon:
                 self._log.warning("the gateway is not told", error=str(error))  # an old file holds nobody
 
     async def _keep_telling(self) -> None:
+        self._all_known = True
         while True:
             self._tell_gateway()
             await asyncio.sleep(TELL_GATEWAY)

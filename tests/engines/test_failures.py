@@ -169,8 +169,7 @@ GATEWAY_CASES = {
     "empty-file": ("", {}, 2, "is empty"),
     "missing-file": (None, {}, 2, "no such file"),
     "unset-key": (
-        {"model_list": [{"model_name": "x", "litellm_params": {"model": "openai/x", "api_key": UNSET}}]},
-        {}, 2, "NOT_SET_X",
+        {"general_settings": {"database_url": UNSET}}, {}, 2, "NOT_SET_X",
     ),
 }  # fmt: skip
 
