@@ -229,7 +229,9 @@ def test_foreign_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
         os.write(pipe, b"x" * 4096)
         pump._sinks["x"].take(pipe)
     pump.stop()
-    assert {path.name for path in folder.iterdir()} == {"notes.txt", "old.log", "00000001.log.gz", "00000003.log"}
+    assert {path.name for path in folder.iterdir()} == {
+        "notes.txt", "old.log", "00000001.log.gz", "00000003.log", "00000003.times",
+    }  # fmt: skip
 
 
 def test_logs_that_cannot_be_opened_are_refused_at_once(tmp_path: Path) -> None:
