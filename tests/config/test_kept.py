@@ -27,7 +27,7 @@ def place(tmp_path: Path) -> Path:
     file.write_text(
         "gateway: {litellm_config: litellm.yaml}\nenv_file: keys.env\nmodels:\n  m:\n    model: org/m\n    port: 8000\n"
         "    vllm: {api-key: '${CLOUD}', max-model-len: '${N}'}\n"
-        "    env: {HEADER: 'Bearer ${CLOUD_LONG}', T: '${HF_TOKEN}'}\n"
+        "    env: {HEADER: 'Bearer ${CLOUD_LONG}', DOUBTFUL: $HOME/x, T: '${HF_TOKEN}'}\n"
     )
     return file
 

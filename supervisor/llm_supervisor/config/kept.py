@@ -44,8 +44,8 @@ def restore(text: str, environ: Mapping[str, str]) -> Config:
         merged = {**values, **environ}
         document = Document(str(file), data["said"])
         fill_in(document, merged)
-        if document.problems:
-            raise ValueError(str(document.problems[0].message))
+        if wrong := [problem for problem in document.problems if not problem.warning]:
+            raise ValueError(wrong[0].message)
         root = schema.Root.model_validate(document.data)
         said = data["master_key"]
         key = merged[said["variable"]] if "variable" in said else said["text"]
