@@ -465,7 +465,7 @@ def _pull(options: argparse.Namespace) -> int:
     engine = config.root.engines.vllm if config is not None else None
     env = install.environment("vllm", paths.data_dir(os.environ))
     if config is not None and engine is not None:
-        python = str(config.file.parent / os.path.expanduser(engine.python))
+        python = str(config.executable(engine.python))
     elif install.is_complete(env):
         python = str(env.python)
     else:

@@ -108,8 +108,7 @@ def _questions(config: Config, group: Mapping[str, Any], engines: Sequence[str])
 
 
 def _pools(model: schema.Model) -> bool:
-    options = vllm.by_name(model.vllm)
-    return options.get("runner") == "pooling" or options.get("task") in ("embed", "embedding")
+    return vllm.pools(vllm.by_name(model.vllm))
 
 
 def _embeds(config: Config, name: str) -> bool:

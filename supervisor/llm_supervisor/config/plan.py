@@ -283,8 +283,7 @@ def groups_of(config: Config) -> tuple[Group, ...]:
 def _canary(model: schema.Model, name: str) -> Canary:
     """The request that this model is made for."""
     judge = partial(canary.judge, expect=model.health.expect)
-    options = vllm.by_name(model.vllm)
-    if options.get("runner") == "pooling" or options.get("task") in ("embed", "embedding"):
+    if vllm.pools(vllm.by_name(model.vllm)):
         return Canary("/v1/embeddings", partial(canary.embedding_canary, model=name), judge)
     if model.chat:
         return Canary("/v1/chat/completions", partial(canary.chat_canary, model=name, vision=model.vision), judge)

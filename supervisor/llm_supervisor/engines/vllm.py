@@ -38,6 +38,11 @@ def by_name(options: Mapping[str, object]) -> dict[str, Any]:
     return {normal(name): value for name, value in options.items()}
 
 
+def pools(options: Mapping[str, object]) -> bool:
+    """Whether it gives vectors and no text. Options by their normal names."""
+    return options.get("runner") == "pooling" or options.get("task") in ("embed", "embedding")
+
+
 _OLD_LIMITS = re.compile(r"\s*[a-z]+\s*=\s*\d+(?:\s*,\s*[a-z]+\s*=\s*\d+)*\s*")
 
 
