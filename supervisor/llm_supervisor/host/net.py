@@ -76,7 +76,8 @@ def holder(port: int, sockets: set[int] | None = None) -> Holder | None:
         if not held(sockets, (process.pid,)):
             continue
         try:
-            return Holder(process.pid, " ".join(process.cmdline())[:120] or process.name(), process.create_time())
+            command = " ".join(" ".join(process.cmdline()).split())  # one line, whatever an argument holds
+            return Holder(process.pid, command[:120] or process.name(), process.create_time())
         except psutil.Error:
             return Holder(process.pid, "", None)
     return Holder(None, "", None)
