@@ -79,8 +79,11 @@ class World(Protocol):
     def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> None:
         """Remember the tree; from now on the loss of a vital member is posted."""
 
-    def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
-        """The vital members that are stopped, named; and what the tree has done (clock ticks and MiB)."""
+    def stopped(self, spec: ProgramSpec) -> tuple[str, ...]:
+        """The vital members that are stopped, named."""
+
+    def worked(self, spec: ProgramSpec) -> int:
+        """What the tree has done so far (clock ticks and MiB)."""
 
     async def photograph(self, spec: ProgramSpec) -> None:
         """Keep where its processes stand now, for the incident should it be found to hang."""
@@ -335,7 +338,7 @@ class Runner:
         while True:
             due = max(due + health.period, loop.time())
             await asyncio.sleep(due - loop.time())
-            stopped, _ = self._world.look(self.spec)
+            stopped = self._world.stopped(self.spec)
             liveness = await self._ask(asking, "liveness", health.timeout)
             self.post(ev.Observed(incarnation, Observation(liveness=liveness, stopped=stopped)))
 
@@ -407,7 +410,7 @@ class Runner:
             step: Step | None = None
             for line in lines:
                 step = (self._reader(line) if self._reader else None) or step
-            _, burned = self._world.look(self.spec)
+            burned = self._world.worked(self.spec)
             if (has := self._world.downloaded(self.spec)) > had:
                 step = step or Step("downloading")  # of which vLLM says no word
             had = has

@@ -64,6 +64,7 @@ COMPONENTS: Mapping[Kind, Component] = {Kind.VLLM: "vllm", Kind.LITELLM: "litell
 
 MIB = 1024 * 1024
 SAVE_WITHIN = 0.02  # seconds
+LOOK_AROUND = 30.0  # seconds between two looks for new members of a program that runs
 LETTING_GO = 2.0  # seconds that the kernel may take to close a dead process's socket
 BEGINNING = output.Position(0, 0)
 # Seconds after which a semaphore that nobody has mapped is nobody's: whoever is to open it would have, by then
@@ -103,6 +104,7 @@ class Incarnation:
     began: float = field(default_factory=time.time)  # wall clock, as files have it
     shared: set[str] = field(default_factory=set)  # names in /dev/shm that its tree had mapped
     waiting: set[tuple[int, int]] = field(default_factory=set)  # members that were in state D at the last look
+    looked: float = float("-inf")  # when the whole process table was last looked through for its members
 
     @property
     def uuid(self) -> str:
@@ -548,15 +550,29 @@ class RealWorld:
             member.watch(_poster(post, ev.MemberLost(incarnation, row.pid, row.comm)))
         self._save_soon()
 
-    def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
-        """See ``runner.World``. The process table is read at most twice a second, however many programs look."""
+    def worked(self, spec: ProgramSpec) -> int:
+        """See ``runner.World``."""
         living = self.incarnations.get(spec.name)
-        if living is None:
-            return (), 0
+        return 0 if living is None else sum(row.cpu + transferred(row.pid) // MIB for row in self._look(living))
+
+    def _look(self, living: Incarnation) -> list[Row]:
+        """Its tree, with who is new in it. The process table is read at most twice a second, however many programs
+        are looked at."""
         now = asyncio.get_running_loop().time()
         if now - self._rows[0] >= 0.4:
             self._rows = (now, read_rows())
-        mine = living.tree.look(self._rows[1])
+        living.looked = now
+        return living.tree.look(self._rows[1])
+
+    def stopped(self, spec: ProgramSpec) -> tuple[str, ...]:
+        """See ``runner.World``. Of who is known; the whole table is read now and then, for who is new."""
+        living = self.incarnations.get(spec.name)
+        if living is None:
+            return ()
+        if asyncio.get_running_loop().time() - living.looked >= LOOK_AROUND:
+            mine = self._look(living)
+        else:
+            mine = living.tree.known()
         vital = [row for row in mine if row.key == living.tree.leader or row.comm.startswith(spec.vital or ("\0",))]
         stopped = tuple(f"{row.comm} (pid {row.pid}) is stopped" for row in vital if row.state in "Tt")
         # everybody is in D for a moment now and then; who is there twice in a row waits in vain
@@ -567,7 +583,7 @@ class RealWorld:
             if row.key in waiting and row.key in living.waiting
         )
         living.waiting = waiting
-        return stopped, sum(row.cpu + transferred(row.pid) // MIB for row in mine)
+        return stopped
 
     async def photograph(self, spec: ProgramSpec) -> None:
         """See ``runner.World``."""
@@ -607,7 +623,7 @@ class RealWorld:
         if living is None or living.port is None:
             return None
         listening = net.listening(living.port)
-        mine = net.held(listening, (row.pid for row in living.tree.look(read_rows())))
+        mine = net.held(listening, (row.pid for row in self._look(living)))
         leader = living.tree.leader
         if listening <= mine or leader is None or not os.access(f"/proc/{leader[0]}/fd", os.R_OK):
             return None  # or it cannot be told

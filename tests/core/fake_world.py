@@ -64,7 +64,7 @@ class FakeWorld:
         self.busy = False  # it burns CPU time
         self.downloads = 0  # bytes, at every look
         self.lines: list[tuple[float, bytes]] = []  # when it writes what
-        self.stopped: tuple[str, ...] = ()
+        self.stopped_members: tuple[str, ...] = ()
         self.work, self.running, self.waiting = 0.0, 0, 0  # what it counts
         self.works = False  # every reading shows more work done
         self._cpu = self._bytes = 0
@@ -139,10 +139,14 @@ class FakeWorld:
         self._bytes += self.downloads
         return self._bytes
 
-    def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
+    def stopped(self, spec: ProgramSpec) -> tuple[str, ...]:
+        """See ``runner.World``."""
+        return self.stopped_members
+
+    def worked(self, spec: ProgramSpec) -> int:
         """See ``runner.World``."""
         self._cpu += CPU_TICK if self.busy else 0
-        return self.stopped, self._cpu
+        return self._cpu
 
     def output(self, name: str) -> tuple[list[bytes], bool]:
         """See ``runner.World``."""

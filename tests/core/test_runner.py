@@ -605,11 +605,11 @@ def test_a_death_by_its_own_word_does_not_wait_for_the_catalogue() -> None:
 def test_stopped_members_are_seen_with_the_next_question() -> None:
     async def scene(stage: Stage) -> None:
         await stage.at(5)
-        stage.world.stopped = ("Core (pid 101) is stopped",)
+        stage.world.stopped_members = ("Core (pid 101) is stopped",)
         await stage.at(11)
         assert stage.state.health_word == "unhealthy"
         assert stage.state.reason == "Core (pid 101) is stopped"
-        stage.world.stopped = ()
+        stage.world.stopped_members = ()
         await stage.at(21)
         assert stage.state.ready
 
@@ -729,7 +729,7 @@ def test_the_counters_are_read_every_period_and_patiently() -> None:
 def test_doubt_sends_a_canary_at_once_and_then_at_the_probes_pace() -> None:
     async def scene(stage: Stage) -> None:
         await stage.at(5)
-        stage.world.stopped = ("Core (pid 101) is stopped",)
+        stage.world.stopped_members = ("Core (pid 101) is stopped",)
         await stage.at(45)
 
     stage = engine(scene)
@@ -740,9 +740,9 @@ def test_doubt_sends_a_canary_at_once_and_then_at_the_probes_pace() -> None:
 def test_doubt_that_has_ended_sends_no_more() -> None:
     async def scene(stage: Stage) -> None:
         await stage.at(5)
-        stage.world.stopped = ("Core (pid 101) is stopped",)
+        stage.world.stopped_members = ("Core (pid 101) is stopped",)
         await stage.at(15)
-        stage.world.stopped = ()
+        stage.world.stopped_members = ()
         await stage.at(200)
         assert stage.state.ready
 
@@ -807,7 +807,7 @@ def test_a_signal_that_gets_no_answer_does_not_silence_the_others() -> None:
     async def scene(stage: Stage) -> None:
         await stage.at(5)
         stage.world.ask_takes = {"metrics": 59.0, "canary": 29.0}
-        stage.world.stopped = ("Core (pid 101) is stopped",)
+        stage.world.stopped_members = ("Core (pid 101) is stopped",)
         await stage.at(65)
 
     stage = engine(scene)
@@ -818,7 +818,7 @@ def test_all_that_is_on_its_way_is_cancelled_when_it_leaves() -> None:
     async def scene(stage: Stage) -> None:
         await stage.at(5)
         stage.world.ask_takes = dict.fromkeys(("liveness", "metrics", "canary"), 1e9)
-        stage.world.stopped = ("Core (pid 101) is stopped",)
+        stage.world.stopped_members = ("Core (pid 101) is stopped",)
         await stage.at(25)
         assert {"metrics", "canary"} <= set(stage.world.asking_now)
         stage.runner.post(ev.StopRequested())
@@ -833,7 +833,7 @@ def test_a_stopped_program_that_does_not_answer_is_replaced() -> None:
 
     async def scene(stage: Stage) -> None:
         await stage.at(5)
-        stage.world.stopped = ("litellm (pid 100) is stopped",)
+        stage.world.stopped_members = ("litellm (pid 100) is stopped",)
         stage.world.ask_takes = {"liveness": 1e9, "catalogue": 1e9}
         await stage.at(3600)
         assert stage.state.incarnation > 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,18 +76,44 @@ def cpu_seconds(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
+# Asks as often as the defaults do, by the same library, and does nothing else
+BARE_PROBES = """
+import asyncio, sys, httpx
+
+async def ask(path, period):
+    async with httpx.AsyncClient(base_url=sys.argv[1], trust_env=False) as client:
+        while True:
+            (await client.get(path)).raise_for_status()
+            await asyncio.sleep(period)
+
+async def main():
+    asked = [("/health", 10), ("/metrics", 10), ("/version", 30)], [("/health", 10), ("/version", 30)]
+    await asyncio.gather(*(ask(path, period) for engine in asked for path, period in engine))
+
+asyncio.run(main())
+"""
+
+
 def test_probing_both_engines_costs_next_to_nothing(daemon: Daemon) -> None:
-    """DESIGN's budget: at most 2 ms of CPU a second with the defaults, and 64 MiB."""
+    """DESIGN's budget: at most 2 ms of CPU a second with the defaults, and 64 MiB. What a millisecond is worth depends
+    on who else uses the machine: so where bare questions in the same seconds cost more than they should, at most three
+    times those (it is twice)."""
     daemon.wait_ready()
     assert daemon.process is not None
-    time.sleep(2)  # what follows readiness (the route's canary) is over; this only keeps it out of the measurement
-    seconds, before = 30.0, cpu_seconds(daemon.process.pid)
-    time.sleep(seconds)
-    cost = (cpu_seconds(daemon.process.pid) - before) / seconds * 1000
+    address = f"http://127.0.0.1:{daemon.ports[1]}"
+    with subprocess.Popen([sys.executable, "-c", BARE_PROBES, address]) as bare:
+        time.sleep(3)  # its imports, and what follows readiness (the route's canary): only kept out of the measurement
+        seconds, pids = 30.0, (daemon.process.pid, bare.pid)
+        before = [cpu_seconds(pid) for pid in pids]
+        time.sleep(seconds)
+        cost, yardstick = ((cpu_seconds(pid) - was) / seconds * 1000 for pid, was in zip(pids, before, strict=True))
+        assert bare.poll() is None
+        bare.kill()
     memory = Path(f"/proc/{daemon.process.pid}/status").read_text().partition("VmRSS:")[2].split()[0]
-    print(f"probing: {cost:.2f} ms of CPU a second, {int(memory) / 1024:.1f} MiB resident")
-    assert cost <= 2.0
-    assert int(memory) <= 80 * 1024
+    print(f"probing: {cost:.2f} ms of CPU a second (bare: {yardstick:.2f}), {int(memory) / 1024:.1f} MiB resident")
+    assert yardstick > 0.1, "else it has not asked"
+    assert cost <= max(2.0, 3 * yardstick)
+    assert int(memory) <= 64 * 1024
 
 
 @pytest.mark.parametrize("victim", ["litellm", "api server", "VLLM::EngineCor", "VLLM::Worker"])

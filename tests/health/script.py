@@ -181,15 +181,19 @@ class ScriptedWorld:
     async def photograph(self, spec: ProgramSpec) -> None:
         """See ``runner.World``."""
 
-    def look(self, spec: ProgramSpec) -> tuple[tuple[str, ...], int]:
-        """See ``runner.World``; as the real one, it believes in D when it sees it twice in a row."""
+    def worked(self, spec: ProgramSpec) -> int:
+        """See ``runner.World``."""
         self._ticks += 1 if self.facts.cpu == "on" else 0
+        return self._ticks
+
+    def stopped(self, spec: ProgramSpec) -> tuple[str, ...]:
+        """See ``runner.World``; as the real one, it believes in D when it sees it twice in a row."""
         waited, self._was_waiting = self._was_waiting, self.facts.worker == "D"
         if self.facts.worker == "stopped":
-            return ("VLLM::Worker (pid 7) is stopped",), self._ticks
+            return ("VLLM::Worker (pid 7) is stopped",)
         if self._was_waiting and waited:
-            return ("VLLM::Worker (pid 7) hangs in the kernel",), self._ticks
-        return (), self._ticks
+            return ("VLLM::Worker (pid 7) hangs in the kernel",)
+        return ()
 
     def output(self, name: str) -> tuple[list[bytes], bool]:
         """See ``runner.World``."""

@@ -52,6 +52,24 @@ def test_a_connection_is_no_holder() -> None:
         assert net.holder(connection.getsockname()[1]) is None
 
 
+_DUAL = pytest.param("::", marks=pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", _DUAL])
+def test_sock_diag_and_the_kernels_list_say_the_same(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening(host) as port, socket.create_connection(("127.0.0.1", port)):
+        (asked,) = net.listening(port)
+        assert net._listed(port) == {asked}
+        assert net.held({asked}, [os.getpid()]) == {asked}
+
+        def no_netlink(family: int) -> Iterator[tuple[int, int]]:
+            raise OSError(errno.EAFNOSUPPORT, "no netlink here")
+
+        monkeypatch.setattr(net, "_listeners", no_netlink)
+        assert net.listening(port) == {asked}, "where the kernel does not answer its list is read"
+    assert net.listening(port) == set()
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("::", "127.0.0.1")],

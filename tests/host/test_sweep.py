@@ -128,16 +128,20 @@ def test_the_living_tree_is_looked_at_while_its_leader_lives(stage: Stage) -> No
         leader = stage.spawn("stray", "--stay", "--setsid", "--wipe", "--redirect", "--report", 3, pass_fds=(told,))
         stray = Lines(report).pid("stray")
     tree = stage.tree(leader)
+    assert {row.pid for row in tree.known()} == {leader.pid}, "of the other it was not told yet"
     assert {row.pid for row in tree.look(read_rows())} == {leader.pid, stray}
+    assert {row.pid for row in tree.known()} == {leader.pid, stray}
     leader.signal(signal.SIGKILL)
     gone(leader.pid)
     row = read_row(stray)
     assert row is not None
     assert row.ppid == os.getpid(), "re-parented to us, the subreaper"
     assert {row.pid for row in tree.look(read_rows())} == {stray}, "remembered, and the dead leader is not shown"
+    assert {row.pid for row in tree.known()} == {stray}
     assert pids(tree) == {stray}
     os.kill(stray, signal.SIGKILL)
     gone(stray)
+    assert tree.known() == []
     assert tree.look(read_rows()) == []
     assert pids(tree) == set(), "a zombie is nobody"
 

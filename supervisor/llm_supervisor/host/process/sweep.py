@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from llm_supervisor.host.process import cgroup
-from llm_supervisor.host.process.table import NO_COOKIE, Row, holds, read_cookie, read_rows
+from llm_supervisor.host.process.table import NO_COOKIE, Row, holds, read_cookie, read_row, read_rows
 
 
 class Source(StrEnum):
@@ -51,6 +51,12 @@ class Tree:
         _add_descendants(mine, rows)
         self.seen = {row.key for row in mine.values()}
         return [row for row in mine.values() if not row.dead]
+
+    def known(self) -> list[Row]:
+        """The living of those that were seen before, the leader included: as many files are read."""
+        keys = self.seen if self.leader is None else self.seen | {self.leader}
+        rows = ((key, read_row(key[0])) for key in keys)
+        return [row for key, row in rows if row is not None and row.key == key and not row.dead]
 
 
 # What the environment of a process says does not change for what it is used for here: it is read once a process.
