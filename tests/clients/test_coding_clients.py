@@ -8,13 +8,13 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.daemon.harness import Daemon
-from tests.engines.conftest import ALIAS, Engines, config, engines
+from tests.engines.conftest import Engines, engines
+from tests.engines.presets.conftest import running
 
 __all__ = ["engines"]
 
@@ -30,21 +30,14 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    settings: dict[str, Any] = config(engines)
-    settings["gateway"]["litellm_config"] = "litellm_config.yaml"
-    # their prompts alone are 20000 tokens
-    settings["models"][ALIAS]["vllm"] |= {
-        "max-model-len": 65536,
-        "hf-overrides": {"text_config": {"max_position_embeddings": 131072}},
-        "enable-auto-tool-choice": True,
-        "tool-call-parser": "glm45",
-    }
-    settings["models"][ALIAS]["env"] = {"VLLM_CPU_KVCACHE_SPACE": "2"}
-    folder = tmp_path_factory.mktemp("clients")
-    (folder / "litellm_config.yaml").write_text("litellm_settings: {drop_params: true}\n")
-    with Daemon(folder, settings) as running:
-        running.wait_ready(timeout=300)
-        yield running
+    """The preset for them, with the tiny model, whose own configuration is of a shorter context, and who never comes to
+    the end of its thinking."""
+    tiny = {"hf-overrides": {"text_config": {"max_position_embeddings": 131072}}, "reasoning-parser": None}
+    changes = {"model": str(engines.model), "vllm": tiny, "env": {"VLLM_CPU_KVCACHE_SPACE": "2"}}
+    with running(
+        "coding-clients", tmp_path_factory.mktemp("clients") / "preset", engines, {"coder": changes}
+    ) as preset:
+        yield preset.daemon
 
 
 def finished(daemon: Daemon) -> float:
