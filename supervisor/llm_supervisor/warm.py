@@ -41,7 +41,9 @@ class _Nursery:
     task: asyncio.Task[None] | None = None
     took: float | None = None
     forks: int = 0  # of all of them
-    memory: tuple[float, int | None] = (float("-inf"), None)  # when it was looked at, and bytes
+    memory: int | None = None  # bytes, when they were looked at last
+    weighed_at: float = float("-inf")
+    weighing: asyncio.Task[None] | None = None
 
 
 Key = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
@@ -151,6 +153,7 @@ class Nurseries:
         else:
             nursery.ready, nursery.state, nursery.reason = True, "ready", ""
             nursery.took = time.monotonic() - began
+            self._weigh_soon(nursery)
         finally:
             nursery.task = None
 
@@ -161,6 +164,7 @@ class Nurseries:
             nursery.server.close()
             self._dying = [one for one in (*self._dying, nursery.server) if one.dead is None]
             nursery.server = None
+            nursery.memory, nursery.weighed_at = None, float("-inf")
 
     def tend(self) -> None:
         """Look after them: call every now and then."""
@@ -192,13 +196,23 @@ class Nurseries:
         }
 
     def _memory(self, nursery: _Nursery) -> int | None:
-        """Its proportional share: what it costs beside those that it has forked. Looked at every few seconds, as the
-        kernel counts its pages for it."""
+        """Its proportional share: what it costs beside those that it has forked, as it was when it was asked for the
+        last time. The kernel counts its pages for it, for 10 ms, in which nothing else should have to wait."""
         if nursery.server is None:
             return None
-        if time.monotonic() - nursery.memory[0] > MEMORY_LOOK:
-            nursery.memory = (time.monotonic(), memory.share(nursery.server.pid))
-        return nursery.memory[1]
+        if time.monotonic() - nursery.weighed_at > MEMORY_LOOK:
+            self._weigh_soon(nursery)
+        return nursery.memory
+
+    def _weigh_soon(self, nursery: _Nursery) -> None:
+        async def weigh(pid: int) -> None:
+            weight = await asyncio.to_thread(memory.share, pid)
+            nursery.weighing = None
+            if nursery.server is not None and nursery.server.pid == pid:
+                nursery.memory, nursery.weighed_at = weight, time.monotonic()
+
+        if nursery.server is not None and nursery.weighing is None:
+            nursery.weighing = asyncio.create_task(weigh(nursery.server.pid))
 
     async def close(self) -> None:
         """End all of them, and wait until they are gone."""

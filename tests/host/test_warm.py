@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -131,6 +132,36 @@ def test_one_that_has_forked_often_is_replaced(stage: Stage, packages: Path, mon
             assert await ready(made) != pid
             seen = made.status("p")
             assert seen is not None and seen["forks"] == 2
+
+    play(scene)
+
+
+def test_what_it_holds_is_weighed_while_nobody_waits(
+    stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main, weighed = threading.get_ident(), []
+    monkeypatch.setattr(memory, "share", lambda pid: weighed.append((pid, threading.get_ident() == main)) or 12345)
+
+    async def scene() -> None:
+        async def held() -> int:
+            while not (size := (made.status("p") or {}).get("memory_bytes")):
+                await asyncio.sleep(0.01)
+            assert isinstance(size, int)
+            return size
+
+        async with nurseries(stage) as made:
+            env = environ(stage, packages)
+            made.want("p", launch(stage), env)
+            first = await ready(made)
+            assert await held() == 12345
+            os.kill(first, signal.SIGKILL)
+            while (seen := made.status("p") or {})["pid"] == first:
+                made.tend()
+                await asyncio.sleep(0.01)
+            assert seen["memory_bytes"] is None, "not what the one before it held"
+            second = await ready(made)
+            assert await held() == 12345
+            assert weighed == [(first, False), (second, False)]
 
     play(scene)
 
