@@ -681,6 +681,8 @@ def _print_status(answer: dict[str, Any]) -> None:
         elif not _is_fine(program) or program["state"] == "EXITED":
             failure = program["failure"]
             parts.append(failure["summary"] if failure and program["state"] != "RUNNING" else program["reason"])
+        elif program["fork_server"] is not None:
+            parts += [f"started {program['started']}", _fork_server(program["fork_server"])]
         if program["retry_in_s"] is not None:
             parts.append(f"next start in {program['retry_in_s']:.0f} s")
         print(
@@ -695,6 +697,14 @@ def _print_status(answer: dict[str, Any]) -> None:
         for model in answer["models"]:
             if model["state"] == "disabled":
                 print(_disabled(model))
+
+
+def _fork_server(seen: dict[str, Any]) -> str:
+    """Whether the next start may be warm, and what that costs."""
+    if seen["state"] == "ready":
+        held = seen["memory_bytes"]
+        return "fork server" + (f" {held / 2**20:.0f} MiB" if held is not None else "")
+    return f"fork server {seen['state']}" + (f" ({seen['reason']})" if seen["reason"] else "")
 
 
 def _disabled(model: dict[str, Any]) -> str:

@@ -436,7 +436,10 @@ class Daemon:
         if name in self.runners:
             runner = self.runners[name]
             if (runner.spec.digest, runner.spec.settings) != (planned.spec.digest, planned.spec.settings):
+                same = runner.spec.digest == planned.spec.digest
                 runner.replace(planned.spec, planned.asking, planned.reader)
+                if same and runner.state.phase is Phase.RUNNING:
+                    self._world.watched_anew(planned.spec)
             else:
                 runner.spec = planned.spec  # another default of ours perhaps, for its next start
             return

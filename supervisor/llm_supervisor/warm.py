@@ -8,8 +8,9 @@ short, it has forked often) ends it, and the next start is cold while another on
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,9 @@ LEAST_ROOM = 1024**3  # bytes below which all are ended
 TEND = 15.0  # seconds between two looks
 MEMORY_LOOK = 5.0  # seconds
 DEATH = 5.0  # seconds that a killed one may take
-DISTRUST = 3  # so many in a row that a start failed with, and there is no other
+DISTRUST = 3  # so many in a row that a start failed with, and there is no other until its packages change
+IMPORT_PAUSE, IMPORT_PAUSE_CAP = 15.0, 1800.0  # seconds after an import that failed, doubled with each
+HOLD_OFF = 300.0  # seconds that one waits, at most, for programs that start: two cores import slowly enough for them
 
 
 @dataclass
@@ -38,6 +41,10 @@ class _Nursery:
     state: str = "off"
     reason: str = ""
     failures: int = 0  # starts from it that failed, in a row
+    distrusted: tuple[object, ...] = ()  # its environment when too many of them had
+    imports: int = 0  # imports that failed, in a row
+    not_before: float = float("-inf")  # when it may import again
+    held_off: float | None = None  # since when it waits for others
     task: asyncio.Task[None] | None = None
     took: float | None = None
     forks: int = 0  # of all of them
@@ -55,6 +62,7 @@ class Nurseries:
     folder for what they say while they import."""
 
     logs: Path
+    starting: Callable[[], Collection[str]] = tuple  # the programs that start just now
     _all: dict[Key, _Nursery] = field(default_factory=dict)
     _wanted: dict[str, Key] = field(default_factory=dict)  # by program
     _dying: list[ForkServer] = field(default_factory=list)
@@ -66,9 +74,10 @@ class Nurseries:
             return
         key = _key(launch, env)
         self._wanted[name] = key
-        nursery = self._all.setdefault(key, _Nursery(launch.warm, dict(key[1]), name))
-        self._start(nursery)
+        self._all.setdefault(key, _Nursery(launch.warm, dict(key[1]), name))
         self._end_unneeded()
+        for nursery in self._all.values():  # some may have waited for this program
+            self._start(nursery, ready=name)
 
     def forget(self, name: str) -> None:
         """That program needs none any more."""
@@ -77,10 +86,7 @@ class Nurseries:
 
     def _end_unneeded(self) -> None:
         for old in self._all.keys() - set(self._wanted.values()):
-            nursery = self._all.pop(old)
-            if nursery.task is not None:
-                nursery.task.cancel()
-            self._end(nursery, "nobody needs it")
+            self._end(self._all.pop(old), "nobody needs it")
 
     def succeeded(self, name: str) -> None:
         """A warm start of that program was ready."""
@@ -96,23 +102,26 @@ class Nurseries:
         cookie: str,
         output: Path,
         pass_fds: Sequence[int],
+        patience: float | None = None,
     ) -> int | None:
         """The pid of a warm start; None where there is none to be had. Raises ForkError where something may have been
         started all the same."""
         nursery = self._all.get(_key(launch, env)) if launch.warm else None
-        if nursery is None or nursery.server is None or not nursery.ready:
+        if nursery is None or (server := nursery.server) is None or not nursery.ready:
             return None
         try:
-            pid = await nursery.server.fork(
+            pid = await server.fork(
                 launch.argv,
                 {**env, **dict(launch.warm_env)},
                 cookie=cookie,
                 output=output,
                 cwd=launch.cwd,
                 pass_fds=pass_fds,
+                patience=patience,
             )
         except ForkError as error:
-            self._end(nursery, str(error))
+            if nursery.server is server:  # else it is another one by now, which has done nothing wrong
+                self._failed(nursery, str(error), counts=not error.stale)
             raise
         nursery.forks += 1
         return pid
@@ -120,20 +129,36 @@ class Nurseries:
     def distrust(self, name: str, why: str) -> None:
         """A warm start of that program failed."""
         if (nursery := self._of(name)) is not None:
-            nursery.failures += 1
-            self._end(nursery, f"a start from it failed: {why}")
+            self._failed(nursery, f"a start from it failed: {why}", counts=True)
+
+    def _failed(self, nursery: _Nursery, why: str, *, counts: bool) -> None:
+        nursery.failures += counts
+        if nursery.failures >= DISTRUST:
+            nursery.distrusted = _packages(nursery.argv[0])
+            why = f"{nursery.failures} starts from it failed: {why}"
+        self._end(nursery, why)
 
     def _of(self, name: str) -> _Nursery | None:
         key = self._wanted.get(name)
         return None if key is None else self._all.get(key)
 
-    def _start(self, nursery: _Nursery) -> None:
-        """In the background, if it may and is not there."""
+    def _start(self, nursery: _Nursery, ready: str = "") -> None:
+        """In the background, if it may and is not there. ``ready`` is a program that has just become that."""
         if nursery.task is not None or (nursery.server is not None and nursery.server.dead is None):
             return
+        now = time.monotonic()
         if nursery.failures >= DISTRUST:
-            nursery.state, nursery.reason = "off", f"{nursery.failures} starts from it failed: {nursery.reason}"
+            if _packages(nursery.argv[0]) == nursery.distrusted:
+                return
+            nursery.failures = 0
+        if now < nursery.not_before:
             return
+        if others := sorted({*self.starting()} - {ready}):
+            nursery.held_off = now if nursery.held_off is None else nursery.held_off
+            if now < nursery.held_off + HOLD_OFF:
+                nursery.state, nursery.reason = "off", f"waits until {', '.join(others)} has started"
+                return
+        nursery.held_off = None
         if (room := memory.available()) < START_ROOM:
             nursery.state = "off"
             nursery.reason = f"{room // 2**20} MiB of memory are available, less than {START_ROOM // 2**20}"
@@ -148,17 +173,22 @@ class Nurseries:
             nursery.server = ForkServer.start(nursery.argv, nursery.env, self.logs / f"{nursery.name}.log")
             await nursery.server.ready()
         except (ForkError, SpawnError, OSError) as error:
-            nursery.failures += 1
-            self._end(nursery, str(error))
+            pause = min(IMPORT_PAUSE * 2**nursery.imports, IMPORT_PAUSE_CAP)
+            nursery.imports += 1
+            nursery.not_before = time.monotonic() + pause
+            nursery.task = None
+            self._end(nursery, f"it could not import: {error}")
         else:
             nursery.ready, nursery.state, nursery.reason = True, "ready", ""
             nursery.took = time.monotonic() - began
+            nursery.imports, nursery.task = 0, None
             self._weigh_soon(nursery)
-        finally:
-            nursery.task = None
 
     def _end(self, nursery: _Nursery, why: str) -> None:
         nursery.ready, nursery.state, nursery.reason = False, "off", why
+        if nursery.task is not None:  # it imports still
+            nursery.task.cancel()
+            nursery.task = None
         if nursery.server is not None:
             log.get().info("fork server ended", program=nursery.name, pid=nursery.server.pid, why=why)
             nursery.server.close()
@@ -185,6 +215,8 @@ class Nurseries:
         nursery = self._of(name)
         if nursery is None:
             return None
+        if nursery.server is not None and nursery.server.dead is not None:
+            self._end(nursery, f"it {nursery.server.dead}")
         pid = nursery.server.pid if nursery.server is not None else None
         return {
             "state": nursery.state,
@@ -214,11 +246,14 @@ class Nurseries:
         if nursery.server is not None and nursery.weighing is None:
             nursery.weighing = asyncio.create_task(weigh(nursery.server.pid))
 
+    def pids(self) -> set[int]:
+        """Of all that are not dead, or nobody has been told so yet."""
+        servers = (*self._dying, *(one.server for one in self._all.values()))
+        return {server.pid for server in servers if server is not None and server.dead is None}
+
     async def close(self) -> None:
         """End all of them, and wait until they are gone."""
         for nursery in self._all.values():
-            if nursery.task is not None:
-                nursery.task.cancel()
             self._end(nursery, "the daemon ends")
         end = time.monotonic() + DEATH
         while any(one.dead is None for one in self._dying) and time.monotonic() < end:
@@ -229,3 +264,9 @@ def _key(launch: Launch, env: Mapping[str, str]) -> Key:
     """What must be the same at import time; the rest is set after the fork."""
     late = launch.late | {COOKIE}
     return launch.warm, tuple(sorted((name, value) for name, value in env.items() if name not in late))
+
+
+def _packages(python: str) -> tuple[object, ...]:
+    """Other for another set of packages in that interpreter's environment."""
+    folders = sorted(Path(python).parent.parent.glob("lib/python3*/site-packages"))
+    return tuple((str(folder), tuple(sorted(os.listdir(folder)))) for folder in folders)

@@ -33,6 +33,7 @@ from llm_supervisor.host import gpu, incident, kernel, log, net, output, probe, 
 from llm_supervisor.host.notify import Notifier
 from llm_supervisor.host.process import (
     COOKIE,
+    PATIENCE,
     Child,
     ForkError,
     Identity,
@@ -65,6 +66,7 @@ COMPONENTS: Mapping[Kind, Component] = {Kind.VLLM: "vllm", Kind.LITELLM: "litell
 MIB = 1024 * 1024
 SAVE_WITHIN = 0.02  # seconds
 LOOK_AROUND = 30.0  # seconds between two looks for new members of a program that runs
+UNKILLABLE = 10.0  # seconds after which what survives SIGKILL is said to
 LETTING_GO = 2.0  # seconds that the kernel may take to close a dead process's socket
 BEGINNING = output.Position(0, 0)
 # Seconds after which a semaphore that nobody has mapped is nobody's: whoever is to open it would have, by then
@@ -132,7 +134,7 @@ class RealWorld:
         self._saving: asyncio.TimerHandle | None = None
         self._digests: dict[str, str] = {}  # by program: of what its last incarnation was started with
         self.handover: dict[str, Any] | None = None  # for ourselves after an exec
-        self.nurseries = Nurseries(runtime / "fork-servers")
+        self.nurseries = Nurseries(runtime / "fork-servers", self.starting)
         self._gpus = gpus or gpu.NoGpus()
         self._starting: dict[int, str] = {}  # GPU: the program that starts on it
         self._reserved: dict[str, str] = {}  # the cookie of each program's next incarnation
@@ -217,7 +219,13 @@ class RealWorld:
         """A start from a fork server; None where there is none, or it did not work: then nothing of it is left."""
         try:
             pid = await self.nurseries.fork(
-                spec.name, spec.launch, environment, cookie=living.cookie, output=living.fifo, pass_fds=fds
+                spec.name,
+                spec.launch,
+                environment,
+                cookie=living.cookie,
+                output=living.fifo,
+                pass_fds=fds,
+                patience=min(PATIENCE, spec.health.startup_stall / 2),  # a cold start must still have its time
             )
             leader = Child.open(pid) if pid is not None else None
             if pid is None or leader is not None:
@@ -225,11 +233,26 @@ class RealWorld:
         except ForkError:
             pass  # it is in the log, and in the status
         # it may have forked, and died or hung before it said so
+        loop = asyncio.get_running_loop()
+        end = loop.time() + UNKILLABLE
         while left := find(living.tree):
             for row in left:
                 _signal(row, signal.SIGKILL)
+            if loop.time() >= end:
+                who = ", ".join(f"{row.comm} (pid {row.pid})" for row in left)
+                raise Refused(Failure("unkillable", f"what a warm start has left survives SIGKILL: {who}", busy=True))
             await asyncio.sleep(0.01)
         return None
+
+    def starting(self) -> list[str]:
+        """The programs that start just now, as far as they were written down."""
+        return [name for name, (_, record) in self._states.items() if record["phase"] == Phase.STARTING]
+
+    def watched_anew(self, spec: ProgramSpec) -> None:
+        """The same process under another spec: perhaps its next start may be warm now, or may not be any more."""
+        living = self.incarnations.get(spec.name)
+        if living is not None and spec.name not in self.starting():
+            self.nurseries.want(spec.name, spec.launch, self._environment(spec, living.cookie))
 
     def _reserved_cookie(self, name: str) -> str:
         """A cookie that is on disk already: a daemon that is killed right after the spawn leaves nothing that its
@@ -518,7 +541,7 @@ class RealWorld:
         """Reap orphans that came to us. Call on SIGCHLD."""
         # those too that a former daemon left, and nobody watches yet: how they ended is asked for when they are adopted
         watched = {living.tree.leader[0] for living in self.incarnations.values() if living.tree.leader is not None}
-        reap_strangers(watched)
+        reap_strangers(watched | self.nurseries.pids())
 
     # Looking ----------------------------------------------------------------------------------------------
 

@@ -413,6 +413,42 @@ def test_the_plan_can_be_shown_without_its_secrets(place: Place) -> None:
     assert json.dumps(made_.litellm_config)
 
 
+def test_another_key_is_no_reason_to_import_litellm_again(place: Place) -> None:
+    """What its fork server has imported does for every key, and for what the configuration itself refers to."""
+    params = (
+        "{model: openai/x, api_key: os.environ/OPENAI_API_KEY, api_base: os.environ/ADDRESS, rpm: os.environ/LITELLM_X}"
+    )
+    place.write(f"model_list: [{{model_name: x, litellm_params: {params}}}]\n", "native.yaml")
+    text = "gateway: {litellm_config: native.yaml}\nenv_file: keys.env\nmodels:\n"
+    text += "  a: {model: org/x, port: 1, vllm: {api-key: '${VLLM_KEY}'}}\n"
+    seen = []
+    for key in ("one", "another"):
+        values = {
+            "OPENAI_API_KEY": key,
+            "ADDRESS": f"http://{key}/v1",
+            "VLLM_KEY": key,
+            "OTHER_API_KEY": key,
+            "PLAIN": "x",
+        }
+        place.write("".join(f"{name}={value}\n" for name, value in values.items()), "keys.env", 0o600)
+        made_ = made(place, text)
+        launch = made_.programs["gateway"].spec.launch
+        late = {
+            "CONFIG_FILE_PATH",
+            "LITELLM_MASTER_KEY",
+            "OPENAI_API_KEY",
+            "ADDRESS",
+            "OTHER_API_KEY",
+            key_variable("a"),
+        }
+        assert late <= launch.late
+        assert not {"PLAIN", "LITELLM_X", "LITELLM_LOCAL_MODEL_COST_MAP", "PATH"} & launch.late
+        everything = {**made_.environ, **dict(launch.env)}
+        seen.append({name: value for name, value in everything.items() if name not in launch.late})
+    assert "PLAIN" in seen[0]
+    assert seen[0] == seen[1]
+
+
 def test_replicas_share_an_address_and_a_fork_server(place: Place) -> None:
     made_ = made(place, "gateway: {port: 4001, replicas: 3}\n")
     launches = [one.spec.launch for one in made_.programs.values() if one.spec.kind is Kind.LITELLM]

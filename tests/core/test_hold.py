@@ -39,6 +39,27 @@ def test_until_when(cold_took: float | None, limit: float | None, until: float) 
     assert "was killed by signal 9" in seen.why
 
 
+def test_a_warm_start_is_tried_first_at_nobodys_cost() -> None:
+    """It may hang until it is given up, and a cold one must still be waited for."""
+    cold = hold(replace(DOWN, cold_took=40.0), None, 120.0).until
+    for tried in ({"warm": True}, {"cold_next": True}):
+        seen = hold(replace(DOWN, cold_took=40.0, **tried), None, 120.0)
+        assert seen.until - 100 == 2 * (cold - 100)
+        assert hold(replace(DOWN, cold_took=40.0, **tried), 7.0, 120.0).until == 107.0, "who says how long is heeded"
+
+
+def test_a_restart_that_was_asked_for_is_waited_for_from_when_it_has_left() -> None:
+    state = State(Phase.RUNNING, Wanted.UP, incarnation=1, pid=5, ready_since=1.0, spawned=0.0, cold_took=20.0)
+    state, _ = step(CHECKED, state, ev.RestartRequested(), 50.0)
+    assert (state.phase, state.down_since) == (Phase.TERMINATING, 50.0)
+    assert state.deadline is not None
+    assert hold(state, None, 51.0).until == state.deadline + 30.0, "it answers what it has in hand until then"
+    state, _ = step(CHECKED, state, ev.Exited(1, ExitStatus(0)), 55.0)
+    assert state.down_since == 55.0
+    state, _ = step(CHECKED, state, ev.SweepFinished(1), 56.0)
+    assert hold(state, None, 56.0).until == 55.0 + 30.0
+
+
 @pytest.mark.parametrize("phase", list(Phase))
 def test_what_is_final(phase: Phase) -> None:
     seen = hold(replace(DOWN, phase=phase), None, 120.0)

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -174,6 +175,53 @@ def test_a_file_that_has_changed_is_seen(stage: Stage, packages: Path) -> None:
             await refused(server, stage, f"{file} has changed")
             file.unlink()
             await refused(server, stage, f"{file} is gone")
+
+    play(scene)
+
+
+def test_a_package_that_comes_or_goes_is_seen(stage: Stage, packages: Path, tmp_path: Path) -> None:
+    """Though nothing of it was imported: by the fork's own imports it would be mixed with what was."""
+    there = tmp_path / "site-packages"
+    (there / "plugin-1.0.dist-info").mkdir(parents=True)
+
+    async def scene() -> None:
+        env = environ(stage, packages)
+        env["PYTHONPATH"] += f":{there}"
+        server = ForkServer.start(litellm.fork_server(sys.executable), env, stage.folder / "fork.log")
+        try:
+            await server.ready()
+            (there / "__pycache__").mkdir()
+            await forked(server, stage)
+            (there / "plugin-1.0.dist-info").rename(there / "plugin-1.1.dist-info")
+            with pytest.raises(ForkError, match=r"packages in .* have changed") as refusal:
+                await forked(server, stage)
+            assert refusal.value.stale
+        finally:
+            server.close()
+
+    play(scene)
+
+
+def test_what_is_imported_later_is_found_where_a_start_of_its_own_finds_it(
+    stage: Stage, packages: Path, tmp_path: Path
+) -> None:
+    """`python -m` looks in the folder where it runs; and never in ours, whose files have names like `options`."""
+    (packages / "shows_path.py").write_text("import json, sys\nprint(json.dumps(sys.path), flush=True)\n")
+
+    async def scene() -> None:
+        async with serving(stage, packages) as server:
+            for start, where in ((["-m", "shows_path"], "/"), ([str(packages / "shows_path.py")], str(packages))):
+                argv = [sys.executable, *start]
+                env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages), MARK: stage.mark}
+                pid = await server.fork(argv, env, cookie=stage.cookie, output=stage.fifo, cwd="/")
+                child = Child.open(pid)
+                assert child is not None
+                stage.children.append(child)
+                path = json.loads(stage.lines.next())
+                assert path[0] == where
+                assert not [folder for folder in path if folder.endswith("engines/inside")]
+                cold = await asyncio.to_thread(subprocess.check_output, argv, cwd="/", env=env)
+                assert path == json.loads(cold)
 
     play(scene)
 

@@ -18,7 +18,8 @@ from llm_supervisor import warm
 from llm_supervisor.core.spec import Launch
 from llm_supervisor.engines import litellm
 from llm_supervisor.host import memory
-from llm_supervisor.host.process import Child, ForkError
+from llm_supervisor.host.process import Child, ForkError, spawn
+from llm_supervisor.host.process.table import read_cookie
 from llm_supervisor.warm import Nurseries
 from tests.host.conftest import Stage
 from tests.host.test_forkserver import environ, packages, play
@@ -156,12 +157,12 @@ def test_what_it_holds_is_weighed_while_nobody_waits(
             assert await held() == 12345
             os.kill(first, signal.SIGKILL)
             while (seen := made.status("p") or {})["pid"] == first:
-                made.tend()
                 await asyncio.sleep(0.01)
+            made.tend()
             assert seen["memory_bytes"] is None, "not what the one before it held"
             second = await ready(made)
             assert await held() == 12345
-            assert weighed == [(first, False), (second, False)]
+            assert list(dict.fromkeys(weighed)) == [(first, False), (second, False)]
 
     play(scene)
 
@@ -190,8 +191,14 @@ def test_when_memory_is_short_there_is_none(stage: Stage, packages: Path, monkey
     play(scene)
 
 
-def test_after_three_failed_starts_it_is_given_up(stage: Stage, packages: Path) -> None:
+def test_after_three_failed_starts_it_is_given_up_until_its_packages_change(
+    stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: tuple[object, ...] = ("one",)
+    monkeypatch.setattr(warm, "_packages", lambda python: there)
+
     async def scene() -> None:
+        nonlocal there
         async with nurseries(stage) as made:
             env = environ(stage, packages)
             made.want("p", launch(stage), env)
@@ -199,9 +206,146 @@ def test_after_three_failed_starts_it_is_given_up(stage: Stage, packages: Path) 
                 await ready(made)
                 made.distrust("p", f"start {number}")
                 made.tend()
+            for _ in range(3):
+                made.tend()
+                seen = made.status("p")
+                assert seen is not None
+                assert (seen["state"], seen["reason"]) == (
+                    "off",
+                    f"3 starts from it failed: a start from it failed: start {number}",
+                )
+            there = ("one", "another")
+            made.tend()
+            await ready(made)
+
+    play(scene)
+
+
+def test_two_that_fork_at_once_get_their_own(stage: Stage, packages: Path) -> None:
+    """Replicas share one."""
+
+    async def scene() -> None:
+        env = environ(stage, packages)
+        async with nurseries(stage) as made:
+            made.want("p", launch(stage), env)
+            made.want("q", launch(stage), env | {"KEY": "another"})
+            await ready(made)
+            names = [f"{name}/{number}" for number in range(6) for name in "pq"]
+            argv = (sys.executable, str(stage.folder / "shows.py"), "--stay")
+            launches = [Launch(argv, warm=launch(stage).warm, late=launch(stage).late) for _ in names]
+            asked = [
+                made.fork(name[0], one, env, cookie=name, output=stage.fifo, pass_fds=())
+                for name, one in zip(names, launches, strict=True)
+            ]
+            pids = await asyncio.gather(*asked)
+            for pid in pids:
+                assert pid is not None
+                child = Child.open(pid)
+                assert child is not None
+                stage.children.append(child)
+            assert [read_cookie(pid) for pid in pids if pid is not None] == names
+
+    play(scene)
+
+
+def test_one_that_is_ended_while_it_imports_is_forgotten(
+    stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor's number is the next one's: who watches that is told of it."""
+    hold = stage.folder / "hold"
+    (packages / "litellm/proxy/proxy_server.py").write_text(
+        f"import os, time\nwhile os.path.exists({str(hold)!r}):\n    time.sleep(0.01)\n"
+    )
+
+    async def scene() -> None:
+        room = 100 * 2**30
+        monkeypatch.setattr(memory, "available", lambda: room)
+        async with nurseries(stage) as made:
+            env = environ(stage, packages)
+            for end in ("memory", "distrust", "another"):
+                hold.touch()
+                made.want("p", launch(stage), env)
+                while (seen := made.status("p")) is None or seen["pid"] is None:
+                    await asyncio.sleep(0.01)
+                first = seen["pid"]
+                assert isinstance(first, int)
+                await asyncio.sleep(0.05)  # it is being waited for
+                match end:
+                    case "memory":
+                        room = warm.LEAST_ROOM - 1
+                        made.tend()
+                    case "distrust":
+                        made.distrust("p", "it died")
+                    case "another":
+                        env = env | {"IMPORT": "differs"}
+                        made.want("p", launch(stage), env)
+                gone(first)
+                hold.unlink()
+                died = asyncio.Event()
+                pid = spawn([sys.executable, "-c", "input()"], env, output=stage.fifo)
+                child = Child.open(pid)
+                assert child is not None
+                stage.children.append(child)
+                child.watch(lambda status, died=died: died.set())  # type: ignore[misc]
+                child.signal(signal.SIGKILL)
+                async with asyncio.timeout(5):
+                    await died.wait()
+                room = 100 * 2**30
+                made.tend()
+                assert await ready(made) != first
+                made.forget("p")
+
+    play(scene)
+
+
+def test_it_waits_for_programs_that_start(stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing takes a core, and theirs is the start that somebody waits for."""
+
+    async def scene() -> None:
+        env = environ(stage, packages)
+        starting = ["p", "q"]
+        async with nurseries(stage) as made:
+            made.starting = lambda: starting
+            made.want("p", launch(stage), env)
+            seen = made.status("p")
+            assert seen is not None and seen["reason"] == "waits until q has started"
+            starting = ["q"]
+            made.tend()
             seen = made.status("p")
             assert seen is not None and seen["state"] == "off"
-            assert "3 starts from it failed" in str(seen["reason"])
+            made.want("q", Launch((sys.executable,)), env)  # it is ready: what has waited for it goes on
+            starting = []
+            made.tend()
+            first = await ready(made)
+            os.kill(first, signal.SIGKILL)
+            gone(first)
+            starting = ["p"]
+            while (seen := made.status("p")) is None or seen["reason"] != "waits until p has started":
+                made.tend()
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr(warm, "HOLD_OFF", 0.0)  # one that never gets up holds off nobody for ever
+            made.tend()
+            await ready(made)
+
+    play(scene)
+
+
+def test_one_that_hangs_when_it_forks_is_given_up(
+    stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        env = environ(stage, packages)
+        async with nurseries(stage) as made:
+            made.want("p", launch(stage), env)
+            for _ in range(warm.DISTRUST):
+                os.kill(await ready(made), signal.SIGSTOP)
+                with pytest.raises(ForkError, match="no answer"):
+                    await made.fork(
+                        "p", launch(stage), env, cookie=stage.cookie, output=stage.fifo, pass_fds=(), patience=0.1
+                    )
+                made.tend()
+            seen = made.status("p")
+            assert seen is not None and "3 starts from it failed" in str(seen["reason"])
 
     play(scene)
 
@@ -220,16 +364,35 @@ def test_a_success_forgives(stage: Stage, packages: Path) -> None:
     play(scene)
 
 
-def test_what_cannot_be_imported_is_tried_three_times(stage: Stage, packages: Path) -> None:
-    (packages / "litellm/proxy/proxy_server.py").write_text("import nothing_of_the_kind\n")
+def test_what_cannot_be_imported_is_tried_again_later_and_later(
+    stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an upgrade of its packages, say: when that is done, it goes on."""
+    monkeypatch.setattr(warm, "IMPORT_PAUSE", 0.05)
+    file = packages / "litellm/proxy/proxy_server.py"
+    file.write_text("import nothing_of_the_kind\n")
 
     async def scene() -> None:
         async with nurseries(stage) as made:
             made.want("p", launch(stage), environ(stage, packages))
-            while (seen := made.status("p")) is None or "3 starts" not in str(seen["reason"]):
+            began: list[float] = []
+            last: object = None
+            while len(began) < 5:
+                made.tend()
+                seen = made.status("p")
+                assert seen is not None
+                if seen["state"] == "starting" and seen["pid"] not in (None, last):
+                    began.append(asyncio.get_running_loop().time())
+                    last = seen["pid"]
+                await asyncio.sleep(0.002)
+            while (seen := made.status("p")) is None or seen["state"] != "off":
+                await asyncio.sleep(0.01)
+            assert "it could not import" in str(seen["reason"]) and "nothing_of_the_kind" in str(seen["reason"])
+            assert began[4] - began[3] >= 8 * 0.05, "twice as long after each"
+            file.write_text("")
+            while (seen := made.status("p")) is None or seen["state"] != "ready":
                 made.tend()
                 await asyncio.sleep(0.01)
-            assert "nothing_of_the_kind" in str(seen["reason"])
 
     play(scene)
 

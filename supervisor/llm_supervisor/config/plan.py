@@ -365,6 +365,7 @@ def _gateway(
             uds=uds,
             pipe_size=ENGINE_PIPE,
             warm=() if gateway.warm == "off" else litellm.fork_server(pythons.litellm),
+            late=litellm.late(generated, {*keys, *hidden, *config.env_values}),
         ),
         health=replace(_health(gateway.health), canary=False),
         restart=_restart(gateway.restart),

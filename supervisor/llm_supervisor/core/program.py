@@ -21,6 +21,7 @@ from llm_supervisor.core.state import Cause, Departure, Loading, Phase, State, W
 
 SIGKILL = 9
 WARM_LEAST = 10.0  # seconds that any warm start may take
+WARM_SHARE = 1.5  # of a cold start
 
 Outcome = tuple[State, tuple[Effect, ...]]
 Handler = Callable[[ProgramSpec, State, "ev.Event", float], Outcome]
@@ -41,9 +42,14 @@ def step(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     if new.phase is not state.phase:
         if new.phase is Phase.RUNNING:
             new = replace(new, down_since=None)
-        elif state.phase in (Phase.RUNNING, Phase.STOPPED, Phase.FATAL):
+        elif state.phase in (Phase.RUNNING, Phase.STOPPED, Phase.FATAL) or _has_drained(state):
             new = replace(new, down_since=now)
     return new, effects
+
+
+def _has_drained(state: State) -> bool:
+    """Told to leave, it has answered until now what it had in hand."""
+    return state.phase is Phase.TERMINATING and state.leaving is not None and state.leaving.cause is Cause.ASKED
 
 
 # Moves: the only functions that change the phase ------------------------------------------------------------
@@ -90,10 +96,11 @@ def _start_deadline(spec: ProgramSpec, state: State) -> float:
 
 
 def _warm_budget(spec: ProgramSpec, state: State) -> float:
-    """Seconds that a warm start may take before a cold one is tried: twice what a cold one took, as it only leaves out
-    some of its work; and never more than half of the budget."""
+    """Seconds that a warm start may take before a cold one is tried: half as much again as a cold one took, as it only
+    leaves out some of its work (of a large model, little: weights are loaded by both); and never more than half of the
+    budget. ``core.hold`` counts on it."""
     half = spec.health.startup_budget / 2
-    return half if state.cold_took is None else min(half, max(2 * state.cold_took, WARM_LEAST))
+    return half if state.cold_took is None else min(half, max(WARM_SHARE * state.cold_took, WARM_LEAST))
 
 
 def _run(spec: ProgramSpec, state: State, now: float, verdict: hl.Verdict) -> Outcome:
@@ -262,7 +269,8 @@ def want_down(spec: ProgramSpec, state: State, event: Event, now: float) -> Outc
 def note_pid(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The leader exists: ask it how it is."""
     assert isinstance(event, ev.Spawned)
-    state = replace(state, pid=event.pid, spawning=False, alive_since=now, warm=event.warm)
+    # what came before was our own: a turn on the GPU, or a fork server that did not answer
+    state = replace(state, pid=event.pid, spawning=False, alive_since=now, spawned=now, stirred_at=now, warm=event.warm)
     return replace(state, deadline=_start_deadline(spec, state)), (do.BeginProbing(state.incarnation),)
 
 

