@@ -3,6 +3,8 @@
 first start   until everything is ready, without and with warm starts: these must not make it slower
 warm          LiteLLM killed to an answer, vLLM's tree killed to an answer about an image: cold, and the median of ten
 speed         tokens a second of one stream, of cold and warm engines in turn
+
+Exits with 1 beyond the budgets: 1.05, 0.05 and 0.15, 0.97 of the other.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ def main() -> None:
             print(
                 json.dumps({"litellm_back_s": {"cold": round(cold, 2), "warm": round(quick, 3)}, "ratio": quick / cold})
             )
+            litellm_ratio = quick / cold
             cold = statistics.median(warm.engines_back(daemon, cold=True)[0] for _ in range(3))
             quick = statistics.median(warm.engines_back(daemon, cold=False)[0] for _ in range(10))
             print(json.dumps({"vllm_back_s": {"cold": round(cold, 1), "warm": round(quick, 2)}, "ratio": quick / cold}))
@@ -74,6 +77,14 @@ def main() -> None:
                 speeds[cold_now].append(warm.speed(daemon))
             was, now = max(speeds[True]), max(speeds[False])
             print(json.dumps({"tokens_s": {"cold": round(was), "warm": round(now)}, "ratio": round(now / was, 3)}))
+        missed = [name for name, held in {
+            "first start": full <= 1.05 * off,
+            "LiteLLM": litellm_ratio <= 0.05,
+            "vLLM": quick <= 0.15 * cold,
+            "speed": now >= 0.97 * was,
+        }.items() if not held]  # fmt: skip
+        if missed:
+            sys.exit(f"beyond the budget: {', '.join(missed)}")
     finally:
         shutil.rmtree(folder)
 

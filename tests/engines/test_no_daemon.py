@@ -24,14 +24,17 @@ from tests.programs import alive, gone, until
 CLIENTS = 6
 REPLICAS = ("gateway", "gateway-2")
 LINES = 100_000
-# About a minute of numbered lines; it says when it has said them all
+# Numbered lines, begun when it is told to and slow until it is told that all is over; it says when it has said them all
 COUNTER = f"""
-import sys, time
+import os, sys, time
+while not os.path.exists(sys.argv[1] + "/begun"):
+    time.sleep(0.05)
 for number in range({LINES}):
     print(number)
-    if number % 200 == 199:
+    if number % 100 == 99:
         sys.stdout.flush()
-        time.sleep(0.1)
+        if not os.path.exists(sys.argv[1] + "/over"):
+            time.sleep(0.2)
 print("end", flush=True)
 time.sleep(100000)
 """
@@ -41,8 +44,10 @@ time.sleep(100000)
 def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     settings: dict[str, Any] = config(engines)
     settings["gateway"]["replicas"] = len(REPLICAS)
-    settings["programs"] = {"counter": {"command": [sys.executable, "-c", COUNTER], "ready": {"after": 0.1}}}
-    with Daemon(tmp_path_factory.mktemp("nodaemon"), settings) as running:
+    folder = tmp_path_factory.mktemp("nodaemon")
+    command = [sys.executable, "-c", COUNTER, str(folder)]
+    settings["programs"] = {"counter": {"command": command, "ready": {"after": 0.1}}}
+    with Daemon(folder, settings) as running:
         running.wait_ready(timeout=300)
         yield running
 
@@ -62,7 +67,16 @@ def test_killed_started_upgraded_and_a_rolling_restart(daemon: Daemon) -> None:
     names = (*REPLICAS, ALIAS, "counter")
     pids = {name: daemon.program(name)["pid"] for name in names}
 
+    def written() -> int:
+        """How much it has said, which must grow at each step; it has more to say after the last."""
+        said = daemon.log("counter")
+        assert not said.endswith(b"end\n")
+        return len(said)
+
     def everything() -> None:
+        (daemon.folder / "begun").touch()
+        until(written, "the first line")
+        said = [written()]
         kill(daemon)
         time.sleep(3.0)
         assert daemon.call("status").returncode == 4
@@ -72,15 +86,21 @@ def test_killed_started_upgraded_and_a_rolling_restart(daemon: Daemon) -> None:
         port = int(daemon.status()["endpoint"].rpartition(":")[2])
         assert daemon.process is not None
         assert net.held(net.listening(port), [daemon.process.pid]), "a replica has handed the socket out"
+        said.append(written())
         done = daemon.cli("upgrade")
         assert done.returncode == 0, done
         daemon.wait_ready(timeout=60)
         assert {name: daemon.program(name)["pid"] for name in names} == pids
+        said.append(written())
         done = daemon.cli("restart", "gateway")
         assert done.returncode == 0, done
+        said.append(written())
         kill(daemon)
         daemon.start()
         daemon.wait_ready(timeout=60)
+        said.append(written())
+        assert said == sorted(set(said)), "it has spoken all the while"
+        (daemon.folder / "over").touch()
 
     answers = asyncio.run(under_load(daemon, everything))
     print(f"killed, started, upgraded, rolling restart, killed, started: {dict(answers)}")
@@ -149,14 +169,25 @@ def test_an_adopted_engine_that_loses_its_head(daemon: Daemon) -> None:
     assert daemon.program(ALIAS)["incarnation"] != before["incarnation"]
 
 
-def test_an_engine_that_loses_a_worker_while_no_daemon_lives(daemon: Daemon) -> None:
+@pytest.mark.parametrize("lost", ["worker", "head"])
+def test_an_engine_that_loses_a_process_while_no_daemon_lives(daemon: Daemon, lost: str) -> None:
     before = daemon.program(ALIAS)
     tree = daemon.tree(ALIAS)
-    worker = next(pid for pid in tree if name_of(pid).startswith("VLLM::Worker"))
+    victim = before["pid"]
+    if lost == "worker":
+        victim = next(pid for pid in tree if name_of(pid).startswith("VLLM::Worker"))
     time.sleep(0.2)
     kill(daemon)
-    os.kill(worker, signal.SIGKILL)
-    gone(worker)
+    if lost == "head":  # the others must be there still when somebody looks, as a GPU's are that the driver holds
+        for pid in tree.keys() - {victim}:
+            os.kill(pid, signal.SIGSTOP)
+    os.kill(victim, signal.SIGKILL)
+    gone(victim)
+    if lost == "head":
+        left = [pid for pid in tree if alive(pid)]
+        assert left
+        without = daemon.call("status")
+        assert without.returncode == 4 and ALIAS in without.stderr, "it is said that something is left of it"
     daemon.start()
     daemon.wait_up()
     daemon.wait_for(lambda: daemon.program(ALIAS)["restarts"] > before["restarts"], "another one")

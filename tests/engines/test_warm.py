@@ -129,10 +129,13 @@ def test_fork_servers_begin_when_their_programs_are_ready(daemon: Daemon) -> Non
 
 
 def test_the_gateway_is_back_in_a_twentieth_of_the_time(daemon: Daemon) -> None:
-    cold = replicas_back(daemon, cold=True)
-    warm = statistics.median(replicas_back(daemon, cold=False) for _ in range(RESTARTS))
-    print(f"LiteLLM: cold {cold:.2f} s, warm {warm:.3f} s, {warm / cold:.3f}")
-    assert warm <= 0.10 * cold  # 0.05 on an idle machine: see `make bench`
+    for _ in range(2):  # who else uses the machine may disturb one of the two
+        cold = replicas_back(daemon, cold=True)
+        warm = statistics.median(replicas_back(daemon, cold=False) for _ in range(RESTARTS))
+        print(f"LiteLLM: cold {cold:.2f} s, warm {warm:.3f} s, {warm / cold:.3f}")
+        if warm <= 0.05 * cold:
+            break
+    assert warm <= 0.05 * cold
     assert json.loads(run_in_shell(pasted_curl(daemon)))["usage"]["completion_tokens"] > 0
 
 
@@ -263,6 +266,44 @@ def test_a_fork_server_that_hangs_costs_its_patience_and_no_strike(daemon: Daemo
     assert daemon.program("gateway")["failure"] is None
     assert fork_server(daemon, "gateway")["pid"] != server["pid"]
     assert not psutil.pid_exists(server["pid"])
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_replicas_that_die_at_once_are_both_back_warm(daemon: Daemon, round_: int) -> None:
+    """They share a fork server, and each gets its own process of it."""
+    if round_ == 0:
+        settings = yaml.safe_load(daemon.config_file.read_text())
+        settings["gateway"]["replicas"] = 2
+        daemon.config_file.write_text(yaml.safe_dump(settings))
+        assert daemon.cli("reload", timeout=120).returncode == 0
+        daemon.wait_ready(timeout=120)
+    fork_server(daemon, "gateway")
+    before = {name: daemon.program(name) for name in ("gateway", "gateway-2")}
+    for seen in before.values():
+        os.kill(seen["pid"], signal.SIGKILL)
+    after = {name: back(daemon, name, seen, "warm") for name, seen in before.items()}
+    assert after["gateway"]["pid"] != after["gateway-2"]["pid"]
+    for name, seen in after.items():
+        assert seen["pid"] in daemon.tree(name), "the one that bears its cookie"
+        assert seen["failure"] is None or seen["failure"]["kind"] == "exited", seen
+
+
+def test_another_key_of_a_cloud_is_a_warm_replacement(daemon: Daemon) -> None:
+    """A changed configuration is a new replica, and no new import."""
+    server = fork_server(daemon, "gateway")
+    entry = {"model_name": "gpt", "litellm_params": {"model": "openai/gpt-x", "api_key": "os.environ/SOME_API_KEY"}}
+    (daemon.folder / "litellm_config.yaml").write_text(yaml.safe_dump({"model_list": [entry]}))
+    keys = daemon.folder / "keys.env"
+    settings = yaml.safe_load(daemon.config_file.read_text())
+    settings["gateway"]["litellm_config"], settings["env_file"] = "litellm_config.yaml", "keys.env"
+    daemon.config_file.write_text(yaml.safe_dump(settings))
+    for key in ("one", "another"):
+        keys.write_text(f"SOME_API_KEY={key}\n")
+        keys.chmod(0o600)
+        assert daemon.cli("reload", timeout=120).returncode == 0
+        daemon.wait_ready(timeout=120)
+        assert {daemon.program(name)["started"] for name in ("gateway", "gateway-2")} == {"warm"}
+    assert fork_server(daemon, "gateway")["pid"] == server["pid"]
 
 
 def test_a_changed_package_is_not_forked(daemon: Daemon, engines: Engines) -> None:
