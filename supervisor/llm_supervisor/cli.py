@@ -245,13 +245,15 @@ def _show(daemon: Daemon) -> Show:
 
 
 def _announce(daemon: Daemon, curl: Any) -> None:
+    from llm_supervisor.clients import from_file
+
     if daemon.plan.endpoint is None:
         print("Ready.", flush=True)
         return
     print(f"\nReady: {daemon.plan.endpoint}/v1", flush=True)
     for group in daemon.plan.groups:
         if group.local:
-            key = f"$(cat '{daemon.key_file}')" if daemon.key_file else "$LITELLM_MASTER_KEY"
+            key = from_file(str(daemon.key_file)) if daemon.key_file else "$LITELLM_MASTER_KEY"
             image = "with an image" if group.vision else ""
             print(
                 f"\nTry {group.name} {image}\n{curl(daemon.plan.endpoint, group.name, key, bool(group.vision))}\n",
@@ -856,9 +858,9 @@ def _await_upgrade(daemon: int, version: str, answer: dict[str, Any]) -> int:
     return FAILED
 
 
-def _key(status: dict[str, Any]) -> tuple[str | None, str]:
-    """The gateway's key, and how a shell gets it. None where it cannot be found: it is read again from where it came
-    from, as no answer of the daemon's has it."""
+def _key(status: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The gateway's key, and the file of ours that it is in, where it is in one. None where it cannot be found: it is
+    read again from where it came from, as no answer of the daemon's has it."""
     kept = paths.data_dir(os.environ) / "master_key"
     from llm_supervisor.config import ConfigError, load
 
@@ -867,11 +869,11 @@ def _key(status: dict[str, Any]) -> tuple[str | None, str]:
     except ConfigError:
         given = None
     if given is not None:
-        return given, given
+        return given, None
     try:
-        return kept.read_text(encoding="ascii").strip(), f"$(cat '{kept}')"
+        return kept.read_text(encoding="ascii").strip(), str(kept)
     except OSError:
-        return None, ""
+        return None, None
 
 
 def _client_model(status: dict[str, Any], client: str, asked: str | None) -> str | None:
@@ -909,10 +911,10 @@ def _env(options: argparse.Namespace) -> int:
     asked = next(one for one in status["models"] if one["name"] == model)
     if asked["state"] == "disabled":
         return _complain(f"{_disabled(asked)}, or name another group by --model")
-    key, shell = _key(status)
+    key, key_file = _key(status)
     if key is None:
         return _complain("the gateway's key cannot be read; run this as the daemon's user")
-    made = clients.setup(options.client, status["endpoint"], shell, model)
+    made = clients.setup(options.client, status["endpoint"], key, model)
     if options.write:
         for name, content in made.settings:
             file = Path(name).expanduser()
@@ -923,10 +925,9 @@ def _env(options: argparse.Namespace) -> int:
             file.write_text(content)
             print(f"{file} written", file=sys.stderr)
     if options.json:
-        real = clients.setup(options.client, status["endpoint"], key, model)
-        print(json.dumps({"variables": real.variables, "settings": dict(real.settings), "use": real.use}, indent=2))
+        print(json.dumps({"variables": made.variables, "settings": dict(made.settings), "use": made.use}, indent=2))
         return OK
-    print(clients.script(made, shell))
+    print(clients.script(made, key, key_file))
     return OK
 
 

@@ -14,8 +14,7 @@ CLIENTS = ("claude-code", "codex", "gemini-cli", "openai")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """``variables`` by name (the key's value stands as it is given: see ``KEY``), ``settings`` as (file, its content),
-    ``use`` a command that then works."""
+    """``variables`` by name, ``settings`` as (file, its content), ``use`` a command that then works."""
 
     variables: dict[str, str]
     use: str
@@ -62,13 +61,24 @@ def setup(client: str, endpoint: str, key: str, model: str) -> Setup:
     raise ValueError(f"no such client: {client}")
 
 
-def script(made: Setup, key: str) -> str:
-    """For a shell to evaluate; the rest is comments. ``key`` is how the shell gets the key: it stands in double quotes,
-    everything else in single ones."""
+def quoted(text: str) -> str:
+    """A word that a shell takes as it is, whatever is in it."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def from_file(file: str) -> str:
+    """What a shell replaces by the text of that file, within double quotes."""
+    return f"$(cat {quoted(file)})"
+
+
+def script(made: Setup, key: str, key_file: str | None = None) -> str:
+    """For a shell to evaluate; the rest is comments. ``key`` is the one that ``made`` has; where it is in a file of
+    ours (``key_file``) the shell reads it there. Everything else stands in single quotes: whoever gave a key may have
+    put a ``$`` into it, which is for no shell to expand."""
     lines = []
     for name, value in made.variables.items():
-        quoted = f'"{value}"' if value == key else "'" + value.replace("'", "'\\''") + "'"
-        lines.append(f"export {name}={quoted}")
+        kept = key_file is not None and value == key
+        lines.append(f"export {name}=" + (f'"{from_file(str(key_file))}"' if kept else quoted(value)))
     for file, content in made.settings:
         lines += ["", f"# {file}:", *(f"#   {line}".rstrip() for line in content.splitlines())]
     lines += ["", f"# then: {made.use}"]

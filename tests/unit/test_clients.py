@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -13,23 +14,47 @@ from llm_supervisor import clients
 END = "http://127.0.0.1:4000"
 
 
-def evaluated(script: str) -> dict[str, str]:
-    """The variables that a shell has after it."""
+# All that means something to a shell, and what would be done if it did
+ODD = "sk-pa$$word$HOME`touch trace`$(touch trace)\\\\\"\\'()[]{}<>|&;!*?~#% \tü"
+WORDS = ["sk-plain", ODD, "'", "''", "a'b'c", "-n", "$(", "`", '"', "\\", "!x", "${HOME}", "a\nb"]
+
+
+def evaluated(script: str, folder: Path, shell: str = "bash") -> dict[str, str]:
+    """The variables that a shell has after it; there is nothing in the folder that was not there before."""
+    before = sorted(folder.iterdir())
     done = subprocess.run(
-        ["sh", "-c", f"{script}\nenv -0"], capture_output=True, check=True, env={"PATH": "/usr/bin:/bin"}
+        [shell, "-c", f"{script}\nenv -0"], capture_output=True, check=True, env={"PATH": "/usr/bin:/bin"}, cwd=folder
     )
+    assert done.stderr == b""
+    assert sorted(folder.iterdir()) == before
     pairs = (item.partition("=") for item in done.stdout.decode().split("\0") if item)
-    return {name: value for name, _, value in pairs if name not in ("PATH", "PWD", "SHLVL", "_")}
+    return {name: value for name, _, value in pairs if name not in ("PATH", "PWD", "OLDPWD", "SHLVL", "_")}
 
 
+@pytest.mark.parametrize("shell", ["bash", "sh"])
 @pytest.mark.parametrize("client", clients.CLIENTS)
-def test_a_shell_evaluates_it(client: str) -> None:
-    key = "$(printf 'sk-%s' x)"
-    made = clients.setup(client, END, key, 'it\'s "odd" $HOME')
-    got = evaluated(clients.script(made, key))
-    assert got == {name: "sk-x" if value == key else value for name, value in made.variables.items()}
-    assert "sk-x" in got.values()
-    assert made.use.split()[0] in clients.script(made, key)
+def test_a_shell_evaluates_it(client: str, shell: str, tmp_path: Path) -> None:
+    """Whatever is in the key and in the model's name."""
+    for key in WORDS:
+        made = clients.setup(client, END, key, 'it\'s "odd" $HOME')
+        script = clients.script(made, key)
+        assert evaluated(script, tmp_path, shell) == made.variables
+        assert key in made.variables.values()
+        assert made.use.split()[0] in script
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+def test_a_shell_reads_our_own_key_from_its_file(shell: str, tmp_path: Path) -> None:
+    """Wherever that is, and the key itself is not in the script."""
+    key = "sk-0123456789abcdefghij"
+    for name in WORDS:
+        file = tmp_path / f"x{name}" / "master_key"
+        file.parent.mkdir()
+        file.write_text(f"{key}\n")
+        made = clients.setup("claude-code", END, key, "m")
+        script = clients.script(made, key, str(file))
+        assert key not in script
+        assert evaluated(script, tmp_path, shell) == made.variables
 
 
 def test_each_finds_the_gateway() -> None:
