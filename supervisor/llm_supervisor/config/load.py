@@ -161,7 +161,7 @@ def _checked(
         reading.add(*option.problems(document, ("models", alias), model, there, reading.made_up))
     _check_programs(root, path, document, merged, reading)
     _check_names(root, native, document, reading)
-    _check_aliases(root, native, reading)
+    _check_aliases(root, native, document, reading)
     _check_ports(root, document, reading)
     _check_engines(root, path, document, reading)
     _check_replicas(root, native, document, merged, reading)
@@ -580,21 +580,40 @@ def _check_names(root: schema.Root, native: Document, document: Document, readin
     for index, entry in enumerate((native.data or {}).get("model_list") or []):
         if isinstance(entry, dict) and isinstance(entry.get("model_name"), str) and entry["model_name"] in root.models:
             where: Where = ("model_list", index, "model_name")
-            place = f"{document.file}:{document.line(('models', entry['model_name']))}"
-            reading.add(native.problem(where, f"{entry['model_name']} is also the alias of a local model, in {place}"))
+            ours = document.problem(("models", entry["model_name"]), "")
+            message = f"{entry['model_name']} is also the alias of a local model, in {ours.file}:{ours.line}"
+            reading.add(native.problem(where, message))
 
 
-def _check_aliases(root: schema.Root, native: Document, reading: _Reading) -> None:
-    """Another name for a group that is none: LiteLLM leaves it out without a word."""
-    entries = (native.data or {}).get("model_list") or []
-    groups = [*root.models, *(str(entry.get("model_name")) for entry in entries if isinstance(entry, dict))]
+def _check_aliases(root: schema.Root, native: Document, document: Document, reading: _Reading) -> None:
+    """Other names for groups. LiteLLM looks at them first, before a group of that very name, and leaves one for a group
+    that is none out without a word."""
+    data = native.data or {}
+    entries = data.get("model_list") or []
+    natives = {str(entry.get("model_name")): index for index, entry in enumerate(entries) if isinstance(entry, dict)}
+    settings = data.get("router_settings")
+    said = settings.get("model_group_alias") if isinstance(settings, dict) else None
+    for alias, target in said.items() if isinstance(said, dict) else ():
+        of = target.get("model") if isinstance(target, dict) else target  # hidden ones, too
+        if not isinstance(of, str) or of == alias or not (alias in root.models or alias in natives):
+            continue
+        if alias in root.models:
+            place = document.problem(("models", alias), "")
+            whose = f"a local model, in {place.file}:{place.line}"
+        else:
+            whose = f"a group, in line {native.line(('model_list', natives[alias], 'model_name'))}"
+        message = f"{alias} is also {whose}: all its requests would go to {of}"
+        reading.add(native.problem((*_ALIASES, alias), message, "rename one of them"))
+    groups = [*root.models, *natives]
     if any("*" in group for group in groups):
         return
-    for alias, of in litellm.aliases(native.data or {}).items():
+    for alias, of in litellm.aliases(data).items():
         if of not in groups:
-            where: Where = ("router_settings", "model_group_alias", alias)
             advice = wording.near(of, groups) or f"there are: {', '.join(groups) or 'none'}"
-            reading.add(native.problem(where, f"{of} is no group", advice, warning=True))
+            reading.add(native.problem((*_ALIASES, alias), f"{of} is no group", advice, warning=True))
+
+
+_ALIASES: Where = ("router_settings", "model_group_alias")
 
 
 def _ports(root: schema.Root, document: Document) -> list[tuple[str, int, str, Problem]]:
