@@ -175,6 +175,103 @@ def test_secrets_are_taken_out_of_the_file_for_litellm() -> None:
     assert litellm.hide(clean) == (clean, {}), "and there is nothing left to hide"
 
 
+NAMED_SECRETS = """
+    key api_key api-key apiKey OPENAI_APIKEY X_APIKEY X-Api-Key api_keys LITELLM_MASTER_KEY AWS_SECRET_ACCESS_KEY
+    token HF_TOKEN hf-token accessToken authtoken Authorization PGPASSWORD password redis_password passwd PASSPHRASE
+    ssl_key_passphrase pwd MY_PWD db_pwd pass DB_PASS dbPass auth REDISCLI_AUTH proxy-auth secret client_secret
+    clientSecret credentials GOOGLE_APPLICATION_CREDENTIALS webhook slack_webhook SLACK_WEBHOOK_URL webhook_url
+    alert_to_webhook_url database_url DATABASE_URL SENTRY_DSN Cookie
+""".split()
+NO_SECRETS = """
+    max_tokens max-num-batched-tokens tokens tokenizer tokenizer-mode skip-tokenizer-init keepalive keys keyword monkey
+    ssl-keyfile author authors authentication oauth bypass compass pass_config pass_through_endpoints passthrough PWD
+    OLDPWD SSH_AUTH_SOCK SUDO_ASKPASS custom_auth enable-tokenizer-info-endpoint otlp-traces-endpoint eos_token
+    pad_token image_token think_start_token input_cost_per_token output_cost_per_reasoning_token model model_name
+    api_base api_version base_url LLM_PROVIDER_BASE_URL aws_access_key_id_name secretary webhooks_enabled
+""".split()
+
+
+def test_what_a_secret_is_called() -> None:
+    assert [name for name in NAMED_SECRETS if not litellm.SECRET.fullmatch(name)] == []
+    assert [name for name in NO_SECRETS if litellm.SECRET.fullmatch(name)] == []
+
+
+HIDDEN_VALUES = {
+    "PGPASSWORD": "word-of-postgres",
+    "OPENAI_APIKEY": "of-openai-01",
+    "REDISCLI_AUTH": "of-redis-02",
+    "MY_PWD": "of-mine-03",
+    "SLACK_WEBHOOK_URL": "https://hooks.example.org/services/T0/B0/04",
+    "WHATEVER": 'what"ever\\-05',
+    "LINK_URL": "https://somebody@example.org/06",
+    "SIGNED_URL": "https://example.org/?X-Amz-Signature=07",
+    "HTTPS_PROXY": "http://user:password@proxy:3128",
+}
+SHOWN_VALUES = {
+    "LLM_MODEL": "meta-llama/Llama-9",
+    "LLM_PROVIDER": "together_ai",
+    "LLM_PROVIDER_BASE_URL": "https://api.example.org/v1",
+    "LLM_RPM": "600000",
+    "HF_HOME": "/srv/models/hub",
+    "HF_ENDPOINT": "https://mirror.example.org",
+    "HF_HUB_ENABLE_HF_TRANSFER": "certainly",
+    "WHERE": "https://example.org/page?lang=en",
+    "MANY": "1234567.5",
+}
+
+
+def test_what_the_env_file_says_is_shown_where_it_is_plainly_no_secret(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {**HIDDEN_VALUES, **SHOWN_VALUES}
+    place.write("".join(f"{name}={value}\n" for name, value in values.items()), "keys.env", 0o600)
+    native: dict[str, Any] = {
+        "model_list": [
+            {"model_name": "a", "litellm_params": {"model": "openai/a", "extra_body": {"pwd": "of-the-body-11"}}},
+            {"model_name": "b", "litellm_params": {"model": "openai/b", "input_cost_per_token": 0.000125}},
+        ],
+        "general_settings": {
+            "alerting_args": {"slack_webhook": "https://hooks.example.org/12"},
+            "alert_to_webhook_url": {"budget_alerts": ["https://hooks.example.org/13"]},
+        },
+        "router_settings": {"model_group_alias": {"my-pass": "a"}},
+    }
+    place.write(yaml.safe_dump(native), "native.yaml", 0o600)
+    env = {f"E{number}": f"${{{name}}}" for number, name in enumerate(values)}
+    main = yaml.safe_dump(
+        {
+            "gateway": {"litellm_config": "native.yaml"},
+            "env_file": "keys.env",
+            "models": {
+                "m": {
+                    "model": "org/m",
+                    "port": 8000,
+                    "env": {**env, "X_APIKEY": "of-somebody-14", "PWD": "/srv/folder"},
+                    "vllm": {"chat-template": "x${WHATEVER}", "override-generation-config": {"a": ["${MY_PWD}"]}},
+                }
+            },
+        }
+    )
+    file = place.write(main, mode=0o600)
+    hidden = [*HIDDEN_VALUES.values(), "of-the-body-11", "hooks.example.org", "of-somebody-14", "05", "my_pwd"]
+    for options in ([], ["--json"]):
+        assert cli.main(["config", "show", "-c", str(file), *options]) == 0
+        shown = capsys.readouterr().out
+        assert [value for value in hidden if value in shown] == []
+        values_shown = [*SHOWN_VALUES.values(), "/srv/folder", "0.000125", "my-pass"]
+        assert [value for value in values_shown if value not in shown] == []
+
+
+def test_a_list_keeps_what_litellm_would_not_look_up() -> None:
+    """In a list a reference is plain text for it."""
+    of_a = {"api_keys": ["of-a-list", {"key": "of-a-mapping"}], "urls": ["http://u:p@h"]}
+    native: dict[str, Any] = {"a": of_a, "b": {1: {"key": "k"}}}
+    clean, variables = litellm.hide(native)
+    assert sorted(variables.values()) == ["k", "of-a-mapping"]
+    assert (clean["a"]["api_keys"][0], clean["a"]["urls"]) == ("of-a-list", ["http://u:p@h"])
+    assert redact(native["a"], [])["api_keys"] == [HIDDEN, {"key": HIDDEN}]
+
+
 def test_a_wrong_one_is_shown_as_problems(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "show", "-c", str(place.write("zzz: 1\n"))]) == 2
     assert "zzz: unknown key" in capsys.readouterr().err

@@ -111,7 +111,7 @@ def load(
     env_values = _env_file(path, document, reading) if document.data is not None else {}
     merged = {**env_values, **environ}
     config = _checked([path, *more], document, merged, env_values, vllm_options, reading)
-    secrets = secret.of(document.data, reading.native, environ=merged)
+    secrets = secret.of(document.data, reading.native, environ=merged, env_file=env_values)
     problems = sorted(_hushed(problem, secrets) for problem in reading.problems)
     if config is None or any(not problem.warning for problem in problems):
         raise ConfigError(problems)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from llm_supervisor.config.source import Where
-from llm_supervisor.engines import litellm
+from llm_supervisor.engines import litellm, vllm
 
 HIDDEN = "********"
 _LEAST = 6  # characters: shorter values are words, and found everywhere
@@ -17,15 +18,41 @@ _KEY = re.compile(
 )
 
 
-def of(*blocks: Any, environ: Mapping[str, str]) -> list[str]:
-    """Every value that is a secret by its place in one of these blocks or by its variable's name; the longest first,
-    as one may be a part of another."""
-    found = {value for name, value in environ.items() if litellm.SECRET.fullmatch(name)}
+# Of an env file, where keys are kept: names of what is none, besides numbers and addresses
+_PLAIN = re.compile(
+    r"""(?:.*_)?(?:MODELS?|GROUP|ALIAS|NAME|PROVIDER|URL|URI|BASE|ENDPOINT|PROXY|HOSTS?|HOSTNAME|DOMAIN|ADDRESS|PORT
+    |RPM|TPM|LIMIT|SIZE|LEN|LENGTH|COUNT|TIMEOUT|HOME|DIR|DIRECTORY|FOLDER|ROOT|PATH|FILE|CACHE|BUCKET|USER|USERNAME
+    |ORG|ORGANIZATION|PROJECT|TEAM|REGION|LOCATION|ZONE|VERSION|REVISION|LEVEL|MODE|TYPE|DTYPE|FORMAT|PARSER|BACKEND
+    |DEVICES?|ENV|ENVIRONMENT|LANG|TZ)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_NUMBER = re.compile(r"\s*(?:[-+]?\d+(?:\.\d+)?|true|false|yes|no|on|off)\s*", re.IGNORECASE)
+_ADDRESS = re.compile(r"\s*[a-z]+://\S+\s*", re.IGNORECASE)
+# In an address: who asks, or a parameter that says it
+_CREDENTIALS = re.compile(r"://[^/@\s]+@|[?&][^=&\s]*(?:key|token|secret|sig|pass|auth)[^=&\s]*=", re.IGNORECASE)
+
+
+def of(*blocks: Any, environ: Mapping[str, str], env_file: Mapping[str, str] | None = None) -> list[str]:
+    """Every value that is a secret by its place in one of these blocks or by its variable's name, and those of the env
+    file that are not plainly none; the longest first, as one may be a part of another."""
+    found = {value for name, value in environ.items() if _named(name, value)}
+    found |= {value for name, value in (env_file or {}).items() if _named(name, value) or not _plain(name, value)}
     for block in blocks:
-        if isinstance(block, Mapping):
-            found |= set(litellm.hide(block)[1].values())
+        found |= {text for _, text in litellm.secrets_in(block)}
+    found |= {json.dumps(text, ensure_ascii=False)[1:-1] for text in found}  # as an option of vLLM's may hold it
     # a name of a variable is none
     return sorted((one for one in found if len(one) >= _LEAST and not one.startswith("${")), key=len, reverse=True)
+
+
+def _named(name: str, value: str) -> bool:
+    return litellm.SECRET.fullmatch(name) is not None or litellm.has_password(value)
+
+
+def _plain(name: str, value: str) -> bool:
+    if _CREDENTIALS.search(value):
+        return False
+    known = _PLAIN.fullmatch(name) or name.startswith(vllm.READS)
+    return bool(known or _NUMBER.fullmatch(value) or _ADDRESS.fullmatch(value))
 
 
 def hush(text: str, secrets: Iterable[str]) -> str:
@@ -37,15 +64,6 @@ def hush(text: str, secrets: Iterable[str]) -> str:
 
 def places(value: Any) -> Iterator[Where]:
     """Where in a block there are secrets as such, not references to where they are."""
-    yield from _differ(value, litellm.hide(value)[0] if isinstance(value, Mapping) else value, ())
-
-
-def _differ(value: Any, clean: Any, where: Where) -> Iterator[Where]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _differ(item, clean[key], (*where, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _differ(item, clean[index], (*where, index))
-    elif value is not clean and not str(value).startswith(("${", "os.environ")):
-        yield where
+    for where, text in litellm.secrets_in(value):
+        if not text.startswith(("${", "os.environ")):
+            yield where

@@ -15,7 +15,8 @@ from llm_supervisor.engines import litellm
 def secrets_of(config: Config) -> list[str]:
     """Every value of the configuration that is a secret by its place or its name; the longest first."""
     key = {"master_key": config.master_key} if config.master_key else {}
-    return secret.of(config.root.model_dump(mode="json"), config.native, key, environ=config.environ)
+    said = config.root.model_dump(mode="json")
+    return secret.of(said, config.native, key, environ=config.environ, env_file=config.env_values)
 
 
 def redact(value: Any, secrets: Iterable[str]) -> Any:
@@ -30,6 +31,8 @@ def redact(value: Any, secrets: Iterable[str]) -> Any:
 
 
 def _hidden(name: str, value: Any, secrets: Iterable[str]) -> Any:
+    if isinstance(value, (list, tuple)) and litellm.SECRET.fullmatch(name):
+        return [_hidden(name, item, secrets) for item in value]
     told = isinstance(value, str) and (not value or value == "none" or value.startswith(("os.environ/", "${")))
     plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
     return HIDDEN if plain and not told and litellm.SECRET.fullmatch(name) else redact(value, secrets)

@@ -138,36 +138,73 @@ def lacks_version(params: Mapping[str, Any], environ: Mapping[str, str]) -> bool
     return provider in _OPENAI_LIKE and bool(base) and not re.search(r"/v\d", path)
 
 
+# What a value is called that is a secret: words that are nothing else wherever they end a name, and words that must
+# stand by themselves in it (bypass and oauth do not, dbPass does)
 SECRET = re.compile(
-    r"(?:.*[_-])?(?:key|token|secret|password|passwd|credentials|authorization|database_url)", re.IGNORECASE
+    r"""
+    (?! (?-i:(?:OLD)?PWD)$                  # the shell's: a folder
+      | (?:.*[_-])?custom_auth$             # a function of LiteLLM's
+      | (?:.*[_-])?per(?:[_-]\w+)?[_-]token$  # a price
+      | (?:.*[_-])?(?:bos|eos|pad|unk|sep|cls|mask|start|end|special|image|video|audio)[_-]token$  # a tokenizer's
+    )
+    (?: .*(?: passwords? | passwd | passphrase | pwd | secrets? | credentials? | authorization | database_ur[li]
+            | webhooks?(?:[_-]?ur[li])? | api[_-]?keys
+            | (?:api|access|auth|account|client|license|master|private|secret|session|shared|sign|signing|ssh)
+              (?:key|token) )
+      | (?: .*(?: [_-] | (?-i:[a-z0-9](?=[A-Z])) ) )? (?: key | token | auth | pass | dsn | cookie ) )
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 _WITH_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")  # of a URL
 # What such a place holds that is none
 _NO_SECRET = frozenset({"", "none", "null", "empty", "dummy", "fake", "not-needed"})
 
 
+def has_password(value: str) -> bool:
+    """Whether it is, or holds, a URL with one."""
+    return _WITH_PASSWORD.search(value) is not None
+
+
+def secrets_in(
+    value: Any, where: tuple[str | int, ...] = (), name: str = ""
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every secret as such that a block holds, not references to where they are, each with its place. ``name`` is what
+    the value is called: a list is what each of its items is, and so is what webhooks are sorted by."""
+    if isinstance(value, Mapping):
+        hooks = "webhook" in name.lower() and SECRET.fullmatch(name)
+        for key, item in value.items():
+            if key != "model_group_alias":  # names on both sides
+                yield from secrets_in(item, (*where, key), name if hooks else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from secrets_in(item, (*where, index), name)
+    elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        text, called = str(value), SECRET.fullmatch(name) is not None
+        secret = called or (isinstance(value, str) and has_password(text))
+        if secret and not _REFERENCE.fullmatch(text.strip()) and text.strip().lower() not in _NO_SECRET:
+            yield where, text
+
+
 def hide(native: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """The native configuration with references to the environment in the place of every secret that it holds, and
     the variables that these refer to: so that no secret is in the file that is made for LiteLLM. The names follow from
-    the values, so that the same secret has the same name in every version of a file."""
+    the values, so that the same secret has the same name in every version of a file. What stands in a list by itself
+    stays: there LiteLLM takes a reference for plain text."""
+    found = dict(secrets_in(native))
     variables: dict[str, str] = {}
 
-    def clean(value: Any, name: str) -> Any:
+    def clean(value: Any, where: tuple[str | int, ...], listed: bool) -> Any:
         if isinstance(value, Mapping):
-            return {key: clean(item, str(key)) for key, item in value.items()}
+            return {key: clean(item, (*where, key), False) for key, item in value.items()}
         if isinstance(value, list):
-            return [clean(item, "") for item in value]
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and SECRET.fullmatch(name):
-            value = str(value)
-        if not isinstance(value, str) or _REFERENCE.fullmatch(value.strip()):
+            return [clean(item, (*where, index), True) for index, item in enumerate(value)]
+        if where not in found or listed:
             return value
-        if not (SECRET.fullmatch(name) or _WITH_PASSWORD.search(value)) or value.strip().lower() in _NO_SECRET:
-            return value
-        variable = f"LLM_SUPERVISOR_SECRET_{hashlib.sha256(value.encode()).hexdigest()[:12].upper()}"
-        variables[variable] = value
+        variable = f"LLM_SUPERVISOR_SECRET_{hashlib.sha256(found[where].encode()).hexdigest()[:12].upper()}"
+        variables[variable] = found[where]
         return f"os.environ/{variable}"
 
-    return clean(native, ""), variables
+    return {key: clean(item, (key,), False) for key, item in native.items()}, variables
 
 
 def _entry(group: LocalGroup) -> dict[str, Any]:
