@@ -159,6 +159,7 @@ def _checked(
     there = options() if any(model.vllm for model in root.models.values()) else None
     for alias, model in root.models.items():
         reading.add(*option.problems(document, ("models", alias), model, there, reading.made_up))
+        _check_argv(alias, model, document, reading)
     _check_programs(root, path, document, merged, reading)
     _check_names(root, native, document, reading)
     _check_aliases(root, native, document, reading)
@@ -432,6 +433,38 @@ def _check_readers(document: Document, reference: str, reading: _Reading) -> Non
             continue
         if mode & (stat.S_IRGRP | stat.S_IROTH):
             reading.add(replace(problem, message=f"others can read {problem.file}, and the key in it"))
+
+
+# Of the names of secrets, those that are certainly one in an option of vLLM's, and those that may be something else
+# there. Other names that end in key or token are a tokenizer's, or a cache's
+_CERTAIN = re.compile(
+    r"""(?:.*(?:passwords?|passwd|passphrase|pwd|secrets?|credentials?|authorization)
+    |(?:.*[_-])?(?:api|access|account|client|master|private|secret|shared)[_-]?keys?
+    |(?:.*[_-])?(?:api|access|auth|bearer|hf|hub|refresh|secret|session)[_-]?token)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_PERHAPS = re.compile(r"key|token|auth|pass|cookie", re.IGNORECASE)
+
+
+def _check_argv(alias: str, model: schema.Model, document: Document, reading: _Reading) -> None:
+    """What would be read in the list of processes by everybody on the machine."""
+    for written, value in model.vllm.items():
+        name = vllm.normal(written)
+        if name == "api-key" or (name == "hf-token" and isinstance(value, str)):
+            continue  # that one goes by the environment; and of this one it is said already
+        for where in secret.places({written: value}):
+            called = next((part for part in reversed(where) if isinstance(part, str)), "")
+            said: Any = value
+            for part in where[1:]:
+                said = said[part]
+            if isinstance(said, str) and said.startswith(("/", "~/", "./")):
+                continue  # where it is
+            certain = _CERTAIN.fullmatch(called) or litellm.has_password(str(said))
+            if certain or _PERHAPS.fullmatch(called):
+                advice = "write env: {HF_TOKEN: ...}" if name == "hf-token" else "give it by env, or in a file"
+                place: Where = ("models", alias, "vllm", *where)
+                message = "would show in the list of processes"
+                reading.add(document.problem(place, message, advice, warning=not certain))
 
 
 def _check_models(
