@@ -7,6 +7,7 @@ something is not ready, 4 no daemon answers. Imports are inside the commands: ``
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -40,10 +41,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     top = _Parser(prog="llm-supervisor", description="Keeps one OpenAI-compatible endpoint alive.", parents=[common])
     top.add_argument("--version", action="version", version=f"llm-supervisor {__version__}")
-    # given before or after the command; a default of the second would overwrite the first
+    # given before or after the command, or both; argparse would overwrite the first by the second
     after = _Parser(add_help=False)
     after.add_argument(
-        "-c", "--config", metavar="FILE", action="append", default=argparse.SUPPRESS, help="the configuration"
+        "-c", "--config", metavar="FILE", action="append", dest="more_config", default=[], help="the configuration"
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
@@ -153,7 +154,11 @@ def _moment(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name or a message may hold what a terminal or a pipe does not take
+            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(argv)
+    options.config = [*(options.config or ()), *options.more_config]
     try:
         code: int = globals()[f"_{options.command}"](options)
         sys.stdout.flush()

@@ -331,12 +331,38 @@ def test_the_configuration_may_be_named_before_or_after_the_command(zoo: Daemon)
         ["-c", file, "check"],
         ["check", "-c", file],
         ["--config", file, "check"],
-        ["-c", "/x", "check", "-c", file],
     ):
         code, out, _ = said(zoo.call(*words))
         assert (code, out.splitlines()[-1]) == (1, f"{file}: 1 warning"), "one of its programs is not there"
     assert zoo.call("check").stdout.endswith(f"{file}: 1 warning\n"), "./supervisor.yaml"
+    # both are meant: given several times, what a later file says holds
+    code, _, err = said(zoo.call("-c", "/x", "check", "-c", file))
+    assert (code, "/x: no such file" in err.splitlines()) == (2, True), err
+    more = zoo.folder / "more.yaml"
+    more.write_text("programs: {one-more: {command: [/no/such/thing]}}\n")
+    for words in (["-c", file, "check", "-c", str(more)], ["-c", file, "-c", str(more), "check"]):
+        code, out, _ = said(zoo.call(*words))
+        assert (code, "2 warnings" in out) == (1, True), out
     assert zoo.call("-c", file, "status", "calm").returncode == 0
+
+
+def test_a_terminal_that_does_not_know_a_sign(zoo: Daemon) -> None:
+    """What it cannot show it shows as its number; that is no reason to end."""
+    folder = zoo.folder / "智谱"
+    folder.mkdir()
+    file = folder / "supervisor.yaml"
+    file.write_text('"名": 1\n')
+    for shown, encoding in (("智谱", "utf-8"), ("\\u667a\\u8c31", "ascii"), ("\\u667a\\u8c31", "latin-1")):
+        zoo.env["PYTHONIOENCODING"] = encoding
+        try:
+            wrong = zoo.cli("check", "-c", str(file))
+            right = zoo.cli("init", "cloud", f"{folder}/{encoding}")
+        finally:
+            del zoo.env["PYTHONIOENCODING"]
+        assert "Traceback" not in wrong.stderr + right.stderr
+        assert (wrong.returncode, right.returncode) == (2, 0)
+        assert f"{shown}/supervisor.yaml:1" in wrong.stderr
+        assert f"{shown}/{encoding}/supervisor.yaml" in right.stdout
 
 
 def test_the_daemon_says_what_it_does(zoo: Daemon) -> None:
