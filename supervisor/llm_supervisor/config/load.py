@@ -477,6 +477,10 @@ def _check_models(
             reading.add(document.problem((*here, "model"), *wrong))
         if not litellm.carries(model.env.get("VLLM_API_KEY", "")):
             reading.add(document.problem((*here, "env", "VLLM_API_KEY"), option.NO_KEY))
+        keys = {str(vllm.by_name(model.vllm).get("api-key") or ""), model.env.get("VLLM_API_KEY", "")} - {""}
+        if len(keys) > 1:
+            message = "is another key than api-key under vllm: the engine takes this one, and the gateway sends that"
+            reading.add(document.problem((*here, "env", "VLLM_API_KEY"), message, "write one of the two"))
         if len(set(model.gpus)) != len(model.gpus):
             reading.add(document.problem((*here, "gpus"), "names one GPU twice"))
         for key in ("model", "api_base", "api_key"):
