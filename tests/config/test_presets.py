@@ -18,6 +18,7 @@ from llm_supervisor.host import net
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = sorted(presets.names())
+NATIVE = "litellm_config.yaml"
 KEYS = (
     "ANTHROPIC_API_KEY OPENAI_API_KEY GEMINI_API_KEY LLM_MODEL LLM_PROVIDER LLM_PROVIDER_BASE_URL LLM_PROVIDER_API_KEY"
     " EMBEDDING_MODEL EMBEDDING_PROVIDER EMBEDDING_PROVIDER_BASE_URL EMBEDDING_PROVIDER_API_KEY"
@@ -41,7 +42,8 @@ def test_a_new_folder(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[s
     assert cli.main(["init", name, str(folder)]) == 0
     said = capsys.readouterr().out
     files = {file.name for file in folder.iterdir()}
-    assert {"supervisor.yaml", "keys.env"} <= files <= {"supervisor.yaml", "keys.env", "litellm_config.yaml"}
+    assert files == {"supervisor.yaml", "keys.env", "litellm_config.yaml"}
+    assert f"  litellm_config: {NATIVE} " in (folder / "supervisor.yaml").read_text().replace("\n", " ")
     assert all(str(folder / file) in said for file in files)
     keys = folder / "keys.env"
     assert stat.S_IMODE(keys.stat().st_mode) == 0o600
@@ -66,6 +68,23 @@ def test_a_new_folder(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[s
     assert cli.main(["init", name, str(folder)]) == 2, "nothing is overwritten"
     assert "is there already" in capsys.readouterr().err
     assert {file.name: file.read_text() for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not yaml.safe_load(presets.texts(name)[NATIVE] or "")])
+def test_what_a_native_file_offers_works(tmp_path: Path, name: str) -> None:
+    """The comments of one that says nothing, taken out."""
+    assert cli.main(["init", name, str(tmp_path)]) == 0
+    native = tmp_path / NATIVE
+    lines = native.read_text().splitlines()
+    assert all(line[0] == "#" for line in lines)
+    native.write_text("".join(f"{line[1:]}\n" for line in lines if not re.match(r"# \S", line)))
+    config = load(tmp_path / "supervisor.yaml", {"ANTHROPIC_API_KEY": "x", "OPENAI_API_KEY": "x"})
+    assert config.warnings == ()
+    assert set(config.native) == {"model_list", "router_settings", "litellm_settings"}
+    (alias,) = config.root.models
+    made = plan(config, runtime=tmp_path, pythons=Pythons("v", "l", vllm_cpu=False), master_key="k")
+    ours = {group.name for group in made.groups if group.local}
+    assert len(made.groups) == 3 and alias in ours and len(ours) == 2
 
 
 def test_two_have_not_the_same_key() -> None:

@@ -13,7 +13,8 @@ from tests.config.conftest import NATIVE, Place, Said, assert_said
 G = "gateway: {litellm_config: native.yaml}\n"
 
 NATIVES: list[tuple[str, str, dict[str, str], list[Said]]] = [
-    ("empty", "", {}, [(0, "", "is empty", "")]),
+    ("empty", "", {}, []),
+    ("only comments", "# model_list:\n#   - model_name: x\n", {}, []),
     ("malformed", "model_list: [\n", {}, [(2, "", "is not valid YAML", "")]),
     ("a list", "- model_name: x\n", {}, [(1, "", "must be a mapping", "")]),
     ("twice", "model_list: []\nmodel_list: []\n", {}, [(2, "model_list", "is written twice", "")]),

@@ -344,6 +344,8 @@ def _native(
     if unread:
         reading.add(document.problem(where, f"{unread[0]}: {native.file}", _beside(native.file)))
         return native
+    if native.problems and native.data is None and native.problems[0].message == source.EMPTY:
+        native.problems.clear()  # there is nothing to add
     reading.add(*native.problems)
     models = (native.data or {}).get("model_list")
     if models is not None and not isinstance(models, list):
