@@ -87,6 +87,16 @@ def test_what_a_native_file_offers_works(tmp_path: Path, name: str) -> None:
     assert len(made.groups) == 3 and alias in ours and len(ours) == 2
 
 
+def test_the_clouds_are_the_same_in_every_preset() -> None:
+    """Today's names are brought up to date in all of them, and what else their groups have with them."""
+    cloud, coding = (yaml.safe_load(presets.texts(name)[NATIVE])["model_list"] for name in ("cloud", "coding-clients"))
+    assert [{**entry, "model_name": ""} for entry in coding] == [{**entry, "model_name": ""} for entry in cloud]
+    there = {entry["litellm_params"]["model"] for entry in cloud}
+    for name in NAMES:
+        named = re.findall(r"model: ((?:anthropic|openai|gemini)/[\w.-]+)", presets.texts(name)[NATIVE])
+        assert {model for model in named if "embedding" not in model} <= there, name
+
+
 def test_two_have_not_the_same_key() -> None:
     one, other = (presets.made("cloud", free=lambda port: True, gpus=True)["keys.env"] for _ in range(2))
     assert one != other
