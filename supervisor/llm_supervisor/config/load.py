@@ -20,7 +20,7 @@ from typing import Any
 
 import pydantic
 
-from llm_supervisor.config import env_file, native_file, option, schema, secret, source, wording
+from llm_supervisor.config import env_file, include, native_file, option, schema, secret, source, wording
 from llm_supervisor.config.source import ConfigError, Document, Problem, Where
 from llm_supervisor.engines import litellm, vllm, weights
 from llm_supervisor.engines.options import Options
@@ -346,7 +346,7 @@ def _native(
         return native
     if native.problems and native.data is None and native.problems[0].message == source.EMPTY:
         native.problems.clear()  # there is nothing to add
-    reading.add(*native.problems)
+    reading.add(*native.problems, *include.put_in(native))
     models = (native.data or {}).get("model_list")
     if models is not None and not isinstance(models, list):
         reading.add(native.problem(("model_list",), "must be a list"))
@@ -640,7 +640,8 @@ def _check_aliases(root: schema.Root, native: Document, document: Document, read
             place = document.problem(("models", alias), "")
             whose = f"a local model, in {place.file}:{place.line}"
         else:
-            whose = f"a group, in line {native.line(('model_list', natives[alias], 'model_name'))}"
+            place = native.problem(("model_list", natives[alias], "model_name"), "")
+            whose = f"a group, in {place.file}:{place.line}"
         message = f"{alias} is also {whose}: all its requests would go to {of}"
         reading.add(native.problem((*_ALIASES, alias), message, "rename one of them"))
     groups = [*root.models, *natives]

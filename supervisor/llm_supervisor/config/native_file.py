@@ -14,7 +14,7 @@ from llm_supervisor.config import wording
 from llm_supervisor.config.source import Document, Problem, Where, path_words
 
 # The words that people write most; a word near one of them is that one, mistyped
-_TOP = "model_list litellm_settings general_settings router_settings environment_variables guardrails".split()
+_TOP = "include model_list litellm_settings general_settings router_settings environment_variables guardrails".split()
 _ENTRY = ("model_name", "litellm_params", "model_info")
 _PARAMS = "model api_base api_key api_version rpm tpm timeout max_tokens temperature custom_llm_provider".split()
 _PROVIDERS = """openai anthropic gemini vertex_ai azure azure_ai bedrock mistral groq deepseek openrouter together_ai

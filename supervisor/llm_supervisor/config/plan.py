@@ -353,13 +353,13 @@ def _gateway(
         if (path := _socket(config, alias, model, runtime)) is not None
     }
     env |= around_proxies({**config.environ, **env}, sockets)
+    hold = str(runtime / ENGINES_FILE)
+    modules = str(config.executable(gateway.litellm_config).parent) if gateway.litellm_config else None
     spec = ProgramSpec(
         name=name,
         kind=Kind.LITELLM,
         launch=Launch(
-            argv=litellm.argv(
-                pythons.litellm, uds, max(int(gateway.stop.grace) - 5, 1), str(runtime / ENGINES_FILE), sockets
-            ),
+            argv=litellm.argv(pythons.litellm, uds, max(int(gateway.stop.grace) - 5, 1), hold, sockets, modules),
             env=tuple(env.items()),
             listener=(gateway.host, gateway.port),
             uds=uds,

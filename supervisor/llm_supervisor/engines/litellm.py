@@ -42,6 +42,10 @@ def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str,
         **(config.get("general_settings") or {}),
         "master_key": f"os.environ/{MASTER_KEY}",
     }
+    settings = config.get("litellm_settings")
+    if isinstance(settings, dict) and isinstance(settings.get("callbacks"), str):
+        # one by itself would take the place of those that are there, ours by which requests wait among them
+        settings["callbacks"] = [settings["callbacks"]]
     return config
 
 
@@ -336,12 +340,19 @@ def socket_host(alias: str) -> str:
 
 
 def argv(
-    python: str, uds: str, drain: int, hold: str | None = None, engines: Mapping[str, str] | None = None
+    python: str,
+    uds: str,
+    drain: int,
+    hold: str | None = None,
+    engines: Mapping[str, str] | None = None,
+    modules: str | None = None,
 ) -> tuple[str, ...]:
     """The command line of one replica. The daemon hands it the listening socket as descriptor 3. ``hold`` is the file
-    in which it says how the engines are, ``engines`` the unix sockets of those that have one, by host."""
+    in which it says how the engines are, ``engines`` the unix sockets of those that have one, by host, ``modules`` the
+    folder of the native file, which may name Python modules beside it."""
     replica = str(files("llm_supervisor.engines.inside") / "litellm_replica.py")
     more = ["--hold", hold] if hold else []
+    more += ["--modules", modules] if modules else []
     for host, path in (engines or {}).items():
         more += ["--engine", f"{host}={path}"]
     return (python, replica, "--listen-fd", "3", "--uds", uds, "--drain", str(drain), *more)

@@ -86,6 +86,7 @@ def main() -> int:
     parser.add_argument("--listen-fd", type=int, required=True, help="inherited listening TCP socket")
     parser.add_argument("--uds", required=True, help="path of the private unix socket")
     parser.add_argument("--hold", help="file in which the daemon says how its engines are")
+    parser.add_argument("--modules", metavar="DIR", help="a folder in which Python modules of the configuration may be")
     parser.add_argument("--drain", type=int, default=25, help="seconds that requests in hand get after SIGTERM")
     parser.add_argument(
         "--engine", action="append", default=[], metavar="HOST=PATH", help="requests to HOST go to that unix socket"
@@ -95,6 +96,11 @@ def main() -> int:
     shared = socket.socket(fileno=options.listen_fd)
     private = private_socket(options.uds)
     hand_out(f"{options.uds}.listener", shared)
+
+    if options.modules:
+        # LiteLLM looks beside its configuration, which is a generated one, then where Python looks. Last, so that no
+        # file there is taken for a part of LiteLLM
+        sys.path.append(options.modules)
 
     import uvicorn
     from litellm.proxy.proxy_server import app
