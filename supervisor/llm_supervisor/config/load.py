@@ -402,11 +402,17 @@ def _check_deployments(root: schema.Root, native: Document, environ: Mapping[str
             advice = f"write {said}/v1" if plain else "let it end in /v1"
             message = "has no /v1: vLLM, and most others, answer 404 without it"
             reading.add(native.problem((*here, key), message, advice, warning=True))
-        for key in sorted(litellm.LIMITS & params.keys()):
-            said = params[key]
-            values = [environ.get(name) or "0" for _, name in litellm.references(said)] or [said]
-            if said is not None and (isinstance(said, bool) or not re.fullmatch(r"\d+(\.0+)?", str(values[0]))):
-                reading.add(native.problem((*here, key), f"must be a whole number, not {str(values[0])[:40]!r}"))
+        _check_limits(native, here, params, environ, reading)
+
+
+def _check_limits(
+    document: Document, where: Where, params: Mapping[str, Any], environ: Mapping[str, str], reading: _Reading
+) -> None:
+    for key in sorted(litellm.LIMITS & params.keys()):
+        said = params[key]
+        values = [environ.get(name) or "0" for _, name in litellm.references(said)] or [said]
+        if said is not None and (isinstance(said, bool) or not re.fullmatch(r"\d+(\.0+)?", str(values[0]))):
+            reading.add(document.problem((*where, key), f"must be a whole number, not {str(values[0])[:40]!r}"))
 
 
 def _how_to_set(root: schema.Root, *names: str) -> str:
@@ -501,6 +507,8 @@ def _check_models(
                     reading.add(replace(place, message=f"{model.uds} is already used by {other}"))
         if not isinstance(model.litellm.get("model_info") or {}, dict):
             reading.add(document.problem((*here, "litellm", "model_info"), "must be a mapping"))
+        reading.add(*native_file.doubts_of_ours(document, (*here, "litellm"), model.litellm))
+        _check_limits(document, (*here, "litellm"), model.litellm, environ, reading)
         _check_references(root, document, model.litellm, (*here, "litellm"), environ, reading)
 
 

@@ -16,7 +16,23 @@ from llm_supervisor.config.source import Document, Problem, Where, path_words
 # The words that people write most; a word near one of them is that one, mistyped
 _TOP = "include model_list litellm_settings general_settings router_settings environment_variables guardrails".split()
 _ENTRY = ("model_name", "litellm_params", "model_info")
-_PARAMS = "model api_base api_key api_version rpm tpm timeout max_tokens temperature custom_llm_provider".split()
+_PARAMS = """model api_base base_url api_key dd_api_key api_version custom_llm_provider organization region_name
+    aws_region_name aws_session_name s3_region_name watsonx_region_name rpm tpm itpm otpm
+    weight order max_parallel_requests timeout stream_timeout
+    request_timeout force_timeout max_retries num_retries cooldown_time drop_params additional_drop_params
+    allowed_openai_params headers extra_headers default_headers extra_body metadata tags tag_regex max_budget
+    budget_duration base_model ssl_verify mock_response mock_timeout model_info model_list
+    merge_reasoning_content_in_choices temperature top_p top_k min_p max_tokens min_tokens max_completion_tokens
+    max_output_tokens frequency_penalty presence_penalty repetition_penalty length_penalty reasoning_effort verbosity
+    thinking stop stop_token_ids seed n stream stream_options response_format tools tool_choice user roles rules
+    logprobs top_logprobs skip_special_tokens use_litellm_proxy use_in_pass_through caching""".split()
+_INFO = """id base_model mode tier team_id description max_tokens max_input_tokens max_output_tokens supports_vision
+    supports_function_calling supports_parallel_function_calling supports_tool_choice supports_tool_search
+    supports_reasoning supports_response_schema supports_system_messages supports_assistant_prefill
+    supports_prompt_caching supports_prompt_cache_breakpoint supports_pdf_input supports_audio_input
+    supports_audio_output supports_video_input
+    supports_image_input supports_image_size supports_web_search supports_url_context supports_computer_use
+    supports_native_streaming supports_embedding_image_input""".split()
 _PROVIDERS = """openai anthropic gemini vertex_ai azure azure_ai bedrock mistral groq deepseek openrouter together_ai
     fireworks_ai cohere xai perplexity ollama ollama_chat huggingface hosted_vllm litellm_proxy replicate sagemaker
     nvidia_nim cerebras databricks moonshot dashscope deepinfra""".split()
@@ -44,15 +60,28 @@ def doubts(native: Document) -> Iterator[Problem]:
             if isinstance(params := entry.get("litellm_params"), dict):
                 yield from _mistyped(native, (*here, "litellm_params"), params, _PARAMS)
                 yield from _address(native, (*here, "litellm_params"), params)
+            if isinstance(info := entry.get("model_info"), dict):
+                yield from _mistyped(native, (*here, "model_info"), info, _INFO)
+
+
+def doubts_of_ours(document: Document, where: Where, said: Mapping[str, Any]) -> Iterator[Problem]:
+    """What looks wrong in what our own file says for LiteLLM, under a model."""
+    yield from _mistyped(document, where, said, _PARAMS)
+    if isinstance(info := said.get("model_info"), dict):
+        yield from _mistyped(document, (*where, "model_info"), info, _INFO)
 
 
 def _mistyped(
-    native: Document, where: Where, block: Mapping[str, Any], known: list[str] | tuple[str, ...]
+    document: Document, where: Where, block: Mapping[str, Any], known: list[str] | tuple[str, ...]
 ) -> Iterator[Problem]:
     for key in block:
         rest = [name for name in known if name not in block]
-        if key not in known and (close := wording.near(key, rest, 0.8)):
-            yield native.problem((*where, key), "LiteLLM knows no such key, and does not say so", close, warning=True)
+        if key in known or "_cost" in str(key):  # of prices there are too many kinds
+            continue
+        swapped = next((f"did you mean {name}?" for name in rest if sorted(name) == sorted(str(key))), "")
+        if close := wording.near(str(key), rest, 0.8) or swapped:
+            message = "LiteLLM knows no such key, and does not say so"
+            yield document.problem((*where, key), message, close, warning=True)
 
 
 def _glued(native: Document, value: Any, where: Where) -> Iterator[Problem]:

@@ -149,7 +149,8 @@ SECRET = re.compile(
     (?! (?-i:(?:OLD)?PWD)$                  # the shell's: a folder
       | (?:.*[_-])?custom_auth$             # a function of LiteLLM's
       | (?:.*[_-])?per(?:[_-]\w+)?[_-]token$  # a price
-      | (?:.*[_-])?(?:bos|eos|pad|unk|sep|cls|mask|start|end|special|image|video|audio)[_-]token$  # a tokenizer's
+      | (?:.*[_-])?(?:bos|eos|pad|unk|sep|cls|mask|start|end|special)[_-]token$  # a tokenizer's
+      | (?:.*[_-])?(?:image|video|audio|max|min)[_-]token$
     )
     (?: .*(?: passwords? | passwd | passphrase | pwd | secrets? | credentials? | authorization | database_ur[li]
             | webhooks?(?:[_-]?ur[li])? | api[_-]?keys
