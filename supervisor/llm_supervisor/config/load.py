@@ -367,7 +367,7 @@ def _native(
         if not isinstance((native.data or {}).get(place) or {}, dict):
             reading.add(native.problem((place,), "must be a mapping"))
             native.data[place] = {}
-    reading.add(*native_file.doubts(native))
+    reading.add(*native_file.refused(native), *native_file.doubts(native))
     environ = {**environ, **root.gateway.env}
     entries = (native.data or {}).get("model_list") or []
     others = [{**entry, "litellm_params": None} if isinstance(entry, dict) else None for entry in entries]
@@ -659,6 +659,17 @@ def _check_aliases(root: schema.Root, native: Document, document: Document, read
         if of not in groups:
             advice = wording.near(of, groups) or f"there are: {', '.join(groups) or 'none'}"
             reading.add(native.problem((*_ALIASES, alias), f"{of} is no group", advice, warning=True))
+    # by the id of a deployment, too
+    infos = [entry.get("model_info") for entry in entries if isinstance(entry, dict)]
+    infos += [model.litellm.get("model_info") for model in root.models.values()]
+    ids = [info.get("id") for info in infos if isinstance(info, dict)]
+    others = [*said] if isinstance(said, dict) else []
+    routing = settings.get("routing_groups") if isinstance(settings, dict) else None
+    others += [one.get("group_name") for one in routing if isinstance(one, dict)] if isinstance(routing, list) else []
+    for where, of in native_file.fallbacks(data):
+        if of not in (*groups, *others, *ids):
+            advice = wording.near(of, [*groups, *map(str, others)]) or f"there are: {', '.join(groups) or 'none'}"
+            reading.add(native.problem(where, f"{of} is no group", advice, warning=True))
 
 
 _ALIASES: Where = ("router_settings", "model_group_alias")

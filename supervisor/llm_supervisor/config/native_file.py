@@ -1,6 +1,5 @@
-"""What is probably wrong in LiteLLM's own file and LiteLLM would not say: it skips what it does not understand. Pure.
-
-Warnings only: it knows more words, and other ones tomorrow.
+"""What is wrong in LiteLLM's own file: what it refuses to start with (errors), and what is probably wrong and it would
+not say, as it skips what it does not understand (warnings: it knows more words, and other ones tomorrow). Pure.
 """
 
 from __future__ import annotations
@@ -39,6 +38,72 @@ _PROVIDERS = """openai anthropic gemini vertex_ai azure azure_ai bedrock mistral
 # Providers whose servers are somebody's own, with the paths of OpenAI's
 _OWN_SERVERS = ("openai", "hosted_vllm", "text-completion-openai", "custom_openai", "openai_like")
 _ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/models", "/responses")
+
+
+def refused(native: Document) -> Iterator[Problem]:
+    """What LiteLLM does not start with, or leaves a deployment out for."""
+    data = native.data if isinstance(native.data, dict) else {}
+    if data.get("environment_variables") and not isinstance(data["environment_variables"], dict):
+        yield native.problem(("environment_variables",), "must be a mapping", "write `NAME: value` lines")
+    entries = data.get("model_list")
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        if not isinstance(entry, dict):
+            continue
+        params = entry.get("litellm_params")
+        params = params if isinstance(params, dict) else {}
+        here: Where = ("model_list", index)
+        if isinstance(name := entry.get("model_name"), str) and not name.strip():
+            yield native.problem((*here, "model_name"), "is empty")
+        if isinstance(model := params.get("model"), str) and not model.strip():
+            yield native.problem((*here, "litellm_params", "model"), "is empty", "write PROVIDER/MODEL")
+        for key in ("api_key", "api_base", "base_url", "api_version"):
+            if isinstance(params.get(key), (list, dict, bool)):
+                yield native.problem((*here, "litellm_params", key), "must be text")
+    for where, key, value in _router(data):
+        place: Where = (where, key)
+        if key == "model_group_alias":
+            if value and not isinstance(value, dict):
+                yield native.problem(place, "must be a mapping", "write `NAME: GROUP` lines")
+        elif key == "default_fallbacks":
+            if value and not isinstance(value, list):
+                yield native.problem(place, "must be a list of groups", "write [GROUP]", warning=True)
+        elif value and not isinstance(value, list):
+            advice = "write [{GROUP: [OTHER, ...]}]"
+            # of this one LiteLLM makes something else
+            harmless = key == "context_window_fallbacks"
+            yield native.problem(place, "must be a list of mappings", advice, warning=harmless)
+        for index, item in enumerate(value if isinstance(value, list) and key in _VALIDATED else []):
+            if not isinstance(item, dict) or len(item) != 1:
+                yield native.problem((*place, index), "must be a mapping of one group", "write {GROUP: [OTHER, ...]}")
+
+
+_VALIDATED = ("fallbacks", "content_policy_fallbacks")
+_FALLBACKS = (*_VALIDATED, "context_window_fallbacks", "default_fallbacks")
+
+
+def _router(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """What is said of groups that stand for others: (block, key, value)."""
+    for where, keys in (("router_settings", (*_FALLBACKS, "model_group_alias")), ("litellm_settings", _FALLBACKS)):
+        block: Any = data.get(where)
+        for key in keys if isinstance(block, dict) else ():
+            if key in block:
+                yield where, key, block[key]
+
+
+def fallbacks(data: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:
+    """Every group that others fall back to, with its place."""
+    for where, key, value in _router(data):
+        if key == "default_fallbacks":
+            value = [{"*": value}]
+        if key == "model_group_alias" or not isinstance(value, list):
+            continue
+        for index, item in enumerate(value):
+            for group, targets in item.items() if isinstance(item, dict) else ():
+                here: Where = (where, key) if key == "default_fallbacks" else (where, key, index, group)
+                for number, target in enumerate(targets if isinstance(targets, list) else []):
+                    name = target.get("model") if isinstance(target, dict) else target
+                    if isinstance(name, str):
+                        yield (*here, number), name
 
 
 def doubts(native: Document) -> Iterator[Problem]:
