@@ -965,12 +965,14 @@ def _verify(options: argparse.Namespace) -> int:
     groups = [model for model in asked if model not in disabled]
     left_out = [model["name"] for model in groups if not model["local"] and not options.cloud]
     plan = tour.plan(config, [model for model in groups if model["name"] not in left_out])
+    nothing = not plan
+    plan = plan or [tour.ANSWERS]
 
     def show(row: tour.Row) -> None:
         if not options.json:
             print(row.line(width), flush=True)
 
-    width = max((len(model["name"]) for model in groups), default=0)
+    width = max([len(model["name"]) for model in groups] + [len(one.group) for one in plan], default=0)
     rows = asyncio.run(tour.run(status["endpoint"], key, plan, options.timeout, show))
     failed = [row for row in rows if not row.ok]
     if options.json:
@@ -982,7 +984,11 @@ def _verify(options: argparse.Namespace) -> int:
             print(f"{name:<{width}}  left out: a cloud's (--cloud asks it, which may cost money)")
         for model in disabled:
             print(_disabled(model))
-        print(f"{len(rows) - len(failed)} of {len(rows)} passed")
+        if nothing:
+            why = "--cloud asks the cloud's groups" if groups else "there is no group that can be asked"
+            print(f"No group was asked: {why}")
+        else:
+            print(f"{len(rows) - len(failed)} of {len(rows)} passed")
     return FAILED if failed else OK
 
 

@@ -167,8 +167,11 @@ def sources() -> list[dict[str, str]]:
     found.append({MAIN: GOOD.replace("native.yaml", "litellm_config.yaml"), "litellm_config.yaml": NATIVE})
     for files in found:
         text = files.get("litellm_config.yaml", "")
-        if "model_list:\n" in text:
-            files["litellm_config.yaml"] = text.replace("model_list:\n", f"model_list:\n{INLINE_NATIVE}", 1)
+        if text and "\nmodel_list:\n" not in f"\n{text}":
+            text += "model_list:\n"  # some only have comments
+        files["litellm_config.yaml"] = re.sub(
+            r"^(model_list:\n)", rf"\1{INLINE_NATIVE}", text, count=1, flags=re.MULTILINE
+        )
         main = files[MAIN]
         if "\nmodels:\n" in main:
             files[MAIN] = main.replace("\nmodels:\n", f"\n{INLINE}", 1)

@@ -309,3 +309,28 @@ def test_a_gateway_that_others_reach_needs_a_strong_key(place: Place, host: str,
     problems = place.problems(f'gateway: {{host: "{host}"}}\n', {"LITELLM_MASTER_KEY": key} if key else {})
     assert [problem.path for problem in problems] == ([] if fine else ["gateway.host"])
     assert fine or key not in str(problems), "the key itself is not said"
+
+
+@pytest.mark.parametrize(
+    "address",
+    "127.0.0.1:80 localhost:80 h:1 a-b.org:65535 my_host:80 x.org.:80 [::1]:80 ::1:80 [fe80::1%eth0]:80".split(),
+)
+def test_where_a_program_listens(place: Place, address: str) -> None:
+    assert place.problems(f"programs: {{p: {{command: [sh], ready: {{tcp: '{address}'}}}}}}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.1.2.3", "127.1", "localhost", "LOCALHOST", "::1")),
+        *((host, True) for host in ("0:0:0:0:0:0:0:1", "::ffff:127.0.0.1")),
+        *(
+            (host, False)
+            for host in ("0.0.0.0", "::", "10.0.0.1", "127.evil.com", "127", "::ffff:10.0.0.1", "example.org")
+        ),
+    ],
+)
+def test_who_reaches_the_gateway(place: Place, host: str, here: bool) -> None:
+    """It decides whether a key must be strong."""
+    said = place.problems(f"gateway: {{host: '{host}'}}\n", {"LITELLM_MASTER_KEY": "sk-short"})
+    assert [problem.path for problem in said] == ([] if here else ["gateway.host"])

@@ -316,7 +316,20 @@ FILES: list[tuple[str, str, list[Said]]] = [
             P + f'    ready: {{tcp: "{address}"}}\n',
             [(4, "programs.p.ready.tcp", "is no host:port", "")],
         )
-        for address in ("6379", ":6379", "localhost", "localhost:", "localhost:redis", "localhost:0", "localhost:70000")
+        for address in (
+            *("6379", ":6379", "localhost", "localhost:", "localhost:redis", "localhost:0", "localhost:70000"),
+            *(
+                "http://h:80",
+                "127.0.0.1:80:90",
+                " h:80",
+                "h :80",
+                "h/x:80",
+                "[h]:80",
+                "[127.0.0.1]:80",
+                "[::1:80",
+                "[]:1",
+            ),
+        )
     ),
     ("tcp as a number", P + "    ready: {tcp: 6379}\n", [(4, "programs.p.ready.tcp", "text, not 6379", "")]),
     *(

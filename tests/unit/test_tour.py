@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm_supervisor import tour
+from llm_supervisor import cli, tour
 from llm_supervisor.config import load
+from llm_supervisor.host import net
 from llm_supervisor.tour import Question
 
 CONFIG = """
@@ -49,6 +52,52 @@ def test_each_group_is_asked_what_it_can(tmp_path: Path) -> None:
     assert list(asked(tmp_path, "cloud", local=False, vision=True)) == [*basics, "image (base64)"]
     assert asked(tmp_path, "single", vision=True)["two images"].refused, "one is all that it takes"
     assert not asked(tmp_path, "many", vision=True)["two images"].refused
+
+
+@pytest.mark.parametrize("listening", [True, False])
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("ready", "No group was asked: --cloud asks the cloud's groups"),
+        ("disabled", "there is no group that can be asked"),
+    ],
+)
+def test_where_no_group_is_asked_the_gateway_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    words: str,
+    listening: bool,
+) -> None:
+    """Nothing failed, as nothing was asked, is no proof of anything."""
+    (tmp_path / "supervisor.yaml").write_text("gateway: {}\n")
+    listener = net.bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    if listening:
+        listener.listen()
+        threading.Thread(target=answer_once, args=(listener,), daemon=True).start()
+    else:
+        listener.close()
+    status = {
+        "endpoint": f"http://127.0.0.1:{port}",
+        "models": [{"name": "claude", "local": False, "vision": None, "state": state, "reason": "KEY is not set"}],
+        "supervisor": {"config_files": [str(tmp_path / "supervisor.yaml")]},
+    }
+    monkeypatch.setattr(cli, "_gateway_status", lambda: status)
+    monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-something")
+    assert cli.main(["verify"]) == (0 if listening else 1)
+    said = capsys.readouterr().out
+    assert words in said
+    assert ("FAILED" in said) is not listening
+    listener.close()
+
+
+def answer_once(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\nConnection: close\r\n\r\n{"data":[]}')
 
 
 def test_another_name_of_a_group_is_asked_the_basics(tmp_path: Path) -> None:

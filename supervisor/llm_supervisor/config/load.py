@@ -11,6 +11,8 @@ import ipaddress
 import os
 import re
 import shutil
+import signal
+import socket
 import stat
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
@@ -161,6 +163,7 @@ def _checked(
         reading.add(*option.problems(document, ("models", alias), model, there, reading.made_up))
         _check_argv(alias, model, document, reading)
     _check_programs(root, path, document, merged, reading)
+    _check_stops(root, document, reading)
     _check_names(root, native, document, reading)
     _check_aliases(root, native, document, reading)
     _check_ports(root, document, reading)
@@ -297,6 +300,16 @@ def read_env_file(path: Path, name: str) -> dict[str, str]:
 
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+def _is_host(text: str) -> bool:
+    """A name or an address; one of IPv6 in brackets or without."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        return bare == text and _HOST.fullmatch(text.removesuffix(".")) is not None
+    return bare == text or ":" in bare
 
 
 def _check_gateway(root: schema.Root, path: Path, document: Document, reading: _Reading) -> None:
@@ -516,13 +529,13 @@ LONGEST = 107  # bytes of a unix socket's address
 
 
 def _check_socket(path: Path, name: str, place: Problem, reading: _Reading) -> None:
-    socket = path.parent / os.path.expanduser(name)
-    if len(os.fsencode(socket)) > LONGEST:
-        reading.add(replace(place, message=f"{socket} is too long for a unix socket: {LONGEST} bytes at most"))
-    elif not os.path.isdir(socket.parent):
-        reading.add(replace(place, message=f"no such folder: {socket.parent}"))
-    elif os.path.exists(socket) and not stat.S_ISSOCK(os.stat(socket).st_mode):
-        reading.add(replace(place, message=f"{socket} is there already, and is no socket"))
+    file = path.parent / os.path.expanduser(name)
+    if len(os.fsencode(file)) > LONGEST:
+        reading.add(replace(place, message=f"{file} is too long for a unix socket: {LONGEST} bytes at most"))
+    elif not os.path.isdir(file.parent):
+        reading.add(replace(place, message=f"no such folder: {file.parent}"))
+    elif os.path.exists(file) and not stat.S_ISSOCK(os.stat(file).st_mode):
+        reading.add(replace(place, message=f"{file} is there already, and is no socket"))
 
 
 def _wrong_model(model: schema.Model, base: Path) -> tuple[str, str] | None:
@@ -577,8 +590,9 @@ def _check_programs(
             reading.add(document.problem((*here, "ready"), "must say exactly one of tcp, http, after"))
         if program.ready.tcp is not None:
             host, _, port = program.ready.tcp.rpartition(":")
-            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-                advice = f'write "127.0.0.1:{port}"' if port.isdecimal() and not host else ""
+            if not _is_host(host) or not port.isdecimal() or not 0 < int(port) < 65536:
+                bare = re.fullmatch(r"(?:\w+://|\s*)(?:([\w.-]*):)?([1-9]\d{0,4})[\s/]*", program.ready.tcp)
+                advice = f'write "{bare[1] or "127.0.0.1"}:{bare[2]}"' if bare and int(bare[2]) < 65536 else ""
                 message = f"{schema.short(program.ready.tcp)} is no host:port"
                 reading.add(document.problem((*here, "ready", "tcp"), message, advice))
         if program.ready.http is not None and split_url(program.ready.http) is None:
@@ -606,6 +620,17 @@ def _wrong_command(first: str, cwd: Path | None, search: str) -> tuple[str, str,
 
 
 _SHELLS_OWN = frozenset({"cd", "export", "source", ".", "exec", "ulimit", "set"})
+
+
+def _check_stops(root: schema.Root, document: Document, reading: _Reading) -> None:
+    blocks: dict[Where, schema.Supervised] = {("models", name): model for name, model in root.models.items()}
+    blocks |= {("programs", name): program for name, program in root.programs.items()}
+    blocks |= {(GATEWAY,): root.gateway} if root.gateway is not None else {}
+    for where, block in blocks.items():
+        if block.stop.signal in (signal.SIGSTOP, signal.SIGCONT):
+            name = signal.Signals(block.stop.signal).name.removeprefix("SIG")
+            message = f"{name} ends nothing: each stop would take the whole grace"
+            reading.add(document.problem((*where, "stop", "signal"), message, "write TERM, INT or QUIT"))
 
 
 def _check_names(root: schema.Root, native: Document, document: Document, reading: _Reading) -> None:
@@ -738,6 +763,22 @@ def _check_replicas(
         )
 
 
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that, as far as its spelling tells."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return socket.inet_aton(host)[0] == 127  # 127.1, too, as who binds it reads it
+    except (OSError, ValueError):
+        pass
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address.is_loopback or (mapped is not None and mapped.is_loopback)
+
+
 STRONG = 20  # characters
 
 
@@ -746,7 +787,7 @@ def _check_exposure(root: schema.Root, master_key: str | None, document: Documen
     if root.gateway is None or master_key is None or len(master_key) >= STRONG:
         return  # ours is strong
     host = root.gateway.host
-    if host not in ("localhost", "::1") and not host.startswith("127."):
+    if not _is_loopback(host):
         message = f"{host} can be reached from elsewhere, and the gateway's key has {len(master_key)} characters"
         advice = f"give it at least {STRONG} (or none: a strong one is made and kept), or write 127.0.0.1"
         reading.add(document.problem((GATEWAY, "host"), message, advice))
