@@ -179,8 +179,8 @@ NAMED_SECRETS = """
     key api_key api-key apiKey OPENAI_APIKEY X_APIKEY X-Api-Key api_keys LITELLM_MASTER_KEY AWS_SECRET_ACCESS_KEY
     token HF_TOKEN hf-token accessToken authtoken Authorization PGPASSWORD password redis_password passwd PASSPHRASE
     ssl_key_passphrase pwd MY_PWD db_pwd pass DB_PASS dbPass auth REDISCLI_AUTH proxy-auth secret client_secret
-    clientSecret credentials GOOGLE_APPLICATION_CREDENTIALS webhook slack_webhook SLACK_WEBHOOK_URL webhook_url
-    alert_to_webhook_url database_url DATABASE_URL SENTRY_DSN Cookie
+    clientSecret auth_value credentials GOOGLE_APPLICATION_CREDENTIALS webhook slack_webhook SLACK_WEBHOOK_URL
+    webhook_url alert_to_webhook_url database_url DATABASE_URL SENTRY_DSN Cookie
 """.split()
 NO_SECRETS = """
     max_tokens max-num-batched-tokens tokens tokenizer tokenizer-mode skip-tokenizer-init keepalive keys keyword monkey
@@ -217,6 +217,8 @@ SHOWN_VALUES = {
     "HF_HUB_ENABLE_HF_TRANSFER": "certainly",
     "WHERE": "https://example.org/page?lang=en",
     "MANY": "1234567.5",
+    "FAVOURITE": "org/some-model",
+    "OURS": "my-group",
 }
 
 
@@ -229,6 +231,7 @@ def test_what_the_env_file_says_is_shown_where_it_is_plainly_no_secret(
         "model_list": [
             {"model_name": "a", "litellm_params": {"model": "openai/a", "extra_body": {"pwd": "of-the-body-11"}}},
             {"model_name": "b", "litellm_params": {"model": "openai/b", "input_cost_per_token": 0.000125}},
+            {"model_name": "my-group", "litellm_params": {"model": "openai/c"}},
         ],
         "general_settings": {
             "alerting_args": {"slack_webhook": "https://hooks.example.org/12"},
@@ -244,7 +247,7 @@ def test_what_the_env_file_says_is_shown_where_it_is_plainly_no_secret(
             "env_file": "keys.env",
             "models": {
                 "m": {
-                    "model": "org/m",
+                    "model": "${FAVOURITE}",
                     "port": 8000,
                     "env": {**env, "X_APIKEY": "of-somebody-14", "PWD": "/srv/folder"},
                     "vllm": {"chat-template": "x${WHATEVER}", "override-generation-config": {"a": ["${MY_PWD}"]}},

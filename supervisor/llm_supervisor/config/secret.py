@@ -36,12 +36,28 @@ def of(*blocks: Any, environ: Mapping[str, str], env_file: Mapping[str, str] | N
     """Every value that is a secret by its place in one of these blocks or by its variable's name, and those of the env
     file that are not plainly none; the longest first, as one may be a part of another."""
     found = {value for name, value in environ.items() if _named(name, value)}
-    found |= {value for name, value in (env_file or {}).items() if _named(name, value) or not _plain(name, value)}
     for block in blocks:
         found |= {text for _, text in litellm.secrets_in(block)}
+    names = {name for block in blocks for name in _names(block)}
+    for name, value in (env_file or {}).items():
+        if _named(name, value) or not (_plain(name, value) or value in names):
+            found.add(value)
     found |= {json.dumps(text, ensure_ascii=False)[1:-1] for text in found}  # as an option of vLLM's may hold it
     # a name of a variable is none
     return sorted((one for one in found if len(one) >= _LEAST and not one.startswith("${")), key=len, reverse=True)
+
+
+def _names(block: Any) -> Iterator[str]:
+    """What is a name in a configuration: without these nothing that is said of it could be understood."""
+    if isinstance(block, Mapping):
+        for key, value in block.items():
+            yield str(key)
+            if key in ("model", "model_name", "served_model_name") and isinstance(value, str):
+                yield value
+            yield from _names(value)
+    elif isinstance(block, list):
+        for item in block:
+            yield from _names(item)
 
 
 def _named(name: str, value: str) -> bool:

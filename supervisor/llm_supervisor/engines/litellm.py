@@ -153,7 +153,7 @@ SECRET = re.compile(
       | (?:.*[_-])?(?:image|video|audio|max|min)[_-]token$
     )
     (?: .*(?: passwords? | passwd | passphrase | pwd | secrets? | credentials? | authorization | database_ur[li]
-            | webhooks?(?:[_-]?ur[li])? | api[_-]?keys
+            | webhooks?(?:[_-]?ur[li])? | api[_-]?keys | auth[_-]?value
             | (?:api|access|auth|account|client|license|master|private|secret|session|shared|sign|signing|ssh)
               (?:key|token) )
       | (?: .*(?: [_-] | (?-i:[a-z0-9](?=[A-Z])) ) )? (?: key | token | auth | pass | dsn | cookie ) )
