@@ -82,7 +82,7 @@ class Daemon:
         self._ground, self._notifier, self._pump = ground, ground.notifier, ground.pump
         self.show: Show | None = None  # told of every change, for people who watch
         self._log = log.get()
-        known = known_pythons(ground.runtime) if ground.former.lives() else None
+        known = known_pythons(ground.runtime) if ground.former.goes_on() else None
         self._pythons = find_pythons(config, ground.data, known)
         self.plan = self._planned(config, self._pythons)
         self._pump.limit(self.plan.logs.max_bytes, self.plan.logs.backups)
@@ -224,7 +224,7 @@ class Daemon:
         try:
             check_ports(self.config, self._is_ours)
         except ConfigError as error:
-            if not former.lives():
+            if not former.goes_on():
                 raise
             self._problems += tuple(error.problems)  # who needs that port waits for it, and says so
         self._warn()
@@ -240,7 +240,7 @@ class Daemon:
         try:
             self._write_files()
         except OSError as error:
-            if not former.lives():
+            if not former.goes_on():
                 raise
             self._log.error("files cannot be written: who needs them fails at its next start", error=str(error))
         spare = self.plan.spare.spec.name if self.plan.spare else ""
@@ -256,7 +256,7 @@ class Daemon:
         if self.plan.spare is not None and spare in former.programs and spare not in gone:
             self._add(spare, self.plan.spare)
         self._log.info("started", version=__version__, pid=os.getpid(), config=str(self.config.file))
-        for problem in not_cached(self.config) if not former.lives() else ():
+        for problem in not_cached(self.config) if not former.goes_on() else ():
             self._log.warning("a start will have to wait for a download", problem=str(problem))
         try:
             async with self._group:

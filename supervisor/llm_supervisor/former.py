@@ -90,6 +90,11 @@ class Former:
         """Whether anything of its programs does."""
         return any(find(entry.tree()) for entry in self.programs.values())
 
+    def goes_on(self) -> bool:
+        """Whether there is something to go on with, whatever is wrong by now: living programs, or ourselves before an
+        exec, who had passed the rehearsal and must not end for what a daemon that starts may refuse."""
+        return self.handover is not None or self.lives()
+
 
 def read(runtime: Path) -> Former | None:
     """What the former daemon of this boot recorded; None where there is nothing that can be used."""

@@ -165,13 +165,13 @@ class Ground:
         return cls(runtime, paths.data_dir(environ), logs, environ, notifier, lock, pump, former, kept)
 
     def configuration(self, files: Sequence[Path]) -> tuple[Config, tuple[Problem, ...]]:
-        """The configuration; where engines live and it is wrong, the last good one with what is wrong. Raises
-        ConfigError."""
+        """The configuration; where it is wrong and there is something to go on with, the last good one with what is
+        wrong. Raises ConfigError."""
         try:
             return load(files, self.environ, self.vllm_options), ()
         except ConfigError as error:
             last = last_good(self.runtime, self.environ)
-            if last is None or not self.former.lives():
+            if last is None or not self.former.goes_on():
                 raise
             return last, tuple(problem for problem in error.problems if not problem.warning)
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 import llm_supervisor
 from llm_supervisor.control.client import NoDaemon
+from llm_supervisor.host import net
 from tests.daemon.conftest import program
 from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import knocking, pair, same
@@ -129,6 +130,30 @@ def test_what_would_not_do_is_not_become(tmp_path: Path, name: str) -> None:
         assert same(before, daemon.program("p"))
         os.kill(before["pid"], signal.SIGKILL)
         daemon.wait("p", state="RUNNING", restarts=1)  # it works as before
+
+
+@pytest.mark.parametrize("wrong", ["a configuration", "a port"])
+def test_what_went_wrong_meanwhile_ends_no_daemon_that_has_nothing_alive(tmp_path: Path, wrong: str) -> None:
+    """What passes the rehearsal is gone on with, though a daemon that starts would refuse it."""
+    settings = pair(tmp_path)
+    _, daemon = installed(tmp_path, settings)
+    with daemon, ExitStack() as stack:
+        daemon.wait_ready()
+        assert daemon.cli("stop", "all").returncode == 0
+        if wrong == "a port":
+            stack.enter_context(net.bind("127.0.0.1", settings["gateway"]["port"]))
+        else:
+            daemon.config_file.write_text("programs: [")
+        done = daemon.cli("upgrade")
+        assert done.returncode == 0, done
+        about = daemon.status()["supervisor"]
+        assert (about["upgrades"], len(about["config_problems"])) == (1, 1)
+        assert {daemon.program(name)["state"] for name in ("gateway", "glm")} == {"STOPPED"}
+        stack.close()
+        daemon.write(settings)
+        assert daemon.cli("reload").returncode == 0
+        assert daemon.status()["supervisor"]["config_problems"] == []
+        assert daemon.cli("start", "glm").returncode == 0
 
 
 def test_new_code_that_dies_at_once_costs_no_program(tmp_path: Path) -> None:
