@@ -848,7 +848,8 @@ def _await_upgrade(daemon: int, version: str, answer: dict[str, Any]) -> int:
     end = time.monotonic() + UPGRADE_WAIT
     while time.monotonic() < end:
         if daemon < 0 or select.select([daemon], [], [], 0)[0]:
-            _complain("the new version has ended at once; its programs run on. Start the daemon again: it adopts them")
+            advice = "; its programs run on. Start the daemon again: it adopts them" if _orphans() else ""
+            _complain(f"the new version has ended at once{advice}")
             return FAILED
         try:
             _, after = _ask("GET", "/v1/status", timeout=5)
@@ -858,6 +859,9 @@ def _await_upgrade(daemon: int, version: str, answer: dict[str, Any]) -> int:
         if after["supervisor"]["upgrades"] > answer["upgrades"]:
             print(f"upgraded: {version} -> {after['supervisor']['version']}")
             return OK
+        if after["supervisor"]["state"] == "stopping":
+            _complain("not upgraded: the daemon was told to end")
+            return FAILED
         time.sleep(0.05)
     _complain("not upgraded: it is still the old one that answers; see its log")
     return FAILED

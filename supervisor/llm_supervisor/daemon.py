@@ -356,12 +356,12 @@ class Daemon:
             while True:
                 self._control = ControlServer(self, door.dup())
                 await self._control.run()
-                if self._stop.is_set() or not self._upgrading.is_set():
+                if self._down.is_set() or not self._upgrading.is_set():
                     return
                 await self._become(door)
                 self._upgrading.clear()
-                if self._stop.is_set():
-                    return
+                if self._down.is_set():
+                    return  # else whoever asks while all is stopped is answered
 
     # Another configuration ------------------------------------------------------------------------------------
 
@@ -566,26 +566,36 @@ class Daemon:
 
     async def upgrade(self) -> dict[str, Any]:
         """Rehearse the code that is installed now; if it would do, become it soon. As POST /v1/upgrade answers."""
-        if self._stop.is_set() or self._upgrading.is_set():
-            return {"ok": False, "error": "the daemon is about to end, or to become another already"}
         async with self._reloading, self._rolling:
+            if (refusal := self._no_upgrade()) is not None:
+                return refusal
             try:
                 self._world.save()
                 version = await asyncio.to_thread(upgrade.rehearse)
             except (upgrade.Unfit, OSError) as error:
                 self._log.error("not upgraded: everything stays as it is", error=str(error))
                 return {"ok": False, "error": str(error)}
-        self._log.info("upgrading", version=version)
-        self._upgrading.set()
+            if (refusal := self._no_upgrade()) is not None:
+                return refusal  # a rehearsal takes long enough for another word
+            self._log.info("upgrading", version=version)
+            self._upgrading.set()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()  # who waits is answered
         self._soon(self._close_door())
         return {"ok": True, "version": version, "upgrades": self._upgrades}
 
+    def _no_upgrade(self) -> dict[str, Any] | None:
+        """The answer where something else was asked for first."""
+        if self._stop.is_set():
+            return {"ok": False, "error": "the daemon is about to end"}
+        if self._upgrading.is_set():
+            return {"ok": False, "error": "it becomes another version already"}
+        return None
+
     async def _close_door(self) -> None:
-        """After the answer that is on its way."""
+        """After the answer that is on its way. Not where all is to end: then somebody waits to hear that it has."""
         await asyncio.sleep(0.05)
-        if self._control is not None:
+        if self._control is not None and not self._stop.is_set():
             self._control.stop()
 
     async def _upgrade_by_signal(self) -> None:
@@ -595,7 +605,7 @@ class Daemon:
         """Exec. Returns only when that did not work; then all is as it was."""
         loop = asyncio.get_running_loop()
         end = loop.time() + SPAWNS_WAIT
-        while any(state.spawning for state in self.states.values()) and loop.time() < end:
+        while any(state.spawning for state in self.states.values()) and loop.time() < end and not self.ending:
             await asyncio.sleep(0.01)  # a start that nobody has written down yet would be swept
         await self._world.nurseries.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -19,7 +20,7 @@ from llm_supervisor.host import net
 from tests.daemon.conftest import program
 from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import knocking, pair, same
-from tests.programs import alive, meanwhile, until
+from tests.programs import alive, marked, meanwhile, open_gate, until
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +42,12 @@ class Installed:
         assert old in text
         path.write_text(text.replace(old, new))
 
+    def hold_rehearsals(self, gate: Path) -> None:
+        """From now on each waits until the gate is opened (``open_gate``)."""
+        os.mkfifo(gate)
+        start = '    """The rehearsal, in the new code'
+        self.write("upgrade.py", start, f"    open({str(gate)!r}).close()\n{start}")
+
     def version(self, new: str) -> None:
         file = self.path / PACKAGE.name / "__init__.py"
         file.write_text(file.read_text() + f'\n__version__ = "{new}"\n')
@@ -49,6 +56,11 @@ class Installed:
 def installed(folder: Path, config: dict[str, Any]) -> tuple[Installed, Daemon]:
     code = Installed(folder)
     return code, Daemon(folder, config, env={"PYTHONPATH": str(code.path)})
+
+
+def rehearses(daemon: Daemon) -> bool:
+    """Whether new code is being tried."""
+    return any("--rehearse" in line for line in marked(daemon.mark).values())
 
 
 def asking(daemon: Daemon) -> AbstractContextManager[list[str]]:
@@ -185,6 +197,44 @@ def test_sigusr2_does_the_same_and_a_stop_on_the_way_is_heard(tmp_path: Path) ->
         daemon.wait_for(lambda: daemon.stderr().count('"upgrading"') == 2, "the next one")
         assert daemon.end() == 0
         assert not alive(before["pid"])
+
+
+def test_a_shutdown_during_the_rehearsal_comes_first(tmp_path: Path) -> None:
+    """Who asked for it hears that all is down, and who asked for the upgrade that there is none."""
+    code, daemon = installed(tmp_path, {"programs": {"p": program("stubborn", stop={"grace": 3})}})
+    with daemon:
+        daemon.wait("p", state="RUNNING")
+        code.hold_rehearsals(gate := tmp_path / "gate")
+        upgrade = daemon.background("upgrade")
+        daemon.wait_for(lambda: rehearses(daemon), "a rehearsal")
+        shutdown = daemon.background("shutdown")
+        daemon.wait("p", state="STOPPING")
+        open_gate(gate)
+        _, said = upgrade.communicate(timeout=30)
+        assert upgrade.returncode == 1
+        assert b"not upgraded, everything is as it was: the daemon is about to end" in said
+        assert (shutdown.communicate(timeout=30), shutdown.returncode) == ((b"everything is stopped\n", b""), 0)
+        assert daemon.wait_ended() == 0
+
+
+def test_of_two_upgrades_at_once_one_is_told(tmp_path: Path) -> None:
+    code, daemon = installed(tmp_path, {"programs": {"p": program("obedient")}})
+    with daemon:
+        daemon.wait("p", state="RUNNING")
+        code.hold_rehearsals(gate := tmp_path / "gate")
+        first = daemon.background("upgrade")
+        daemon.wait_for(lambda: rehearses(daemon), "a rehearsal")
+        with socket.socket(socket.AF_UNIX) as second:
+            second.settimeout(30)
+            second.connect(str(daemon.runtime / "control.sock"))
+            second.sendall(b"POST /v1/upgrade HTTP/1.0\r\n\r\n")
+            for _ in range(5):
+                daemon.status()  # whoever came before it is in hand as well
+            open_gate(gate)
+            assert b"becomes another version already" in b"".join(iter(lambda: second.recv(4096), b""))
+        said, _ = first.communicate(timeout=30)
+        assert (first.returncode, said) == (0, f"upgraded: {OLD} -> {OLD}\n".encode())
+        assert daemon.status()["supervisor"]["upgrades"] == 1
 
 
 def test_a_request_in_hand_is_answered_first(tmp_path: Path) -> None:
