@@ -13,7 +13,8 @@ from llm_supervisor.core import health as hl
 from llm_supervisor.core.effect import Effect
 from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.core.health import Answer
-from llm_supervisor.core.program import Found, recovered, step
+from llm_supervisor.core.hold import hold
+from llm_supervisor.core.program import Found, leftover, recovered, step
 from llm_supervisor.core.record import from_record, to_record
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Cause, Phase, State, Wanted
@@ -58,9 +59,28 @@ def test_whatever_was_recorded_it_goes_on(found: Found) -> None:
         assert not [effect for effect in effects if isinstance(effect, do.Spawn)], "first it is looked what is there"
         waits = after.phase not in (Phase.STOPPED, Phase.FATAL, Phase.RUNNING)
         assert not waits or after.deadline is not None
+        assert not waits or after.down_since is not None, "nobody waits for it for ever"
         if found.remains and after.phase in (Phase.STOPPED, Phase.BACKOFF):
             pytest.fail(f"{state} is {after.phase} though something of it lives")
         assert (after.restarts, after.starts, after.history) == (state.restarts, state.starts, state.history)
+
+
+@pytest.mark.parametrize("found", FOUND, ids=str)
+def test_a_record_that_does_not_say_since_when_it_is_down_says_so_from_now_on(found: Found) -> None:
+    """Another version's. Else a request would wait as long as it is not back, whatever the limit."""
+    for spec, state, _ in every_state():
+        after, _ = recovered(spec, replace(state, health=hl.NEW, down_since=None), found, NOW)
+        if after.phase not in (Phase.STOPPED, Phase.FATAL, Phase.RUNNING):
+            assert (after.down_since, hold(after, 30.0, NOW + 900).until) == (NOW, NOW + 30)
+
+
+def test_what_a_former_daemon_left_is_waited_for_within_the_limit() -> None:
+    state, _ = leftover(CHECKED, State(), NOW)
+    assert state.phase is Phase.SWEEPING
+    assert hold(state, 30.0, NOW + 900).until == NOW + 30
+    state = walk(CHECKED, state, ev.SweepFinished(state.incarnation), now=NOW + 1)
+    assert state.phase is Phase.STARTING
+    assert hold(state, 30.0, NOW + 900).until == NOW + 30
 
 
 def go_on(phase: Phase, found: Found, spec: ProgramSpec = CHECKED) -> tuple[State, tuple[Effect, ...]]:

@@ -39,12 +39,17 @@ def step(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     if isinstance(event, ev.DeadlinePassed) and (state.deadline is None or now < state.deadline):
         return state, ()
     new, effects = TABLE[state.phase][type(event)](spec, state, event, now)
-    if new.phase is not state.phase:
-        if new.phase is Phase.RUNNING:
-            new = replace(new, down_since=None)
-        elif state.phase in (Phase.RUNNING, Phase.STOPPED, Phase.FATAL) or _has_drained(state):
-            new = replace(new, down_since=now)
-    return new, effects
+    return (new if new.phase is state.phase else _down_since(state, new, now)), effects
+
+
+def _down_since(before: State, after: State, now: float) -> State:
+    """After a move: requests wait for what is under way only so long after it ran, or was asked for."""
+    if after.phase is Phase.RUNNING:
+        return replace(after, down_since=None)
+    settled = before.phase in (Phase.RUNNING, Phase.STOPPED, Phase.FATAL)
+    if settled or _has_drained(before) or after.down_since is None:
+        return replace(after, down_since=now)
+    return after
 
 
 def _has_drained(state: State) -> bool:
@@ -510,8 +515,9 @@ def leftover(spec: ProgramSpec, state: State, now: float) -> Outcome:
     """The first state of a program whose processes a former daemon may have left, when nothing more is known of it:
     sweep before anything else."""
     wanted = Wanted.UP if spec.autostart else Wanted.DOWN
-    state = replace(state, wanted=wanted)
-    return _sweep(spec, state, now, Departure(Cause.LEFTOVER, "left by a former daemon", was_ready=False))
+    departure = Departure(Cause.LEFTOVER, "left by a former daemon", was_ready=False)
+    new, effects = _sweep(spec, replace(state, wanted=wanted), now, departure)
+    return _down_since(state, new, now), effects
 
 
 @dataclass(frozen=True, slots=True)
@@ -530,6 +536,12 @@ def recovered(spec: ProgramSpec, state: State, found: Found, now: float) -> Outc
     What ran is not restarted for it, what was stopped or given up stays so, what was on its way out goes on, and what
     has died meanwhile has died, and comes back as if somebody had seen it.
     """
+    new, effects = _recovered(spec, state, found, now)
+    under_way = new.phase not in (Phase.STOPPED, Phase.FATAL)
+    return (_down_since(state, new, now) if under_way else new), effects
+
+
+def _recovered(spec: ProgramSpec, state: State, found: Found, now: float) -> Outcome:
     began = found.began
     state = replace(state, health=hl.NEW, pid=found.pid, spawning=False, sweeps=0)
     match state.phase:
@@ -550,7 +562,7 @@ def recovered(spec: ProgramSpec, state: State, found: Found, now: float) -> Outc
             was_ready = state.phase is Phase.RUNNING
             when = "" if was_ready else " before it was ready,"
             why = f"ended{when} while no daemon lived (status unknown)"
-            state = replace(state, exited=ExitStatus(), down_since=now if was_ready else state.down_since)
+            state = replace(state, exited=ExitStatus())
             return _sweep(spec, state, now, Departure(Cause.EXITED, why, was_ready, ExitStatus()))
         case Phase.STARTING | Phase.RUNNING:  # nobody knows whether it had begun
             return _sweep(spec, state, now, Departure(Cause.LEFTOVER, state.reason, was_ready=False))
