@@ -97,7 +97,8 @@ class Former:
 
 
 def read(runtime: Path) -> Former | None:
-    """What the former daemon of this boot recorded; None where there is nothing that can be used."""
+    """What the former daemon of this boot recorded, if only that it has started nothing; None where there is nothing
+    that can be used."""
     try:
         data = json.loads((runtime / STATE).read_bytes())
         if data["boot"] != boot_id():
@@ -120,7 +121,7 @@ def read(runtime: Path) -> Former | None:
         except (ValueError, KeyError, TypeError, IndexError):
             pass
     programs = {name: entry for name, entry in programs.items() if entry.cookie or entry.next or entry.state}
-    return Former(programs, limits, handover) if programs or handover else None
+    return Former(programs, limits, handover)
 
 
 def _entry(data: Mapping[str, Any], current: bool) -> Entry:

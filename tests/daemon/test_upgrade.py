@@ -168,6 +168,16 @@ def test_what_went_wrong_meanwhile_ends_no_daemon_that_has_nothing_alive(tmp_pat
         assert daemon.cli("start", "glm").returncode == 0
 
 
+def test_it_is_upgraded_though_nothing_was_ever_started(tmp_path: Path) -> None:
+    _, daemon = installed(tmp_path, {"programs": {"p": program("obedient", autostart=False)}})
+    with daemon:
+        daemon.wait_up()
+        done = daemon.cli("upgrade")
+        assert (done.returncode, done.stdout) == (0, f"upgraded: {OLD} -> {OLD}\n"), done
+        assert daemon.program("p")["state"] == "STOPPED"
+        assert daemon.cli("start", "p").returncode == 0
+
+
 def test_new_code_that_dies_at_once_costs_no_program(tmp_path: Path) -> None:
     """What no rehearsal shows: it breaks when it is the daemon. The next one adopts."""
     code, daemon = installed(tmp_path, {"programs": {"p": program("obedient")}})
