@@ -569,7 +569,8 @@ class RealWorld:
                 post(ev.MemberLost(incarnation, row.pid, row.comm))
                 continue
             living.members.append(member)
-            living.expected += ((row.pid, row.started, row.comm),)
+            if (known := (row.pid, row.started, row.comm)) not in living.expected:  # else one that was adopted
+                living.expected += (known,)
             member.watch(_poster(post, ev.MemberLost(incarnation, row.pid, row.comm)))
         self._save_soon()
 

@@ -277,6 +277,26 @@ def test_a_request_in_hand_is_answered_first(tmp_path: Path) -> None:
         following.communicate(timeout=10)
 
 
+def test_the_members_that_are_known_do_not_grow_in_number(tmp_path: Path) -> None:
+    """Each is watched anew after an upgrade, and is still one."""
+    _, daemon = installed(tmp_path, pair(tmp_path))
+    with daemon:
+        daemon.wait_ready()
+
+        def members() -> list[Any]:
+            daemon.cli("stop", "gateway")  # what was answered is written down
+            state = json.loads((daemon.runtime / "state.json").read_text())
+            found: list[Any] = state["programs"]["glm"]["members"]
+            return found
+
+        before = members()
+        assert before
+        for _ in range(2):
+            assert daemon.cli("upgrade").returncode == 0
+            daemon.wait("glm", state="RUNNING", health="ready")
+            assert members() == before
+
+
 def test_clients_of_the_gateway_notice_nothing(tmp_path: Path) -> None:
     settings = pair(tmp_path)
     _, daemon = installed(tmp_path, settings)
