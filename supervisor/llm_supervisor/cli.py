@@ -610,21 +610,22 @@ def _no_daemon(error: Exception) -> int:
 
 
 def _orphans() -> list[str]:
-    """What a daemon that is no more recorded, as far as its leaders live."""
-    from llm_supervisor.host.process import boot_id, read_row
+    """What a daemon that is no more left running: its programs, by their leaders, or by who of their trees outlives
+    them (of vLLM the EngineCore, with all of the GPU's memory)."""
+    from llm_supervisor import former as fm
+    from llm_supervisor.host.process import find
 
     found = []
     for runtime in paths.runtime_dirs(os.environ):
-        try:
-            state = json.loads((runtime / "state.json").read_bytes())
-            if state["boot"] != boot_id():
-                continue
-            for name, entry in state["programs"].items():
-                row = read_row(entry["pid"]) if entry["pid"] else None
-                if row is not None and row.started == entry["started"] and not row.dead:
-                    found.append(f"{name} (pid {row.pid})")
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        former = fm.read(runtime)
+        for name, entry in former.programs.items() if former is not None else ():
+            rows = find(entry.tree())
+            if any(row.key == entry.leader for row in rows):
+                assert entry.leader is not None
+                found.append(f"{name} (pid {entry.leader[0]})")
+            elif rows:
+                left = ", ".join(f"{row.comm} pid {row.pid}" for row in rows)
+                found.append(f"{name} (its leader is dead, not {left})")
     return found
 
 

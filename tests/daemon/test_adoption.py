@@ -219,6 +219,23 @@ def test_it_gets_a_stop_while_no_daemon_lives(make: Make) -> None:
     assert daemon.cli("stop", "--orphans").stdout == "nothing was left running\n"
 
 
+def test_what_outlives_its_leader_is_named_while_no_daemon_lives(make: Make) -> None:
+    """As an EngineCore with the GPU's memory outlives its API server."""
+    daemon = make({"p": {**program("obedient"), "command": ["sh", "-c", "setsid sleep 1000 & exec sleep 1001"]}})
+    leader = daemon.wait("p", state="RUNNING")["pid"]
+    daemon.wait_for(lambda: sorted(daemon.tree("p").values()) == ["sleep", "sleep"], "both of its processes")
+    (other,) = daemon.tree("p").keys() - {leader}
+    killed(daemon)
+    os.kill(leader, signal.SIGKILL)
+    gone(leader)
+    seen = daemon.call("status")
+    assert seen.returncode == 4
+    assert f"p (its leader is dead, not sleep pid {other})" in seen.stderr
+    assert "stop --orphans" in seen.stderr
+    assert daemon.cli("stop", "--orphans").stdout == "p: 1 process ended\n"
+    assert "still running" not in daemon.call("status").stderr
+
+
 @pytest.mark.parametrize("broken", ["programs: {p: {command: [", "programs: {p: {comand: [x]}}", None])
 def test_a_configuration_that_is_wrong_by_then_leaves_nobody_alone(make: Make, broken: str | None) -> None:
     programs = {"p": program("obedient"), "q": program("obedient")}
