@@ -107,6 +107,7 @@ class Daemon:
         self.runners: dict[str, Runner] = {}
         self._group = asyncio.TaskGroup()
         self._reloading, self._rolling = asyncio.Lock(), asyncio.Lock()
+        self._put_off: list[str] = []  # replicas that are to be replaced after an upgrade
         self._upgrading = asyncio.Event()
         self._control: ControlServer | None = None
         self._all_known = False  # every runner had its first turn
@@ -362,6 +363,8 @@ class Daemon:
                 self._upgrading.clear()
                 if self._down.is_set():
                     return  # else whoever asks while all is stopped is answered
+                while self._put_off:
+                    self.replace_later(self._put_off.pop())
 
     # Another configuration ------------------------------------------------------------------------------------
 
@@ -493,8 +496,12 @@ class Daemon:
         that is ready before the old one drains. ``changed``: only if its process is not the new one
         yet. Whether it worked, and in words."""
         async with self._rolling:
-            if self.ending or self.handing_over or name not in self.runners:
+            if self.ending or name not in self.runners:
                 return False, "not restarted: the daemon is about to end, or it is no longer configured"
+            if self.handing_over:
+                if not changed and name not in self._put_off:  # what has changed the next daemon sees by itself
+                    self._put_off.append(name)
+                return True, "asked"
             planned = self.plan.spare
             others = [one for one in self._replicas() if one != name]
             serves = self.states[name].phase is Phase.RUNNING
@@ -549,7 +556,9 @@ class Daemon:
             self._world.forget(name)
 
     async def _catch_up(self, former: fm.Former) -> None:
-        """What the configuration changed while no daemon lived is changed now."""
+        """What the configuration changed while no daemon lived is changed now, and what was put off is done."""
+        for name in former.handover.replace if former.handover is not None else ():
+            self.replace_later(name)
         known = {name: one for name, one in former.programs.items() if one.state is not None and one.digest}
         old = {name: replace(spec, digest=known[name].digest) for name, spec in self.specs.items() if name in known}
         new = {name: spec for name, spec in self.specs.items() if name in known}
@@ -607,6 +616,8 @@ class Daemon:
         end = loop.time() + SPAWNS_WAIT
         while any(state.spawning for state in self.states.values()) and loop.time() < end and not self.ending:
             await asyncio.sleep(0.01)  # a start that nobody has written down yet would be swept
+        async with self._rolling:
+            pass  # who waited for it has had his turn, and has put off what he wanted
         await self._world.nurseries.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for _ in range(3):
@@ -626,6 +637,7 @@ class Daemon:
                     "events": list(self._events),
                     "upgrades": self._upgrades + 1,
                     "began": self._began,
+                    "replace": self._put_off,
                 }
             )
             sys.stdout.flush()

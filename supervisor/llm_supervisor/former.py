@@ -62,7 +62,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What a daemon that became us by exec has left open, by descriptor."""
+    """What a daemon that became us by exec has left open, by descriptor, and what it was asked for last: the replicas
+    that are to be replaced."""
 
     lock: int
     control: int
@@ -71,6 +72,7 @@ class Handover:
     events: tuple[dict[str, Any], ...]
     upgrades: int
     began: float
+    replace: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ def _handover(data: Mapping[str, Any]) -> Handover:
         tuple(data["events"]),
         int(data["upgrades"]),
         float(data["began"]),
+        tuple(str(name) for name in data.get("replace", ())),  # older daemons put nothing off
     )
 
 

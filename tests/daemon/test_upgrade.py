@@ -8,7 +8,8 @@ import shutil
 import signal
 import socket
 import time
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ def installed(folder: Path, config: dict[str, Any]) -> tuple[Installed, Daemon]:
 def rehearses(daemon: Daemon) -> bool:
     """Whether new code is being tried."""
     return any("--rehearse" in line for line in marked(daemon.mark).values())
+
+
+@contextmanager
+def posted(daemon: Daemon, path: str) -> Iterator[socket.socket]:
+    """A request that the daemon has in hand."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        sock.connect(str(daemon.runtime / "control.sock"))
+        sock.sendall(f"POST {path} HTTP/1.0\r\n\r\n".encode())
+        for _ in range(5):
+            daemon.status()  # whoever came before it is in hand as well
+        yield sock
+
+
+def answer_of(sock: socket.socket) -> bytes:
+    return b"".join(iter(lambda: sock.recv(4096), b""))
 
 
 def asking(daemon: Daemon) -> AbstractContextManager[list[str]]:
@@ -234,14 +251,9 @@ def test_of_two_upgrades_at_once_one_is_told(tmp_path: Path) -> None:
         code.hold_rehearsals(gate := tmp_path / "gate")
         first = daemon.background("upgrade")
         daemon.wait_for(lambda: rehearses(daemon), "a rehearsal")
-        with socket.socket(socket.AF_UNIX) as second:
-            second.settimeout(30)
-            second.connect(str(daemon.runtime / "control.sock"))
-            second.sendall(b"POST /v1/upgrade HTTP/1.0\r\n\r\n")
-            for _ in range(5):
-                daemon.status()  # whoever came before it is in hand as well
+        with posted(daemon, "/v1/upgrade") as second:
             open_gate(gate)
-            assert b"becomes another version already" in b"".join(iter(lambda: second.recv(4096), b""))
+            assert b"becomes another version already" in answer_of(second)
         said, _ = first.communicate(timeout=30)
         assert (first.returncode, said) == (0, f"upgraded: {OLD} -> {OLD}\n".encode())
         assert daemon.status()["supervisor"]["upgrades"] == 1
@@ -295,6 +307,36 @@ def test_the_members_that_are_known_do_not_grow_in_number(tmp_path: Path) -> Non
             assert daemon.cli("upgrade").returncode == 0
             daemon.wait("glm", state="RUNNING", health="ready")
             assert members() == before
+
+
+@pytest.mark.parametrize("exec_works", [True, False])
+def test_a_restart_of_the_gateway_during_the_rehearsal_comes_afterwards(tmp_path: Path, exec_works: bool) -> None:
+    """Waited for or not; once for each replica, however often it was asked for."""
+    code, daemon = installed(tmp_path, pair(tmp_path, replicas=2))
+    if not exec_works:
+        code.write("daemon.py", "os.execve(argv[0], argv, upgrade.environment())", "raise OSError('no exec')")
+    with daemon:
+        daemon.wait_ready()
+        replicas = ("gateway", "gateway-2")
+        before = {name: daemon.program(name) for name in replicas}
+        code.hold_rehearsals(gate := tmp_path / "gate")
+        with (
+            posted(daemon, "/v1/upgrade") as upgraded,
+            posted(daemon, "/v1/programs/gateway/restart") as waited_for,
+            posted(daemon, "/v1/programs/gateway/restart?wait=0"),
+            posted(daemon, "/v1/programs/gateway-2/restart?wait=0") as not_waited_for,
+        ):
+            assert b'"outcome":"asked"' in answer_of(not_waited_for)
+            open_gate(gate)
+            assert b'"ok":true' in answer_of(upgraded)
+            said = answer_of(waited_for)
+            assert b'"ok":true' in said
+            assert b'"outcome":"asked"' in said
+        for name in replicas:
+            assert not same(before[name], daemon.wait(name, state="RUNNING", restarts=1))
+        daemon.wait_ready()
+        assert [daemon.program(name)["restarts"] for name in replicas] == [1, 1]
+        assert daemon.status()["supervisor"]["upgrades"] == int(exec_works)
 
 
 def test_clients_of_the_gateway_notice_nothing(tmp_path: Path) -> None:
