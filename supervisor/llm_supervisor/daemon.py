@@ -35,7 +35,7 @@ from llm_supervisor.core.change import Action, Change, changes
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.health import Answer, Observation
 from llm_supervisor.core.hold import hold
-from llm_supervisor.core.spec import Kind, ProgramSpec
+from llm_supervisor.core.spec import Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State, Wanted
 from llm_supervisor.engines import litellm
 from llm_supervisor.ground import (
@@ -160,7 +160,7 @@ class Daemon:
     async def post(self, name: str, event: Event) -> None:
         """Ask a program for something, and return when it has decided what that means."""
         runner = self.runners[name]
-        if self.ending and isinstance(event, (ev.StartRequested, ev.RestartRequested)):
+        if isinstance(event, (ev.StartRequested, ev.RestartRequested)) and (self.ending or not self._stays(name)):
             return  # nothing comes back any more
         runner.post(event)
         while runner.pending:
@@ -248,14 +248,13 @@ class Daemon:
         gone = sorted(former.programs.keys() - self.plan.programs.keys())
         if spare in gone and _ran(former.programs[spare]):
             gone.remove(spare)  # perhaps it alone serves: it is adopted, and goes when another one does
-        await asyncio.gather(*(self._world.end(name, 5.0, 30.0) for name in gone))
-        for name in gone:
-            self._world.close_listener(name)
-            self._world.forget(name)
         for name, planned in self.plan.programs.items():
             self._add(name, planned)
+        for name in gone:
+            await self._take_leave(name, former.programs[name])
         if self.plan.spare is not None and spare in former.programs and spare not in gone:
             self._add(spare, self.plan.spare)
+        leaving = self.runners.keys() & gone
         self._log.info("started", version=__version__, pid=os.getpid(), config=str(self.config.file))
         for problem in not_cached(self.config) if not former.goes_on() else ():
             self._log.warning("a start will have to wait for a download", problem=str(problem))
@@ -267,6 +266,8 @@ class Daemon:
                     recorded = entry.state if entry else None
                     left = entry is not None and recorded is None
                     self._group.create_task(runner.run(sweep_first=left, recorded=recorded))
+                    if name in leaving:
+                        self._soon(self._see_off(name))
                 # after the runners, whose first turn makes them wanted: before it, all is as it should be
                 telling = [
                     self._group.create_task(one)
@@ -332,7 +333,29 @@ class Daemon:
     def _add(self, name: str, planned: Planned) -> Runner:
         runner = Runner(planned.spec, self._world, self._publish, asking=planned.asking, reader=planned.reader)
         self.runners[name] = runner
+        self._world.note_stop(name, planned.spec.stop)
         return runner
+
+    async def _take_leave(self, name: str, entry: fm.Entry) -> None:
+        """Of a program that was taken out of the configuration while no daemon lived. Its processes get the time to end
+        that they were promised, and nobody waits for that: it has a runner as long as something of it lives."""
+        if not self._world.lives(name):
+            await self._world.end(name, 0.0, 0.0)  # its pipe, its group
+            self._world.close_listener(name)
+            self._world.forget(name)
+            return
+        # of what an older daemon has left nobody knows more than that
+        stop = entry.stop or StopSpec(sweep_grace=StopSpec().grace)
+        spec = ProgramSpec(name, Kind.COMMAND, Launch(()), stop=stop, autostart=False, digest=entry.digest)
+        self._add(name, Planned(spec)).post(ev.StopRequested())
+
+    async def _see_off(self, name: str) -> None:
+        """Let go of a program that is no longer configured when nothing of it is left."""
+        await self._ask(name, "stop")
+        while name in self.runners and self.states[name].orphaned:
+            await self.changed()
+        if name not in self.plan.programs:
+            self._drop(name)
 
     def _write_files(self) -> None:
         """What the gateway reads, and what a later daemon may need."""
@@ -438,6 +461,7 @@ class Daemon:
         planned = self.plan.programs[name]
         if name in self.runners:
             runner = self.runners[name]
+            self._world.note_stop(name, planned.spec.stop)
             if (runner.spec.digest, runner.spec.settings) != (planned.spec.digest, planned.spec.settings):
                 same = runner.spec.digest == planned.spec.digest
                 runner.replace(planned.spec, planned.asking, planned.reader)
@@ -528,6 +552,10 @@ class Daemon:
 
     def _is_spare(self, name: str) -> bool:
         return self.runners[name].spec.kind is Kind.LITELLM and name not in self.plan.programs
+
+    def _stays(self, name: str) -> bool:
+        """Whether it is one of ours, and not only on its way out."""
+        return name in self.plan.programs or self._is_spare(name)
 
     def _serving(self, names: Sequence[str]) -> bool:
         states = [self.runners[name].state for name in names if name in self.runners]
@@ -778,7 +806,8 @@ class Daemon:
         pause = min(TELL, self._notifier.watchdog / 3) if self._notifier.watchdog else TELL
         while True:
             words = fleet.in_words(self.states)
-            if not told_ready and fleet.reached(self.plan.ready_when, self.specs, self.states):
+            ours = {name: runner.spec for name, runner in self.runners.items() if self._stays(name)}
+            if not told_ready and fleet.reached(self.plan.ready_when, ours, {name: self.states[name] for name in ours}):
                 told_ready = self._notifier.ready(words) or not self._notifier.active
             elif self._stop.is_set():
                 # every phase of leaving has its deadline, so this ends by itself

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llm_supervisor.core.record import from_record
+from llm_supervisor.core.spec import StopSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.host import output
 from llm_supervisor.host.process import boot_id, find, identify, read_rows
@@ -26,8 +27,8 @@ STATE_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One program, as it was. ``leader`` and ``members`` are (pid, start time). ``state`` is None where it cannot be
-    told: then only what it left can be found, and ended."""
+    """One program, as it was. ``leader`` and ``members`` are (pid, start time). ``stop`` is how it was to be ended (an
+    older daemon does not say). ``state`` is None where it cannot be told: then what it left can be found, and ended."""
 
     cookie: str
     next: str
@@ -44,6 +45,7 @@ class Entry:
     log_from: tuple[int, int] = (0, 0)
     baselines: tuple[tuple[int, int], ...] = ()
     members: tuple[tuple[int, int, str], ...] = ()
+    stop: StopSpec | None = None
     state: State | None = None
 
     def tree(self) -> Tree:
@@ -154,10 +156,16 @@ def _entry(data: Mapping[str, Any], current: bool) -> Entry:
             log_from=(int(data["log_from"][0]), int(data["log_from"][1])),
             baselines=tuple((int(index), int(used)) for index, used in data["baselines"]),
             members=tuple((int(pid), int(started), str(comm)) for pid, started, comm in data["members"]),
+            stop=None if data.get("stop") is None else _stop(data["stop"]),
             state=None if data["state"] is None else from_record(data["state"]),
         )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return base  # what it left can be found all the same
+
+
+def _stop(data: Mapping[str, Any]) -> StopSpec:
+    seconds = asdict(StopSpec()) | {key: float(value) for key, value in data.items() if key in StopSpec.__slots__}
+    return StopSpec(**{**seconds, "signal": int(seconds["signal"])})
 
 
 def _handover(data: Mapping[str, Any]) -> Handover:

@@ -13,7 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from llm_supervisor.core.health import NEW, Answer, Counters, Probe
 from llm_supervisor.core.program import Found
 from llm_supervisor.core.question import Asking, Canary, Question, Reading
 from llm_supervisor.core.record import to_record
-from llm_supervisor.core.spec import Kind, ProgramSpec
+from llm_supervisor.core.spec import Kind, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Cause, Departure, Phase, State
 from llm_supervisor.diagnosis import Component, Diagnosis, diagnose
 from llm_supervisor.engines import weights
@@ -133,6 +133,7 @@ class RealWorld:
         self._states: dict[str, tuple[object, dict[str, Any]]] = {}  # by program: what is compared, and recorded
         self._saving: asyncio.TimerHandle | None = None
         self._digests: dict[str, str] = {}  # by program: of what its last incarnation was started with
+        self._stops: dict[str, StopSpec] = {}  # by program: how it is to be ended by one who knows no more of it
         self.handover: dict[str, Any] | None = None  # for ourselves after an exec
         self.nurseries = Nurseries(runtime / "fork-servers", self.starting)
         self._gpus = gpus or gpu.NoGpus()
@@ -711,6 +712,11 @@ class RealWorld:
             self._states[name] = (seen, to_record(state))
             self._save_soon()
 
+    def note_stop(self, name: str, stop: StopSpec) -> None:
+        """How a program is to be ended, for a daemon that finds it and whose configuration has it no longer."""
+        self._stops[name] = stop
+        self._save_soon()
+
     def abandon(self) -> None:
         """At an orderly end: what could not be ended is for the next daemon to end, and nothing else is known of it."""
         self._states.clear()
@@ -720,7 +726,8 @@ class RealWorld:
     def forget(self, name: str) -> None:
         """A program that is no more."""
         self.nurseries.forget(name)
-        for known in (self._states, self._reserved, self._digests):
+        known: dict[str, Any]
+        for known in (self._states, self._reserved, self._digests, self._stops):
             known.pop(name, None)
         self._read.pop(name, None)
         self._held.pop(name, None)
@@ -779,6 +786,7 @@ class RealWorld:
             "log_from": [living.log_from.segment, living.log_from.offset] if living else [0, 0],
             "baselines": living.baselines if living else [],
             "members": living.expected if living else [],
+            "stop": asdict(self._stops[name]) if name in self._stops else None,
             "state": self._states[name][1] if name in self._states else None,
         }
 
@@ -789,6 +797,8 @@ class RealWorld:
                 self._reserved[name] = entry.next
             if entry.digest:
                 self._digests[name] = entry.digest
+            if entry.state is not None:
+                self._states[name] = (None, to_record(entry.state))  # until its runner says more
             if not entry.cookie and not entry.next:
                 continue
             tree = entry.tree()
@@ -812,6 +822,10 @@ class RealWorld:
                 began=entry.began,
             )
             self._read[name] = (living.log_from, b"")
+
+    def lives(self, name: str) -> bool:
+        """Whether any process of it does."""
+        return name in self.incarnations and bool(find(self.incarnations[name].tree))
 
     def running(self) -> dict[str, str]:
         """What the living incarnations were started with, by program: digests."""

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from llm_supervisor.control.client import NoDaemon, request
 from tests.programs import MARK, alive, free_port, gone, until
 from tests.programs import marked as marked_anyhow
 
-__all__ = ["MARK", "Daemon", "free_port", "marked", "name_of"]
+__all__ = ["MARK", "Daemon", "answer_to", "free_port", "marked", "name_of"]
 
 COOKIE = b"LLM_SUPERVISOR_INCARNATION="
 
@@ -228,6 +229,17 @@ class Daemon:
         """One request to its control socket. Raises NoDaemon."""
         return request(self.runtime, method, path)
 
+    @contextmanager
+    def posted(self, path: str) -> Iterator[socket.socket]:
+        """A request that it has in hand; ``answer_to`` reads what becomes of it."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(60)
+            sock.connect(str(self.runtime / "control.sock"))
+            sock.sendall(f"POST {path} HTTP/1.0\r\n\r\n".encode())
+            for _ in range(5):
+                self.status()  # whoever came before it is in hand as well
+            yield sock
+
     def status(self) -> dict[str, Any]:
         """What ``status --json`` prints; an empty supervisor while it does not answer."""
         try:
@@ -308,6 +320,13 @@ class Daemon:
     def log(self, name: str) -> bytes:
         """What a program wrote: all of its segments."""
         return b"".join(path.read_bytes() for path in sorted((self.home / "logs" / name).glob("*.log")))
+
+
+def answer_to(sock: socket.socket) -> dict[str, Any]:
+    """What ``Daemon.posted`` is answered with."""
+    said = b"".join(iter(lambda: sock.recv(4096), b""))
+    answer: dict[str, Any] = json.loads(said.partition(b"\r\n\r\n")[2])
+    return answer
 
 
 def listened(port: int) -> bool:

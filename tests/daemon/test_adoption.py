@@ -16,10 +16,10 @@ import pytest
 
 from llm_supervisor.host import net
 from tests.daemon.conftest import Make, program
-from tests.daemon.harness import Daemon
+from tests.daemon.harness import Daemon, answer_to
 from tests.daemon.test_trees import as_the_first_version_wrote_it
 from tests.fakes import VLLM, litellm_python, scenario
-from tests.programs import alive, free_port, gone, meanwhile, until
+from tests.programs import alive, free_port, gone, meanwhile, open_gate, until
 
 pytestmark = pytest.mark.slow
 
@@ -142,8 +142,83 @@ def test_only_what_changed_meanwhile_is_touched(make: Make) -> None:
     after = {name: daemon.program(name) for name in programs}
     assert [name for name in before if name in after and not same(before[name], after[name])] == ["other"]
     assert after["stopped"]["state"] == "STOPPED"
-    assert not alive(before["former"]["pid"])
+    gone(before["former"]["pid"])
+    daemon.wait_for(lambda: "former" not in names(daemon), "it is forgotten")
     assert len(daemon.children()) == 4
+
+
+def names(daemon: Daemon) -> list[str]:
+    return [one["name"] for one in daemon.status()["programs"]]
+
+
+def taken_out(make: Make, tmp_path: Path, **stop: Any) -> tuple[Daemon, int]:
+    """A daemon whose former one was killed, and which has another program than that one; the pid of that."""
+    script = "trap '' TERM; trap 'read line < \"$1\"; exit' USR1; while :; do sleep 0.01; done"
+    child = {**program("obedient", stop=stop), "command": ["sh", "-c", script, "-", str(tmp_path / "gate")]}
+    daemon = make({"kept": program("obedient"), "former": child})
+    os.mkfifo(tmp_path / "gate")
+    for name in ("kept", "former"):
+        daemon.wait(name, state="RUNNING")
+    pid = daemon.program("former")["pid"]
+    time.sleep(0.1)
+    killed(daemon)
+    daemon.write({"programs": {"kept": program("obedient")}})
+    daemon.start()
+    return daemon, pid
+
+
+def test_what_is_no_longer_configured_gets_its_signal_and_its_time(make: Make, tmp_path: Path) -> None:
+    """And nobody waits for it."""
+    daemon, pid = taken_out(make, tmp_path, grace=3600, signal="USR1")
+    daemon.wait("kept", state="RUNNING")
+    assert daemon.wait("former", state="STOPPING")["wanted"] == "down"
+    with daemon.posted("/v1/programs/former/start") as start:
+        assert daemon.cli("upgrade").returncode == 0
+        assert answer_to(start)["outcome"] == "asked"
+    seen = daemon.wait("former", state="STOPPING")
+    assert (seen["wanted"], seen["pid"]) == ("down", pid), "nobody starts it any more, and it is adopted once more"
+    with daemon.posted("/v1/programs/former/stop") as stop:
+        open_gate(tmp_path / "gate")
+        assert answer_to(stop)["ok"]
+    daemon.wait_for(lambda: names(daemon) == ["kept"], "it is forgotten")
+    assert not alive(pid)
+    daemon.wait_ready()
+    killed(daemon)
+    daemon.start()
+    daemon.wait_up()
+    assert names(daemon) == ["kept"]
+
+
+def test_it_is_waited_for_at_the_end(make: Make, tmp_path: Path) -> None:
+    daemon, pid = taken_out(make, tmp_path, grace=3600, signal="USR1")
+    daemon.wait("former", state="STOPPING")
+    ends = daemon.background("shutdown")
+    daemon.wait("kept", state="STOPPED")
+    assert alive(pid)
+    open_gate(tmp_path / "gate")
+    assert ends.wait(30) == 0
+    assert daemon.wait_ended() == 0
+
+
+def test_of_an_older_daemon_nobody_knows_how_long_it_may_take(make: Make, tmp_path: Path) -> None:
+    programs = {"kept": program("obedient"), "former": program("stubborn", stop={"grace": 0})}
+    daemon = make(programs)
+    for name in programs:
+        daemon.wait(name, state="RUNNING")
+    pid = daemon.program("former")["pid"]
+    time.sleep(0.1)
+    killed(daemon)
+    state = json.loads((daemon.runtime / "state.json").read_text())
+    for entry in state["programs"].values():
+        del entry["stop"]
+    (daemon.runtime / "state.json").write_text(json.dumps(state))
+    del programs["former"]
+    daemon.write({"programs": programs})
+    daemon.start()
+    daemon.wait("former", state="STOPPING")
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+    daemon.wait_for(lambda: names(daemon) == ["kept"], "it is forgotten")
 
 
 def test_a_pipe_that_was_full_loses_nothing(make: Make, tmp_path: Path) -> None:

@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import llm_supervisor
 from llm_supervisor.control.client import NoDaemon
 from llm_supervisor.host import net
 from tests.daemon.conftest import program
-from tests.daemon.harness import Daemon
+from tests.daemon.harness import Daemon, answer_to
 from tests.daemon.test_adoption import knocking, pair, same
 from tests.programs import alive, marked, meanwhile, open_gate, until
 
@@ -62,22 +60,6 @@ def installed(folder: Path, config: dict[str, Any]) -> tuple[Installed, Daemon]:
 def rehearses(daemon: Daemon) -> bool:
     """Whether new code is being tried."""
     return any("--rehearse" in line for line in marked(daemon.mark).values())
-
-
-@contextmanager
-def posted(daemon: Daemon, path: str) -> Iterator[socket.socket]:
-    """A request that the daemon has in hand."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(60)
-        sock.connect(str(daemon.runtime / "control.sock"))
-        sock.sendall(f"POST {path} HTTP/1.0\r\n\r\n".encode())
-        for _ in range(5):
-            daemon.status()  # whoever came before it is in hand as well
-        yield sock
-
-
-def answer_of(sock: socket.socket) -> bytes:
-    return b"".join(iter(lambda: sock.recv(4096), b""))
 
 
 def asking(daemon: Daemon) -> AbstractContextManager[list[str]]:
@@ -251,9 +233,9 @@ def test_of_two_upgrades_at_once_one_is_told(tmp_path: Path) -> None:
         code.hold_rehearsals(gate := tmp_path / "gate")
         first = daemon.background("upgrade")
         daemon.wait_for(lambda: rehearses(daemon), "a rehearsal")
-        with posted(daemon, "/v1/upgrade") as second:
+        with daemon.posted("/v1/upgrade") as second:
             open_gate(gate)
-            assert b"becomes another version already" in answer_of(second)
+            assert answer_to(second) == {"ok": False, "error": "it becomes another version already"}
         said, _ = first.communicate(timeout=30)
         assert (first.returncode, said) == (0, f"upgraded: {OLD} -> {OLD}\n".encode())
         assert daemon.status()["supervisor"]["upgrades"] == 1
@@ -321,17 +303,16 @@ def test_a_restart_of_the_gateway_during_the_rehearsal_comes_afterwards(tmp_path
         before = {name: daemon.program(name) for name in replicas}
         code.hold_rehearsals(gate := tmp_path / "gate")
         with (
-            posted(daemon, "/v1/upgrade") as upgraded,
-            posted(daemon, "/v1/programs/gateway/restart") as waited_for,
-            posted(daemon, "/v1/programs/gateway/restart?wait=0"),
-            posted(daemon, "/v1/programs/gateway-2/restart?wait=0") as not_waited_for,
+            daemon.posted("/v1/upgrade") as upgraded,
+            daemon.posted("/v1/programs/gateway/restart") as waited_for,
+            daemon.posted("/v1/programs/gateway/restart?wait=0"),
+            daemon.posted("/v1/programs/gateway-2/restart?wait=0") as not_waited_for,
         ):
-            assert b'"outcome":"asked"' in answer_of(not_waited_for)
+            assert answer_to(not_waited_for)["outcome"] == "asked"
             open_gate(gate)
-            assert b'"ok":true' in answer_of(upgraded)
-            said = answer_of(waited_for)
-            assert b'"ok":true' in said
-            assert b'"outcome":"asked"' in said
+            assert answer_to(upgraded)["ok"]
+            said = answer_to(waited_for)
+            assert (said["ok"], said["outcome"]) == (True, "asked")
         for name in replicas:
             assert not same(before[name], daemon.wait(name, state="RUNNING", restarts=1))
         daemon.wait_ready()

@@ -117,12 +117,15 @@ def application(fleet: Fleet) -> Starlette:
             # (the question comes last: what changes while we look for the client must not be missed)
             while (
                 not await request.is_disconnected()
+                and name in fleet.specs
                 and not settled(action, fleet.states[name], since)
                 and not fleet.handing_over
             ):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         await fleet.changed()
+        if name not in fleet.specs:
+            return JSONResponse({"ok": action == "stop", "outcome": "is no longer configured", "program": None})
         state = fleet.states[name]
         ok, words = outcome(action, state) if settled(action, state, since) else (True, "asked")
         return answer(name, ok, words)
