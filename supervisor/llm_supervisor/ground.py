@@ -152,7 +152,11 @@ class Ground:
         notifier = Notifier.from_environment(environ)
         runtime = paths.make_runtime_dir(environ)
         former = fm.read(runtime) or fm.Former({})
-        lock = former.handover.lock if former.handover else take_lock(runtime)
+        if former.handover is not None:
+            lock = former.handover.lock
+        else:
+            lock = take_lock(runtime)
+            former = fm.read(runtime) or fm.Former({})  # until then another daemon may have written, and died
         logs = paths.log_dir(environ)
         pump = output.Pump(logs)
         if former.limits is not None:

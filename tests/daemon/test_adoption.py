@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from llm_supervisor.former import STATE_VERSION
 from llm_supervisor.host import net
+from llm_supervisor.host.process import boot_id
 from tests.daemon.conftest import Make, program
 from tests.daemon.harness import Daemon, answer_to
 from tests.daemon.test_trees import as_the_first_version_wrote_it
@@ -366,6 +369,32 @@ def test_a_state_file_that_is_garbage_or_old(make: Make) -> None:
     after = daemon.wait("p", state="RUNNING")
     assert not same(before, after)
     assert len(daemon.children()) == 1, "the one whose state nobody knows was ended first"
+
+
+LAST_WORD = """\
+import os
+from llm_supervisor import ground
+
+def late(runtime, take_lock=ground.take_lock):
+    os.replace(runtime / "last", runtime / "state.json")
+    return take_lock(runtime)
+
+ground.take_lock = late
+found = ground.Ground.prepare(os.environ)
+print(*found.former.programs)
+found.leave()
+"""
+
+
+def test_what_the_former_one_wrote_at_its_very_end_counts(tmp_path: Path) -> None:
+    """It lived when we looked first, and was dead when we took the lock."""
+    entry = {"cookie": "p/1", "next": "", "fifo": "", "pid": None, "started": None}
+    for file, names in {"state.json": ["old"], "last": ["old", "new"]}.items():
+        state = {"version": STATE_VERSION, "boot": boot_id(), "programs": dict.fromkeys(names, entry)}
+        (tmp_path / file).write_text(json.dumps(state))
+    env = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path), "LLM_SUPERVISOR_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", LAST_WORD], env=env, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("old new\n", 0), done.stderr
 
 
 def test_killed_again_and_again_it_changes_nothing(make: Make) -> None:
