@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llm_supervisor.core.state import Phase, State, Wanted
+from llm_supervisor.core.state import Cause, Phase, State, Wanted
 
 LONGEST = 600.0  # seconds; what clients wait for by default (the openai library)
 LEAST = 10.0
@@ -32,11 +32,12 @@ def hold(state: State, limit: float | None, now: float) -> Hold:
     up = state.phase is Phase.RUNNING
     # one that a person has told to leave does not come back: nobody is to wait for it while it does
     final = state.phase in (Phase.STOPPED, Phase.FATAL) or (not up and state.wanted is Wanted.DOWN)
+    since = now if state.down_since is None else state.down_since
     if limit is None:
+        asked = state.leaving is not None and state.leaving.cause is Cause.ASKED
+        if state.phase is Phase.TERMINATING and asked and state.deadline is not None:
+            since = max(since, state.deadline)  # what it has in hand it may answer until then
         starts = 2 if state.warm or state.cold_next else 1
         limit = LONGEST if state.cold_took is None else min(LONGEST, starts * max(1.5 * state.cold_took, LEAST))
-    since = now if state.down_since is None else state.down_since
-    if state.phase is Phase.TERMINATING and state.deadline is not None:
-        since = max(since, state.deadline)  # what it has in hand it may answer until then
     wait = MENDING if final else math.ceil(state.cold_took or LEAST)
     return Hold(up, since + limit, final, wait, "" if up else f"{state.word}: {state.reason}")
