@@ -118,7 +118,8 @@ def an_environment(folder: Path, answer: str) -> str:
 
 
 def test_it_is_asked_once_until_something_is_installed(tmp_path: Path) -> None:
-    told = json.dumps({"dtype": {"takes": "value", "negatable": False, "choices": ["auto"], "kind": ""}})
+    one = {"takes": "value", "negatable": False, "choices": ["auto"], "kind": "", "optional": False}
+    told = json.dumps({"dtype": one})
     python, data = an_environment(tmp_path / "env", f"echo '{told}'"), tmp_path / "data"
     assert options.known(python, data) is None
     for _ in range(2):
@@ -141,3 +142,57 @@ def test_one_that_gives_no_answer(tmp_path: Path, answer: str) -> None:
 def test_the_old_form_reaches_vllm_as_a_mapping() -> None:
     assert vllm.flags({"limit_mm_per_prompt": "image=4, video=1"}) == ["--limit-mm-per-prompt", '{"image":4,"video":1}']
     assert vllm.flags({"limit-mm-per-prompt": '{"image": 1}'}) == ["--limit-mm-per-prompt", '{"image": 1}']
+
+
+def lists(there: Options) -> dict[str, str]:
+    return {name: one.lists for name, one in there.items()}
+
+
+@pytest.mark.parametrize("there", [{}, KNOWN], ids=["nothing known", "known"])
+def test_a_list_never_becomes_the_model(there: Options) -> None:
+    """Of one that takes no list a second word would be that."""
+    options_ = {"allowed-origins": ["*"], "max_model_len": [1, 2], "custom-histogram-buckets": [0.5, 1]}
+    assert vllm.flags(options_, lists(there)) == [
+        *("--allowed-origins", '["*"]', "--max-model-len", "[1,2]", "--custom-histogram-buckets", "[0.5,1]")
+    ]
+
+
+def test_lists_as_the_option_wants_them() -> None:
+    given = {"cudagraph-capture-sizes": [1, 2], "middleware": ["a.b", "c.d"], "device_ids": [0, 1]}
+    want = ["--cudagraph-capture-sizes", "1", "2", "--middleware", "a.b", "--middleware", "c.d", "--device-ids", "0,1"]
+    assert vllm.flags(given) == want, "where nothing is known"
+    known = {
+        "cudagraph-capture-sizes": Option("any", False, None, "int"),
+        "middleware": Option("each", False, None, "text"),
+        "device-ids": Option("value", False, None, "commas"),
+    }
+    assert vllm.flags(given, lists(known)) == want
+    assert vllm.flags(given, {"middleware": "values"})[3:6] == ["--middleware", "a.b", "c.d"]
+    assert vllm.flags({"middleware": []}) == []
+    modules = [{"name": "a", "path": "b"}, "c=d"]
+    assert vllm.flags({"lora-modules": modules}) == ["--lora-modules", '{"name":"a","path":"b"}', "c=d"]
+
+
+def test_what_is_behind_a_dot_is_json() -> None:
+    given = {
+        "compilation_config.cudagraph_mode": "NONE",
+        "compilation-config.pass_config.fuse_norm_quant": False,
+        "compilation-config.cudagraph_capture_sizes": [1, 2],
+        "compilation-config.inductor_compile_config": {"a": True},
+        "compilation-config.splitting_ops+": ["a", "b"],
+        "compilation-config.mode": 3,
+    }
+    assert vllm.flags(given) == [
+        *("--compilation-config.cudagraph_mode", "NONE"),
+        *("--compilation-config.pass_config.fuse_norm_quant", "false"),
+        *("--compilation-config.cudagraph_capture_sizes", "[1,2]"),
+        *("--compilation-config.inductor_compile_config", '{"a":true}'),
+        *("--compilation-config.splitting_ops+", "a,b"),
+        *("--compilation-config.mode", "3"),
+    ]
+
+
+def test_a_value_that_begins_with_a_dash_is_no_option() -> None:
+    given = {"watermark": -0.5, "max-model-len": -1, "cudagraph-capture-sizes": [-1], "response-role": "--x"}
+    want = ["--watermark=-0.5", "--max-model-len=-1", "--cudagraph-capture-sizes=-1", "--response-role=--x"]
+    assert vllm.flags(given) == want

@@ -42,6 +42,7 @@ class Config:
     env_values: Mapping[str, str] = field(default_factory=dict, repr=False)
     more: tuple[Path, ...] = ()  # files whose words come after those of ``file``
     said: Mapping[str, Any] = field(default_factory=dict, repr=False)  # all of them as one, variables not filled in
+    options: Options | None = field(default=None, repr=False)  # of the installed vLLM, where they are known
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -168,7 +169,7 @@ def _checked(
     master_key = _master_key(native, merged, document, root, path, reading)
     _check_exposure(root, master_key, document, reading)
     _check_circle(root, merged, document, reading)
-    return Config(path, root, native.data or {}, merged, master_key, (), env_values, tuple(more), said)
+    return Config(path, root, native.data or {}, merged, master_key, (), env_values, tuple(more), said, there)
 
 
 def fill_in(document: Document, environ: Mapping[str, str]) -> None:
