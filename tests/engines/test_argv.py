@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llm_supervisor import paths
+from llm_supervisor.config import ConfigError, load
 from llm_supervisor.engines import options, vllm
 from llm_supervisor.engines.options import Options
 from tests.engines.conftest import Engines
@@ -49,6 +50,27 @@ COMPILATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"compilation-config.splitting_ops+": ["a", "b"]}, {"splitting_ops": ["a", "b"]}),
     ({"compilation-config": {"cudagraph_capture_sizes": [1, 2]}}, {"cudagraph_capture_sizes": [1, 2]}),
     ({"compilation-config.pass_config.fuse_norm_quant": False}, {"pass_config": {"fuse_norm_quant": False}}),
+]
+# What vLLM refuses, or takes in part for something else
+REFUSED: list[dict[str, Any]] = [
+    {"tokenizer": ["a", "b"]},
+    {"tokenizer": {"a": "b"}},
+    {"dtype": {"a": 1}},
+    {"dtype": "bf16"},
+    {"cudagraph-capture-sizes": [1, "x"]},
+    {"cudagraph-capture-sizes": "x"},
+    {"cudagraph-capture-sizes": []},
+    {"compilation-config": "x"},
+    {"compilation-config": 3},
+    {"compilation-config": [1]},
+    {"pooler-config": "x"},
+    {"allowed-media-domains": []},
+    {"allowed-origins": "*"},
+    {"max-model-len": ""},
+    {"max-num-seqs": "None"},
+    {"gpu-memory-utilization": ""},
+    {"no-enforce-eager": False},
+    {"collect-detailed-traces": ["model", "workers"]},
 ]
 
 
@@ -96,3 +118,25 @@ def _within(want: Any, said: Any) -> bool:
     if isinstance(want, dict) and isinstance(said, dict):
         return all(name in said and _within(value, said[name]) for name, value in want.items())
     return bool(want == said)
+
+
+def said_of(folder: Path, there: Options, given: dict[str, Any]) -> list[str]:
+    """What ``check`` says of such options."""
+    file = folder / "supervisor.yaml"
+    model = {"model": "org/a", "port": 8111, "vllm": given}
+    file.write_text(json.dumps({"gateway": {"port": 4777}, "models": {"a": model}}))
+    try:
+        problems = load(file, {}, lambda python: there).warnings
+    except ConfigError as error:
+        problems = tuple(error.problems)
+    return [str(problem) for problem in problems if not problem.warning]
+
+
+def test_check_refuses_what_the_parser_refuses(engines: Engines, there: Options, tmp_path: Path) -> None:
+    for given, _ in [*ROWS, *COMPILATION]:
+        assert said_of(tmp_path, there, given) == [], given
+    for given in REFUSED:
+        assert said_of(tmp_path, there, given) != [], given
+    # the argv of today is of no help where it is a list that one value is made of
+    lines = [vllm.flags(given) for given in REFUSED if "tokenizer" not in given]
+    assert [line for line, answer in zip(lines, ask(engines, lines), strict=True) if "error" not in answer] == []
