@@ -309,3 +309,19 @@ def test_a_gateway_that_others_reach_needs_a_strong_key(place: Place, host: str,
     problems = place.problems(f'gateway: {{host: "{host}"}}\n', {"LITELLM_MASTER_KEY": key} if key else {})
     assert [problem.path for problem in problems] == ([] if fine else ["gateway.host"])
     assert fine or key not in str(problems), "the key itself is not said"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gpt2", "org/name", "THUDM/GLM-4.1V-9B-Thinking", "Org_1/a.b-c_d", "org/name-GGUF:Q4_K_M", "123/4"),
+        *("s3://bucket/model", "GS://bucket/model", "az://container/model"),
+    ],
+)
+def test_names_that_vllm_takes(place: Place, name: str) -> None:
+    assert place.problems(f"gateway: {{}}\nmodels: {{a: {{model: '{name}', port: 8000}}}}\n") == []
+
+
+def test_a_plugin_may_load_from_elsewhere(place: Place) -> None:
+    text = "gateway: {}\nmodels: {a: {model: 'oss://b/m', port: 8000, vllm: {load_format: mine}}}\n"
+    assert place.problems(text) == []

@@ -487,9 +487,7 @@ def _wrong_model(model: schema.Model, base: Path) -> tuple[str, str] | None:
     if not is_folder(model, base):
         if address := re.match(r"https?://(?:[^/]*/([^/]+/[^/?#]+))?", name):
             return "is an address, no hub id and no folder", f"write {address[1] or 'ORG/NAME'}"
-        return (
-            ("is no hub id and no folder", "a hub id is ORG/NAME, without a space") if re.search(r"\s", name) else None
-        )
+        return None if _is_taken(model) else ("is no hub id and no folder", _meant_model(name, base))
     folder = os.path.normpath(base / os.path.expanduser(name))
     if os.path.isfile(folder):
         return f"{folder} is a file; a model is a folder", _beside(folder)
@@ -502,6 +500,43 @@ def _wrong_model(model: schema.Model, base: Path) -> tuple[str, str] | None:
         are = "are" if len(missing) > 1 else "is"
         return f"{folder} is incomplete: {few} of its index {are} missing or empty", "download it again"
     return None
+
+
+# What vLLM streams weights from
+_BUCKETS = ("s3://", "gs://", "az://")
+# Behind the id of a repository of GGUF files: which of them
+_QUANTIZED = re.compile(r":[A-Z0-9_]+$")
+
+
+def _is_taken(model: schema.Model) -> bool:
+    """Whether vLLM may know what to do with a name that is no folder's. What loads it may be a plugin's, with addresses
+    of its own."""
+    name = model.model
+    if name.lower().startswith(_BUCKETS) or ("://" in name and "load-format" in vllm.by_name(model.vllm)):
+        return True
+    return weights.looks_like_a_hub_id(_QUANTIZED.sub("", name) if ":" in name else name)
+
+
+def _meant_model(name: str, base: Path) -> str:
+    """What it may have been meant to be."""
+    if re.search(r"\s", name):
+        return "a hub id is ORG/NAME, without a space"
+    if name.startswith("~"):
+        return f"there is no home of {name.partition('/')[0]}"
+    if re.match(r"[A-Za-z]:\\|\\\\", name):
+        return "it is a path of another system: write the folder's path on this machine"
+    if address := re.fullmatch(r"(\w+)://(.*)", name):
+        rest = address[2]
+        known = address[1] == "file" or weights.looks_like_a_hub_id(rest)
+        return f"write {rest}" if known and rest else "a hub id is ORG/NAME"
+    plain, sign, revision = re.sub(r"/{2,}", "/", name).strip("/").partition("@")
+    if sign and weights.looks_like_a_hub_id(plain):
+        return f"write {plain}, and under vllm: revision: {revision or 'main'}"
+    plain, _, _ = plain.partition(":")
+    if "/" in plain and plain != name and weights.looks_like_a_hub_id(plain):
+        return f"write {plain}"
+    close = _beside(os.path.normpath(base / name)) if "/" in name.strip("/") else ""
+    return close or f"a hub id is ORG/NAME; write ./{name.strip('/')} for a folder"
 
 
 def _beside(file: str) -> str:

@@ -161,7 +161,12 @@ def repositories(
 
 def is_hub_id(name: str) -> bool:
     """Whether a name can be a repository of a hub: it is no folder, and no address of something else."""
-    return bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)) and not name.startswith(".") and not os.path.isdir(name)
+    return looks_like_a_hub_id(name) and not os.path.isdir(name)
+
+
+def looks_like_a_hub_id(name: str) -> bool:
+    """Whether a hub would take that name, as huggingface_hub has it."""
+    return re.fullmatch(r"(\b[\w.-]+\b/)?\b[\w.-]{1,96}\b", name) is not None
 
 
 # Which files ----------------------------------------------------------------------------------------------------------
