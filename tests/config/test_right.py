@@ -325,3 +325,78 @@ def test_names_that_vllm_takes(place: Place, name: str) -> None:
 def test_a_plugin_may_load_from_elsewhere(place: Place) -> None:
     text = "gateway: {}\nmodels: {a: {model: 'oss://b/m', port: 8000, vllm: {load_format: mine}}}\n"
     assert place.problems(text) == []
+
+
+# Variables ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["4.1", "0012345", "yes", "true", "1.5e+10", "2024-01-01", "0x10", "17"])
+def test_a_variable_is_text_where_text_is_wanted(place: Place, value: str) -> None:
+    place.write("{}", f"{value}/config.json")
+    place.write("x", f"{value}/model.safetensors")
+    config = place.load(
+        "gateway: {}\nmodels:\n  a:\n    model: ${N}\n    served_model_name: ${N}\n    port: 8000\n    source: path\n"
+        "    health: {expect: '${N}'}\n    vllm: {api-key: '${N}'}\n"
+        "programs: {p: {command: [sh], cwd: '${N}'}}\n",
+        {"N": value},
+    )
+    model = config.root.models["a"]
+    assert (model.model, model.served_model_name, model.health.expect) == (value, value, value)
+    assert model.vllm == {"api-key": value}
+    assert config.root.programs["p"].cwd == value
+
+
+def test_a_host_of_a_variable(place: Place) -> None:
+    gateway = place.load("gateway: {host: '${HOST}'}\n", {"HOST": "127.1"}).root.gateway
+    assert gateway is not None
+    assert gateway.host == "127.1"
+
+
+@pytest.mark.parametrize(
+    ("value", "made"),
+    [
+        *(("8", 8), ("-1", -1), ("0", 0), ("0.9", 0.9), ("-0.5", -0.5), ("true", True), ("false", False)),
+        *(("0012345", "0012345"), ("1.5e+10", "1.5e+10"), ("1.10", "1.10"), ("yes", "yes"), ("off", "off")),
+        *(("1_000", "1_000"), ("0x10", "0x10"), ("22:22", "22:22"), (".inf", ".inf"), ("nan", "nan"), ("25k", "25k")),
+        *(("9" * 30, "9" * 30), ("2024-01-01", "2024-01-01"), ("[1]", "[1]"), ("+1", "+1"), ("-", "-")),
+    ],
+)
+def test_a_variable_for_vllm_loses_nothing(place: Place, value: str, made: object) -> None:
+    text = "gateway: {}\nmodels: {a: {model: org/a, port: 8000, vllm: {x: '${N}'}}}\n"
+    options = place.load(text, {"N": value}).root.models["a"].vllm
+    assert options == {"x": made}
+    assert type(options["x"]) is type(made)
+
+
+@pytest.mark.parametrize(("value", "made"), [("0.70", 0.7), ("1e-5", 1e-5), ("0012345", "0012345"), ("no", "no")])
+def test_a_variable_in_json(place: Place, value: str, made: object) -> None:
+    """There a number is one, however it is written."""
+    text = (
+        "gateway: {}\nmodels: {a: {model: org/a, port: 8000, litellm: {temperature: '${N}'},\n"
+        "  vllm: {override-generation-config: {temperature: '${N}'}}}}\n"
+    )
+    model = place.load(text, {"N": value}).root.models["a"]
+    assert model.vllm == {"override-generation-config": {"temperature": made}}
+    assert model.litellm == {"temperature": made}
+
+
+def test_a_variable_for_a_number_or_a_flag(place: Place) -> None:
+    text = (
+        "gateway: {port: '${P}', replicas: '${R}', hold: '${H}', restart: {backoff_factor: '${F}'}}\n"
+        "models:\n  a: {model: org/a, uds: '${U}', vision: '${V}', gpus: ['${R}'], health: {period: '${H}'},\n"
+        "      warm: '${W}', vllm: {tensor-parallel-size: 1}}\nlogs: {max_bytes: '${M}'}\n"
+    )
+    given = {"P": "4001", "R": "2", "H": "1.50", "F": "2.50", "U": "true", "V": "on", "W": "off", "M": "10MB"}
+    root = place.load(text, given).root
+    assert root.gateway is not None
+    assert (root.gateway.port, root.gateway.replicas, root.gateway.hold) == (4001, 2, 1.5)
+    assert root.gateway.restart.backoff_factor == 2.5
+    model = root.models["a"]
+    assert (model.uds, model.vision, model.gpus, model.health.period, model.warm) == (True, True, [2], 1.5, "off")
+    assert root.logs.max_bytes == 10 << 20
+
+
+@pytest.mark.parametrize(("place_", "value"), [("port", "010000"), ("port", "66:40"), ("port", "1e3"), ("port", "yes")])
+def test_a_variable_that_is_no_number(place: Place, place_: str, value: str) -> None:
+    (problem,) = place.problems(f"gateway: {{{place_}: '${{P}}'}}\n", {"P": value})
+    assert problem.path == "gateway.port"

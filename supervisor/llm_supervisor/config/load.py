@@ -174,7 +174,28 @@ def _checked(
 
 def fill_in(document: Document, environ: Mapping[str, str]) -> None:
     """Put in the environment's values, where they are ours to put in; what is missing is among the problems."""
-    source.expand(document, environ, but=_not_ours, litellms=_litellms, verbatim=_verbatim)
+    source.expand(document, environ, but=_not_ours, litellms=_litellms, made=_made)
+
+
+def _made(where: Where, text: str) -> object:
+    """What a variable's value is at that place: where a text is wanted, a text; for an option of vLLM, which
+    gets it as a word, only what is the same word again (a revision like 1.10 is no number)."""
+    if _verbatim(where, "int"):
+        return text
+    match schema.wanted(where):
+        case "text":
+            return text
+        case "number":
+            return source.number(text)
+        case "flag":
+            return source.number(text) if text.isdecimal() else source.flag(text)
+        case "flag or text":
+            return text == "true" if text in ("true", "false") else text
+    if text in ("true", "false"):
+        return text == "true"
+    value = source.number(text)
+    option = len(where) == 4 and where[0] == "models" and where[2] == "vllm"
+    return text if option and str(value) != text else value
 
 
 def _verbatim(where: Where, kind: str) -> bool:

@@ -7,7 +7,9 @@ import math
 import re
 import shlex
 import signal
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
@@ -277,3 +279,37 @@ class Root(Block):
     models: dict[str, Model] = {}
     programs: dict[str, Program] = {}
     logs: Logs = Logs()
+
+
+def wanted(where: Sequence[str | int]) -> str:
+    """What the schema wants at a place: ``text``, ``number``, ``flag``, ``flag or text``; empty where it may be
+    anything, or there is no such place."""
+    kind: Any = Root
+    for part in where:
+        found = [_inside(one, part) for one in _kinds(kind)]
+        kind = next((one for one in found if one is not None), None)
+        if kind is None:
+            return ""
+    kinds = _kinds(kind)
+    if any(one in (int, float) for one in kinds):
+        return "number"
+    flag, text = bool in kinds, any(one is str or get_origin(one) is Literal for one in kinds)
+    return " or ".join(word for word, there in (("flag", flag), ("text", text)) if there)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types that it may be, without what is written about them."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if origin in (UnionType, Union):
+        return [kind for one in get_args(annotation) if one is not NoneType for kind in _kinds(one)]
+    return [annotation]
+
+
+def _inside(kind: Any, part: str | int) -> Any:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        info = kind.model_fields.get(str(part))
+        return None if info is None else info.annotation
+    args = get_args(kind)
+    return {dict: args[-1], list: args[0]}.get(get_origin(kind)) if args else None

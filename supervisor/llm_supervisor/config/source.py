@@ -249,10 +249,10 @@ def expand(
     *,
     but: Callable[[Where], bool],
     litellms: Callable[[Where], bool] = lambda where: False,
-    verbatim: Verbatim = never,
+    made: Callable[[Where, str], object] = lambda where, text: text,
 ) -> None:
     """Put the environment's values for ``${NAME}`` and ``${NAME:-default}`` into texts; ``$${`` is ``${``. A text
-    that is nothing else becomes what YAML makes of the value (a number, for one), but where ``verbatim`` is true.
+    that is nothing else becomes what is ``made`` of the value at that place (a number, for one).
     ``os.environ/NAME``, as LiteLLM has it, is ``${NAME}`` where it is a whole text and not in one of ``litellms``
     places, who reads it there. Places for which ``but`` is true are left as they are."""
 
@@ -290,19 +290,27 @@ def expand(
             message, advice = f"${shells[1]} is left as it is", f"write ${{{shells[1]}}} for the variable's value"
             document.problems.append(document.problem(where, message, advice, warning=True))
         text = _VARIABLE.sub(found, value)
-        alone = _VARIABLE.fullmatch(value) and not value.startswith("$$") and not verbatim(where, "int")
-        return _plain(text) if alone else text
+        alone = _VARIABLE.fullmatch(value) and not value.startswith("$$")
+        return made(where, text) if alone else text
 
     document.data = fill(document.data, ())
 
 
-def _plain(text: str) -> int | float | bool | str:
-    """The number or the flag that YAML makes of a word; else the word."""
-    try:
-        value = yaml.safe_load(text) if len(text) < 40 else text
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError):
-        return text
-    return value if isinstance(value, (int, float, bool)) else text
+_FLAGS = {**dict.fromkeys(("true", "yes", "on"), True), **dict.fromkeys(("false", "no", "off"), False)}
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,18})")
+_BROKEN = re.compile(r"-?(0|[1-9]\d*)?(\.\d+)?([eE][-+]?\d{1,3})?(?<=\d)")
+
+
+def flag(text: str) -> bool | str:
+    """The flag that a word is, as YAML has it; else the word."""
+    return _FLAGS.get(text.lower(), text)
+
+
+def number(text: str) -> int | float | str:
+    """The number that is written there in decimal, and in no other way; else the text."""
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if len(text) < 40 and _BROKEN.fullmatch(text) else text
 
 
 # More places than any configuration has: aliases of aliases of aliases would fill the memory
