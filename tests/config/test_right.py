@@ -400,3 +400,13 @@ def test_a_variable_for_a_number_or_a_flag(place: Place) -> None:
 def test_a_variable_that_is_no_number(place: Place, place_: str, value: str) -> None:
     (problem,) = place.problems(f"gateway: {{{place_}: '${{P}}'}}\n", {"P": value})
     assert problem.path == "gateway.port"
+
+
+@pytest.mark.parametrize(
+    ("said", "environ"),
+    [("${FILE}", {"FILE": "keys.env"}), ("${FILE:-keys.env}", {}), ("os.environ/FILE", {"FILE": "keys.env"})],
+)
+def test_an_env_file_by_a_variable(place: Place, said: str, environ: dict[str, str]) -> None:
+    config = place.load(f"env_file: {said}\n", environ)
+    assert config.env_values == {"ANTHROPIC_API_KEY": "sk-ant-1"}
+    assert config.root.env_file == "keys.env"

@@ -109,7 +109,7 @@ def load(
     path, *more = [files] if isinstance(files, Path) else files
     reading = _Reading()
     document = source.layered([path, *more], _verbatim)
-    env_values = _env_file(path, document, reading) if document.data is not None else {}
+    env_values = _env_file(path, document, environ, reading) if document.data is not None else {}
     merged = {**env_values, **environ}
     config = _checked([path, *more], document, merged, env_values, vllm_options, reading)
     secrets = secret.of(document.data, reading.native, environ=merged)
@@ -287,11 +287,14 @@ def _place(data: Any, loc: tuple[str | int, ...]) -> Where:
 # What files and other keys say ------------------------------------------------------------------------------
 
 
-def _env_file(path: Path, document: Document, reading: _Reading) -> dict[str, str]:
-    """What it says. It is read before anything is checked, as values in it may be used anywhere."""
-    name = document.data.get("env_file")
-    if not isinstance(name, str):
-        return {}  # none, or the schema says what is wrong with it
+def _env_file(path: Path, document: Document, environ: Mapping[str, str], reading: _Reading) -> dict[str, str]:
+    """What it says. It is read before anything is checked, as values in it may be used anywhere; so only what is in
+    ``environ`` can be in its own name."""
+    named = Document(document.file, {"env_file": document.data.get("env_file")})
+    fill_in(named, environ)
+    name = named.data["env_file"]
+    if not isinstance(name, str) or named.unread:
+        return {}  # none, or what is wrong with it is said elsewhere
     file = path.parent / os.path.expanduser(name)
     where: Where = ("env_file",)
     try:
@@ -314,7 +317,7 @@ def read_env_file(path: Path, name: str) -> dict[str, str]:
     """What the env file of a configuration says, whatever may be wrong with it."""
     document = Document(str(path))
     document.data = {"env_file": name}
-    return _env_file(path, document, _Reading())
+    return _env_file(path, document, {}, _Reading())
 
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")

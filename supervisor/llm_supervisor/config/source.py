@@ -274,7 +274,8 @@ def expand(
                 return "$"
             if (given := environ.get(name)) or default is not None:
                 return given or default
-            advice = f"export {name}, put it into env_file, or write ${{{name}:-a default}}"
+            there = "" if where == ("env_file",) else " put it into env_file,"
+            advice = f"export {name},{there} or write ${{{name}:-a default}}"
             said = reference[0].strip() if reference else match[0]
             document.problems.append(document.problem(where, f"{said} is not set", advice))
             document.unread.add(where)
