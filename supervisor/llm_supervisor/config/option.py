@@ -30,33 +30,83 @@ def problems(
             yield document.problem(here, f"is the same option as {other}")
         elif (opposite := _opposite(name, seen)) and value is not None and model.vllm[opposite] is not None:
             yield document.problem(here, f"is the opposite of {opposite}, which is written too", "leave one out")
-        elif (base := name.partition(".")[0]) != name and model.vllm.get(seen.get(base, "")) is not None:
-            message = f"vLLM forgets all that {seen[base]} says, as this is written too"
-            yield document.problem(here, message, f"write it in {seen[base]}")
+        elif (beside := _beside(name, seen)) and value is not None and model.vllm[beside] is not None:
+            message = f"beside {beside}: vLLM then uses what is written with dots alone"
+            yield document.problem(here, message, "write it as one mapping")
         if name in vllm.RESERVED:
             yield document.problem(here, "is not written here", vllm.RESERVED[name])
-        elif here in made_up:
+        elif any(place[: len(here)] == here for place in made_up):
             continue
         elif name == "api-key":
             if not isinstance(value, (str, int)) or isinstance(value, bool) or not litellm.carries(str(value)):
                 yield document.problem(here, NO_KEY)
         elif name == "hf-token" and isinstance(value, str):
             yield document.problem(here, "would show in the list of processes", "write env: {HF_TOKEN: ...}")
-        elif name == "limit-mm-per-prompt" and isinstance(value, str) and isinstance(new := vllm.limits(value), dict):
-            message = f"{schema.short(value)} is the old form, which vLLM no longer reads: it is given a mapping"
-            pairs = ", ".join(f"{key}: {count}" for key, count in new.items())
-            yield document.problem(here, message, f"write {{{pairs}}}", warning=True)
+        elif limits := list(_limits(document, here, name, value)):
+            yield from limits
         else:
-            if (
-                name == "allowed-local-media-path"
-                and isinstance(value, str)
-                and value
-                and (media := _wrong_media(value))
-            ):
+            if name == "allowed-local-media-path" and (media := _wrong_media(value)) is not None:
                 yield document.problem(here, *media, warning=True)
             for place, message, advice in _wrong(name, value, there) if there is not None else ():
                 yield document.problem((*here, *place), message, advice)
     yield from _gpus(document, where, model, made_up)
+
+
+# Of which vLLM has limits, as its models name them
+_MODALITIES = ("image", "video", "audio", "vision_chunk")
+_PAIR = re.compile(r"([A-Za-z_]+)\s*[=:]\s*(\d+)")  # of the old form, and of what is meant for one of the new
+
+
+def _limits(document: Document, here: Where, name: str, value: object) -> Iterator[Problem]:
+    """What is wrong with limits of images and the like in a prompt: vLLM's parser takes any JSON for them, and the
+    engine dies of it, or they limit nothing."""
+    base, _, modality = name.partition(".")
+    if base != "limit-mm-per-prompt" or value is None or "." in modality or (modality and isinstance(value, str)):
+        return  # none, or a key of a limit, or text that vLLM reads
+    new = {modality: value} if modality else vllm.limits(value)
+    if isinstance(value, str) and isinstance(new, dict):
+        message = f"{schema.short(value)} is the old form, which vLLM no longer reads: it is given a mapping"
+        yield document.problem(here, message, _as_limits(value), warning=True)
+    elif isinstance(value, str):
+        if not _reads(json.loads, value):
+            yield document.problem(here, "is text that is no JSON", _as_limits(value))
+            return
+        new = json.loads(value)
+    if not isinstance(new, dict):
+        shown = "a list" if isinstance(value, list) else schema.short(value)
+        yield document.problem(here, f"must be a mapping, not {shown}", _as_limits(value))
+        return
+    if any(_PAIR.fullmatch(str(key)) for key in new):
+        yield document.problem(here, "must be a mapping with a number for each", _as_limits(list(new)))
+        return
+    for key, limit in new.items():
+        place = (*here, key) if isinstance(value, dict) and not modality else here
+        yield from _limit(document, place, str(key), limit)
+
+
+def _limit(document: Document, place: Where, modality: str, limit: object) -> Iterator[Problem]:
+    count = limit.get("count", 0) if isinstance(limit, dict) else limit
+    if isinstance(count, bool) or not isinstance(count, int):
+        shown = "nothing" if count is None else schema.short(count)
+        quoted = isinstance(count, str) and count.isdecimal()
+        advice = f"write {count}, without quotes" if quoted else f"write {modality}: 1, for one"
+        yield document.problem(place, f"must be a whole number, not {shown}", advice)
+    elif count < 0:
+        yield document.problem(place, f"must be at least 0, not {count}")
+    elif modality not in _MODALITIES:
+        close = wording.near(modality, _MODALITIES)
+        message = f"is no {', '.join(_MODALITIES[:-1])} or {_MODALITIES[-1]}, which vLLM's models have"
+        yield document.problem(place, message, close, warning=not close)  # a plugin's model may have others
+
+
+def _as_limits(value: object) -> str:
+    """Limits as they are to be written."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    pairs = _PAIR.findall(text)
+    if pairs and re.fullmatch(r"[\s,;{}\[\]\"']*", _PAIR.sub("", text)):
+        return f"write {{{', '.join(f'{name}: {count}' for name, count in pairs)}}}"
+    only = re.fullmatch(r"\s*(\d+)\s*", text)
+    return f"write {{image: {only[1]}}}" if only else "write a mapping"
 
 
 def _opposite(name: str, seen: Mapping[str, str]) -> str | None:
@@ -64,8 +114,16 @@ def _opposite(name: str, seen: Mapping[str, str]) -> str | None:
     return seen.get(name.removeprefix("no-") if name.startswith("no-") else f"no-{name}")
 
 
-def _wrong_media(folder: str) -> tuple[str, str] | None:
+def _beside(name: str, seen: Mapping[str, str]) -> str | None:
+    """What was written that is the mapping of which this is a key, or a key of this mapping."""
+    base, dot, _ = name.partition(".")
+    return seen.get(base) if dot else next((said for one, said in seen.items() if one.startswith(f"{name}.")), None)
+
+
+def _wrong_media(folder: object) -> tuple[str, str] | None:
     """What is wrong with the folder whose files may be in requests, and what to do."""
+    if not isinstance(folder, str) or not folder:
+        return None
     if "\0" not in folder and os.path.realpath(folder) == "/":
         message = "shows every file of this machine that vLLM can read to whoever has a key of the gateway"
         return message, "name the folder with the media"
