@@ -83,6 +83,7 @@ Positive = Annotated[float, BeforeValidator(duration), Field(gt=0), _A_DURATION]
 Size = Annotated[int, BeforeValidator(size), _written(r"^\s*\d+(\.\d+)?\s*([KMGTkmgt][Ii]?)?[Bb]?\s*$", "integer")]
 Signal = Annotated[int, BeforeValidator(signal_number), _written(r"^(SIG|sig)?[A-Za-z0-9]+$", "integer")]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]  # strict: yes is no number, and neither is "2"
 Flag = Annotated[bool, Field(strict=True)]
 
 
@@ -114,12 +115,10 @@ class Health(Block):
 
     period: Positive = 10.0
     timeout: Positive = 10.0
-    failure_threshold: Annotated[int, Field(ge=1)] = 3
+    failure_threshold: Count = 3
     readiness_period: Positive | None = Field(default=None, description="of the catalogue; default: 3 x period")
     readiness_timeout: Positive | None = Field(default=None, description="default: timeout")
-    readiness_threshold: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="default: failure_threshold"
-    )
+    readiness_threshold: Count | None = Field(default=None, description="default: failure_threshold")
     startup_period: Positive = 0.5
     startup_timeout: Positive | None = Field(default=None, description="default: timeout")
     startup_budget: Positive = 1800.0
@@ -156,9 +155,9 @@ class Restart(Block):
 
     policy: Literal["always", "on-failure", "never"] = "always"
     backoff: Duration = 5.0
-    backoff_factor: Annotated[float, Field(ge=1)] = 2.0
+    backoff_factor: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = 2.0
     backoff_cap: Duration = 300.0
-    intensity: Annotated[int, Field(ge=1)] = 5
+    intensity: Count = 5
     window: Positive = 3600.0
 
 
@@ -183,7 +182,7 @@ class Gateway(Supervised):
 
     host: str = "127.0.0.1"
     port: Port = 4000
-    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    replicas: Annotated[Count, Field(le=64)] = 1
     litellm_config: str | None = Field(default=None, description="native LiteLLM configuration, relative to this file")
     hold: Literal["auto"] | Duration = "auto"
     max_rss: Annotated[Size, AfterValidator(_most_memory)] | None = Field(
@@ -263,7 +262,7 @@ class Logs(Block):
     """The programs' output: segments of ``max_bytes``, of which ``backups`` are kept."""
 
     max_bytes: Annotated[Size, AfterValidator(_segment)] = 50 * 1024 * 1024
-    backups: Annotated[int, Field(ge=1)] = 10
+    backups: Count = 10
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

@@ -56,7 +56,8 @@ def complaint(
             advice = f"write {given.strip()}, without quotes" if _is_number(given) else ""
             return document.problem(where, f"must be a whole number{not_this}", advice)
         case "float_type" | "float_parsing" | "finite_number":
-            return document.problem(where, f"must be a number{not_this}")
+            advice = f"write {given.strip()}, without quotes" if _is_number(given, r"\d{1,18}(\.\d+)?") else ""
+            return document.problem(where, f"must be a number{not_this}", advice)
         case "greater_than_equal":
             return document.problem(where, f"must be at least {bounds['ge']:g}{not_this}")
         case "greater_than":
@@ -97,8 +98,8 @@ def _shown(where: Where, given: object) -> str:
     return schema.short(given)
 
 
-def _is_number(given: object) -> typing.TypeGuard[str]:
-    return isinstance(given, str) and re.fullmatch(r"\s*\d{1,18}\s*", given) is not None
+def _is_number(given: object, pattern: str = r"\d{1,18}") -> typing.TypeGuard[str]:
+    return isinstance(given, str) and re.fullmatch(pattern, given.strip()) is not None
 
 
 _AS_MAPPING = {
