@@ -25,6 +25,7 @@ RESERVED = {
     "port": "write it as `port:`",
     "host": "engines listen on loopback only; clients talk to the gateway",
     "uds": "write it as `uds:`",
+    "config": "write what is in that file here: nobody would have looked at it",
 }
 
 
