@@ -33,7 +33,10 @@ def problems(
         elif (beside := _beside(name, seen)) and value is not None and model.vllm[beside] is not None:
             message = f"beside {beside}: vLLM then uses what is written with dots alone"
             yield document.problem(here, message, "write it as one mapping")
-        if name in vllm.RESERVED:
+        short, dot, key = name.partition(".")
+        if short in vllm.SHORT and short not in (there or ()):
+            yield document.problem(here, "is a short word", f"write {vllm.SHORT[short]}{dot}{key}")
+        elif name in vllm.RESERVED:
             yield document.problem(here, "is not written here", vllm.RESERVED[name])
         elif any(place[: len(here)] == here for place in made_up):
             continue
@@ -148,12 +151,20 @@ def _wrong(name: str, value: object, there: Options) -> Iterator[Wrong]:
         elif name.replace("-", "_") in schema.Model.model_fields:
             yield (), "is no option of vLLM", "write it beside vllm, not under it"
         else:
-            yield (), "is no option of the installed vLLM", wording.near(base, there) or "see `vllm serve --help`"
+            yield (), "is no option of the installed vLLM", _meant_option(base, value, there)
     elif dot:
         if there[base].kind not in _MAPPINGS or there[base].takes == "flag":
             yield (), f"{base} has no keys", f"write {base}"
     elif value is not None:
         yield from _not_its_kind(name, there[base], value)
+
+
+def _meant_option(name: str, value: object, there: Options) -> str:
+    if name == "task" and str(value) in vllm.TASKS:
+        return f"write runner: {vllm.TASKS[str(value)]}"
+    if level := re.fullmatch(r"O(\d)", name):
+        return f"write optimization-level: {level[1]}"
+    return wording.near(name, there) or "see `vllm serve --help`"
 
 
 # Kinds of which there may be keys; the last is one that is not known

@@ -137,6 +137,8 @@ def _meant(where: Where, options: Callable[[], Collection[str] | None]) -> str:
     block = _block(around)
     if block is schema.Model and vllm.normal(key) in (options() or ()):
         return "it is an option of vLLM: write it under vllm"
+    if block is schema.Model and vllm.normal(key) in vllm.SHORT:
+        return f"write it under vllm, as {vllm.SHORT[vllm.normal(key)]}"
     if block is schema.Model and key in _PARAMS:
         return "it is one of LiteLLM's: write it under litellm"
     inner = [name for name in known if key in _known((*around, name))]

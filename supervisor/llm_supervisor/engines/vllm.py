@@ -29,6 +29,40 @@ RESERVED = {
 }
 
 
+# Its short words, which are read behind a single dash only, and so never here
+SHORT = {
+    "ac": "attention-config",
+    "asc": "api-server-count",
+    "cc": "compilation-config",
+    "dc": "diffusion-config",
+    "dcp": "decode-context-parallel-size",
+    "dp": "data-parallel-size",
+    "dpa": "data-parallel-address",
+    "dpb": "data-parallel-backend",
+    "dpe": "data-parallel-external-lb",
+    "dph": "data-parallel-hybrid-lb",
+    "dpl": "data-parallel-size-local",
+    "dpm": "data-parallel-multi-port-external-lb",
+    "dpn": "data-parallel-rank",
+    "dpp": "data-parallel-rpc-port",
+    "dpr": "data-parallel-start-rank",
+    "ep": "enable-expert-parallel",
+    "n": "nnodes",
+    "O": "optimization-level",
+    "pcp": "prefill-context-parallel-size",
+    "pp": "pipeline-parallel-size",
+    "q": "quantization",
+    "r": "node-rank",
+    "sc": "speculative-config",
+    "tp": "tensor-parallel-size",
+}
+# What ``task`` was until it became two other options
+TASKS = {
+    **dict.fromkeys(("embed", "embedding", "classify", "score", "reward"), "pooling"),
+    **dict.fromkeys(("generate", "transcription"), "generate"),
+}
+
+
 def normal(option: str) -> str:
     """An option's name as vLLM writes it, without dashes in front: ``max_model_len`` and ``max-model-len`` are one.
     What is behind a dot is a key in its JSON, and no option's name."""
