@@ -15,6 +15,7 @@ from llm_supervisor.config.source import path_words, read
 from tests.config.conftest import GOOD, NATIVE, Place
 
 ENV = {"ANTHROPIC_API_KEY": "x"}
+WEIGHTS = "\2" + "\0" * 7 + "{}"  # safetensors of no tensor
 
 
 def test_the_documented_example(place: Place) -> None:
@@ -275,14 +276,14 @@ def test_a_folder_whose_download_was_interrupted(place: Place) -> None:
         "weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors", "d": "x.safetensors"}
     }
     place.write(json.dumps(index), "tiny/model.safetensors.index.json")
-    place.write("weights", "tiny/one.safetensors")
+    place.write(WEIGHTS, "tiny/one.safetensors")
     place.write("", "tiny/x.safetensors")
     text = "gateway: {}\nmodels: {a: {model: ./tiny, port: 8000}}\n"
     (problem,) = place.problems(text)
-    assert "two.safetensors, x.safetensors of its index are missing or empty" in problem.message
+    assert "two.safetensors, x.safetensors are missing, empty or cut off" in problem.message
     assert (problem.line, problem.path) == (2, "models.a.model")
     for name in ("two", "x"):
-        place.write("weights", f"tiny/{name}.safetensors")
+        place.write(WEIGHTS, f"tiny/{name}.safetensors")
     assert place.problems(text) == []
     for index_ in ("[", "[" * 100_000, '{"weight_map": {"a": {}}}'):
         place.write(index_, "tiny/model.safetensors.index.json")
@@ -333,7 +334,7 @@ def test_a_plugin_may_load_from_elsewhere(place: Place) -> None:
 @pytest.mark.parametrize("value", ["4.1", "0012345", "yes", "true", "1.5e+10", "2024-01-01", "0x10", "17"])
 def test_a_variable_is_text_where_text_is_wanted(place: Place, value: str) -> None:
     place.write("{}", f"{value}/config.json")
-    place.write("x", f"{value}/model.safetensors")
+    place.write(WEIGHTS, f"{value}/model.safetensors")
     config = place.load(
         "gateway: {}\nmodels:\n  a:\n    model: ${N}\n    served_model_name: ${N}\n    port: 8000\n    source: path\n"
         "    health: {expect: '${N}'}\n    vllm: {api-key: '${N}'}\n"
@@ -410,3 +411,68 @@ def test_an_env_file_by_a_variable(place: Place, said: str, environ: dict[str, s
     config = place.load(f"env_file: {said}\n", environ)
     assert config.env_values == {"ANTHROPIC_API_KEY": "sk-ant-1"}
     assert config.root.env_file == "keys.env"
+
+
+# Model folders --------------------------------------------------------------------------------------------------
+
+TENSOR = json.dumps({"__metadata__": {}, "w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}})
+CUT = chr(len(TENSOR)) + "\0" * 7 + TENSOR + "ab"
+BINARIES = json.dumps({"weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}})
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "words"),
+    [
+        ({"pytorch_model.bin.index.json": BINARIES, "pytorch_model-1.bin": "x"}, "", "pytorch_model-2.bin is missing"),
+        ({"pytorch_model-00001-of-00002.bin": "x"}, "", "pytorch_model-00002-of-00002.bin is missing"),
+        ({"config.json": ""}, "", "its config.json is empty"),
+        ({"config.json": "{"}, "", "its config.json is no JSON"),
+        ({"config.json": "[]"}, "", "its config.json is no mapping in JSON"),
+        ({"config.json": "\x80\x81"}, "", "its config.json is no JSON"),
+        ({"model.safetensors": "xx"}, "", "model.safetensors is missing, empty or cut off"),
+        ({"model.safetensors": "version https://git-lfs.github.com/spec/v1\noid sha256:1\n"}, "", "cut off"),
+        ({"model.safetensors": CUT}, "", "model.safetensors is missing, empty or cut off"),
+        ({"model-00001-of-00002.safetensors": WEIGHTS}, "", "model-00002-of-00002.safetensors is missing"),
+        ({"model-00000-of-00002.safetensors": WEIGHTS}, "", "model-00001-of-00002.safetensors is missing"),
+        ({"consolidated-00001-of-00002.safetensors": WEIGHTS}, "", "consolidated-00002-of-00002.safetensors"),
+        ({"model.safetensors": "xx"}, "load-format: safetensors", "model.safetensors is missing"),
+    ],
+)
+def test_a_folder_that_is_not_complete(place: Place, files: dict[str, str], options: str, words: str) -> None:
+    for name, text in files.items():
+        place.write("", f"tiny/{name}")
+        (place.folder / "tiny" / name).write_bytes(text.encode("latin-1"))
+    (problem,) = place.problems(f"gateway: {{}}\nmodels: {{a: {{model: ./tiny, port: 8000, vllm: {{{options}}}}}}}\n")
+    assert (problem.path, problem.warning) == ("models.a.model", False)
+    assert f"{place.folder}/tiny is incomplete: " in problem.message
+    assert words in problem.message
+    assert "download it again" in problem.advice
+
+
+@pytest.mark.parametrize(
+    ("files", "options"),
+    [
+        ({"config.json": None, "model-Q4_K_M.gguf": "x"}, ""),
+        ({"config.json": None, "params.json": "{}", "consolidated.safetensors": WEIGHTS}, ""),
+        ({"config.json": None}, "hf-config-path: org/a"),
+        ({"config.json": None, "adapter_config.json": "{}"}, ""),
+        ({"model.safetensors": CUT + "cd"}, ""),
+        ({"model.safetensors": "xx"}, "load-format: dummy"),
+        ({"model.safetensors": "xx"}, "load_format: sharded_state"),
+        ({"model-00000-of-00002.safetensors": WEIGHTS, "model-00001-of-00002.safetensors": WEIGHTS}, ""),
+        # of several kinds only those that vLLM takes
+        ({"consolidated.safetensors": WEIGHTS, "model-00001-of-00002.safetensors": WEIGHTS}, ""),
+        ({"model.safetensors": WEIGHTS, "pytorch_model-00001-of-00002.bin": "x"}, ""),
+        ({"model.safetensors.index.json": '{"weight_map": {"a": "b.safetensors"}}', "pytorch_model.bin": "x"}, ""),
+        ({"adapter_model.safetensors": WEIGHTS, "model.safetensors": WEIGHTS}, "tokenizer: org/a"),
+        ({"training_args.bin": "", "model.safetensors": WEIGHTS}, ""),
+    ],
+)
+def test_a_folder_that_vllm_can_load(place: Place, files: dict[str, str | None], options: str) -> None:
+    for name, text in files.items():
+        if text is None:
+            (place.folder / "tiny" / name).unlink()
+        else:
+            place.write(text, f"tiny/{name}")
+    text = f"gateway: {{}}\nmodels: {{a: {{model: ./tiny, port: 8000, vllm: {{{options}}}}}}}\n"
+    assert place.problems(text) == []

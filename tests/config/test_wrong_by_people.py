@@ -95,7 +95,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in {
         "tiny/config.json": "{}",
         "half/config.json": "{}",
-        "half/one.safetensors": "weights",
+        "half/one.safetensors": "\2" + "\0" * 7 + "{}",
         "half/model.safetensors.index.json": json.dumps(index),
         "env/bin/python": "#!/bin/sh\n",
         "python": "#!/bin/sh\n",

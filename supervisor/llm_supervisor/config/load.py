@@ -517,13 +517,31 @@ def _wrong_model(model: schema.Model, base: Path) -> tuple[str, str] | None:
         return f"{folder} is a file; a model is a folder", _beside(folder)
     if not os.path.isdir(folder):
         return f"no such folder: {folder}", _beside(folder)
-    if not os.path.isfile(os.path.join(folder, "config.json")):
-        return f"{folder} has no config.json: it is no model folder", ""
-    if missing := weights.missing_shards(folder):
+    options = vllm.by_name(model.vllm)
+    if not _described_elsewhere(folder, options):
+        if not os.path.isfile(os.path.join(folder, "config.json")):
+            return f"{folder} has no config.json: it is no model folder", ""
+        if wrong := weights.wrong_config(folder):
+            return f"{folder} is incomplete: its config.json {wrong}", _AGAIN
+    if missing := weights.unfinished(folder, str(options.get("load-format") or "auto").lower()):
         few = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
         are = "are" if len(missing) > 1 else "is"
-        return f"{folder} is incomplete: {few} of its index {are} missing or empty", "download it again"
+        return f"{folder} is incomplete: {few} {are} missing, empty or cut off", _AGAIN
     return None
+
+
+_AGAIN = "download it again, or write its hub id as model and `llm-supervisor pull`"
+
+
+def _described_elsewhere(folder: str, options: Mapping[str, object]) -> bool:
+    """Whether vLLM may take what a model is from something else than its config.json."""
+    if any(options.get(name) for name in ("hf-config-path", "config-format")):
+        return True
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    return any(name in ("params.json", "adapter_config.json") or name.endswith(".gguf") for name in names)
 
 
 # What vLLM streams weights from
