@@ -476,3 +476,10 @@ def test_a_folder_that_vllm_can_load(place: Place, files: dict[str, str | None],
             place.write(text, f"tiny/{name}")
     text = f"gateway: {{}}\nmodels: {{a: {{model: ./tiny, port: 8000, vllm: {{{options}}}}}}}\n"
     assert place.problems(text) == []
+
+
+def test_numbers_that_are_what_they_look_like(place: Place) -> None:
+    """And one that is merged in counts only where it is not written again."""
+    place.load("gateway: {port: 0x1000, restart: {window: 1_000}, stop: {grace: 07}}\n")
+    merged = "models: {a: &a {model: org/a, port: 8000, vllm: {seed: 010}}, b: {<<: *a, port: 8001, vllm: {seed: 9}}}"
+    assert [problem.path for problem in place.problems(f"gateway: {{}}\n{merged}\n")] == ["models.a.vllm.seed"]

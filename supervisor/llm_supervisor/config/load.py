@@ -139,7 +139,8 @@ def _checked(
     if document.data is not None:
         _check_readers(document, "${NAME}", reading)
         fill_in(document, merged)
-    reading.add(*document.problems)
+        _check_numbers(document)
+    reading.add(*(_of_a_beginner(problem) for problem in document.problems))
 
     @functools.cache  # asking takes seconds
     def options() -> Options | None:
@@ -170,6 +171,37 @@ def _checked(
     _check_exposure(root, master_key, document, reading)
     _check_circle(root, merged, document, reading)
     return Config(path, root, native.data or {}, merged, master_key, (), env_values, tuple(more), said, there)
+
+
+def _of_a_beginner(problem: Problem) -> Problem:
+    return replace(problem, advice="`llm-supervisor init` writes one") if problem.message == "is empty" else problem
+
+
+def _check_numbers(document: Document) -> None:
+    """Numbers that YAML reads in another way than people do. Nobody would see which one is used."""
+    for where, (written, value) in document.odd.items():
+        if _at(document.data, where) != value:
+            continue  # it was written again
+        plain = written.lstrip("+").replace("_", "")
+        if schema.wanted(where) == "text":
+            advice = f'write "{written}", in quotes'
+        elif ":" in written:
+            advice = f"write {value}"
+        else:
+            advice = f"write {int(plain)}, or {value} if that is meant"
+        base = "sixties" if ":" in written else "eights"
+        message = f"{written} is {value} to YAML, which counts in {base} there"
+        document.problems.append(document.problem(where, message, advice))
+        document.unread.add(where)
+
+
+def _at(data: Any, where: Where) -> Any:
+    for part in where:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
 
 
 def fill_in(document: Document, environ: Mapping[str, str]) -> None:
@@ -336,14 +368,23 @@ def _check_gateway(root: schema.Root, path: Path, document: Document, reading: _
         try:
             ipaddress.ip_address(gateway.host)
         except ValueError:
-            bare = re.fullmatch(r"(?:https?://)?(\[[0-9a-fA-F:]+\]|[^:/]*)(?::(\d+))?/?", gateway.host)
-            advice = f"write host: {bare[1].strip('[]') or '0.0.0.0'}" if bare else ""
-            advice += f" and port: {bare[2]}" if bare and bare[2] else ""
             message = f"{schema.short(gateway.host)} is no name and no address of this machine"
-            reading.add(document.problem((GATEWAY, "host"), message, advice))
+            reading.add(document.problem((GATEWAY, "host"), message, _meant_host(gateway.host)))
     for name, advice in _NOT_OF_THE_GATEWAY.items():
         if name in gateway.env:
             reading.add(document.problem((GATEWAY, "env", name), "is given to LiteLLM by llm-supervisor", advice))
+
+
+def _meant_host(host: str) -> str:
+    """What to write in the place of a host that is none."""
+    bare = re.fullmatch(r"(?:https?://)?(\[[0-9a-fA-F:]+\]|[^:/]*)(?::(\d+))?/?", host.strip())
+    if bare is None:
+        return ""
+    name = bare[1].strip("[]").strip(".").strip()
+    name = "0.0.0.0" if name in ("", "*") else name
+    if not _HOST.fullmatch(name) and ":" not in name:
+        return "write 127.0.0.1, or 0.0.0.0 for every address of this machine"
+    return f"write host: {name}" + (f" and port: {bare[2]}" if bare[2] else "")
 
 
 # Variables of LiteLLM that are told apart from what is asked of it
@@ -605,7 +646,8 @@ def _check_programs(
                 reading.add(document.problem((*here, "command", 0), message, advice, warning=warning))
         ways = [way for way in ("tcp", "http", "after") if getattr(program.ready, way) is not None]
         if len(ways) != 1 and not any(place[:3] == (*here, "ready") for place in reading.made_up):
-            reading.add(document.problem((*here, "ready"), "must say exactly one of tcp, http, after"))
+            advice = "leave the others out" if ways else "write {after: 5s}, for one"
+            reading.add(document.problem((*here, "ready"), "must say exactly one of tcp, http, after", advice))
         if program.ready.tcp is not None:
             host, _, port = program.ready.tcp.rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:

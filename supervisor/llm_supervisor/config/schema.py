@@ -240,6 +240,8 @@ class Program(Supervised):
     @field_validator("command", mode="before")
     @classmethod
     def _no_shell(cls, value: object) -> object:
+        if isinstance(value, str) and not _words(value):
+            raise ValueError("is empty; write a list: [PROGRAM, WORD, ...]")
         if isinstance(value, str):
             raise ValueError(f"must be a list, as it never meets a shell: write {json.dumps(_words(value))}")
         return value

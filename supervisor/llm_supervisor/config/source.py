@@ -65,6 +65,9 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     unread: set[Where] = field(default_factory=set)  # places whose value could not be made; they have their problem
     files: dict[Where, str] = field(default_factory=dict)  # of several files, the one that says what is there
+    odd: dict[Where, tuple[str, Any]] = field(
+        default_factory=dict
+    )  # numbers that look like others: as written, and what
 
     def line(self, where: Where) -> int:
         """The line of that place, or of the nearest place around it that exists."""
@@ -211,9 +214,10 @@ def layered(paths: Sequence[Path], verbatim: Verbatim = never) -> Document:
             first.data = {}
         replaced: set[Where] = set()
         _lay(first.data, other.data, (), replaced)
-        for known in (first.lines, first.files):
+        for known in (first.lines, first.files, first.odd):
             for place in [place for place in known if _is_in(place, replaced)]:
                 del known[place]
+        first.odd |= other.odd
         for place, line in other.lines.items():
             if _is_in(place, replaced):
                 first.lines[place], first.files[place] = line, other.file
@@ -367,6 +371,8 @@ class _Construction:
             return self._unread(where, line, f"is not valid YAML: {_words(node.value)} is no {kind}")
         if isinstance(value, bytes):
             return self._unread(where, line, "is binary; write text")
+        if kind in ("int", "float") and _ODD.fullmatch(str(node.value)) and value != _decimal(str(node.value)):
+            self._document.odd[where] = (str(node.value), value)
         if isinstance(value, int) and abs(value) > _LARGEST:
             return self._unread(where, line, "is too large a number")
         if isinstance(value, str) and (odd := _odd(value)):
@@ -417,6 +423,14 @@ class _Construction:
     def _say(self, where: Where, line: int, message: str, advice: str = "") -> None:
         document = self._document
         document.problems.append(Problem(document.file, line, path_words(where), message, advice))
+
+
+# 66:40 is 4000 to YAML, which counts in sixties there, and 010 is 8
+_ODD = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+
+
+def _decimal(text: str) -> int | None:
+    return int(text) if text.lstrip("-+").isdecimal() and len(text) < 1000 else None
 
 
 def _words(value: object) -> str:
