@@ -141,7 +141,7 @@ def _pictures(config: Config, name: str, model: schema.Model | None) -> Iterator
     if folder := options.get("allowed-local-media-path"):
         yield Question(name, "image (file)", chat, with_parts(image(BY_FILE)), media=str(folder))
     given = vllm.limits(options.get("limit-mm-per-prompt"))
-    limits = given if isinstance(given, dict) else {}
+    limits = {name: _count(limit) for name, limit in given.items()} if isinstance(given, dict) else {}
     two = with_parts(image(data), image(data))
     if limits.get("image", 1) == 1 and "image" in limits:
         yield Question(name, "two images", chat, two, refused=True)
@@ -151,6 +151,11 @@ def _pictures(config: Config, name: str, model: schema.Model | None) -> Iterator
         frame = base64.b64encode(canary.png()).decode()
         video = {"type": "video_url", "video_url": {"url": "data:video/jpeg;base64," + ",".join([frame] * 4)}}
         yield Question(name, "video", chat, with_parts(video))
+
+
+def _count(limit: object) -> object:
+    """A limit as a number: it may be written with what it is measured with."""
+    return limit.get("count") if isinstance(limit, dict) else limit
 
 
 # Asking -----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from llm_supervisor.config.source import path_words, read
 from tests.config.conftest import GOOD, NATIVE, Place
 
 ENV = {"ANTHROPIC_API_KEY": "x"}
+WEIGHTS = "\2" + "\0" * 7 + "{}"  # safetensors of no tensor
 
 
 def test_the_documented_example(place: Place) -> None:
@@ -275,14 +276,14 @@ def test_a_folder_whose_download_was_interrupted(place: Place) -> None:
         "weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors", "d": "x.safetensors"}
     }
     place.write(json.dumps(index), "tiny/model.safetensors.index.json")
-    place.write("weights", "tiny/one.safetensors")
+    place.write(WEIGHTS, "tiny/one.safetensors")
     place.write("", "tiny/x.safetensors")
     text = "gateway: {}\nmodels: {a: {model: ./tiny, port: 8000}}\n"
     (problem,) = place.problems(text)
-    assert "two.safetensors, x.safetensors of its index are missing or empty" in problem.message
+    assert "two.safetensors, x.safetensors are missing, empty or cut off" in problem.message
     assert (problem.line, problem.path) == (2, "models.a.model")
     for name in ("two", "x"):
-        place.write("weights", f"tiny/{name}.safetensors")
+        place.write(WEIGHTS, f"tiny/{name}.safetensors")
     assert place.problems(text) == []
     for index_ in ("[", "[" * 100_000, '{"weight_map": {"a": {}}}'):
         place.write(index_, "tiny/model.safetensors.index.json")
@@ -334,3 +335,176 @@ def test_who_reaches_the_gateway(place: Place, host: str, here: bool) -> None:
     """It decides whether a key must be strong."""
     said = place.problems(f"gateway: {{host: '{host}'}}\n", {"LITELLM_MASTER_KEY": "sk-short"})
     assert [problem.path for problem in said] == ([] if here else ["gateway.host"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gpt2", "org/name", "THUDM/GLM-4.1V-9B-Thinking", "Org_1/a.b-c_d", "org/name-GGUF:Q4_K_M", "123/4"),
+        *("s3://bucket/model", "GS://bucket/model", "az://container/model"),
+    ],
+)
+def test_names_that_vllm_takes(place: Place, name: str) -> None:
+    assert place.problems(f"gateway: {{}}\nmodels: {{a: {{model: '{name}', port: 8000}}}}\n") == []
+
+
+def test_a_plugin_may_load_from_elsewhere(place: Place) -> None:
+    text = "gateway: {}\nmodels: {a: {model: 'oss://b/m', port: 8000, vllm: {load_format: mine}}}\n"
+    assert place.problems(text) == []
+
+
+# Variables ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["4.1", "0012345", "yes", "true", "1.5e+10", "2024-01-01", "0x10", "17"])
+def test_a_variable_is_text_where_text_is_wanted(place: Place, value: str) -> None:
+    place.write("{}", f"{value}/config.json")
+    place.write(WEIGHTS, f"{value}/model.safetensors")
+    config = place.load(
+        "gateway: {}\nmodels:\n  a:\n    model: ${N}\n    served_model_name: ${N}\n    port: 8000\n    source: path\n"
+        "    health: {expect: '${N}'}\n    vllm: {api-key: '${N}'}\n"
+        "programs: {p: {command: [sh], cwd: '${N}'}}\n",
+        {"N": value},
+    )
+    model = config.root.models["a"]
+    assert (model.model, model.served_model_name, model.health.expect) == (value, value, value)
+    assert model.vllm == {"api-key": value}
+    assert config.root.programs["p"].cwd == value
+
+
+def test_a_host_of_a_variable(place: Place) -> None:
+    gateway = place.load("gateway: {host: '${HOST}'}\n", {"HOST": "127.1"}).root.gateway
+    assert gateway is not None
+    assert gateway.host == "127.1"
+
+
+@pytest.mark.parametrize(
+    ("value", "made"),
+    [
+        *(("8", 8), ("-1", -1), ("0", 0), ("0.9", 0.9), ("-0.5", -0.5), ("true", True), ("false", False)),
+        *(("0012345", "0012345"), ("1.5e+10", "1.5e+10"), ("1.10", "1.10"), ("yes", "yes"), ("off", "off")),
+        *(("1_000", "1_000"), ("0x10", "0x10"), ("22:22", "22:22"), (".inf", ".inf"), ("nan", "nan"), ("25k", "25k")),
+        *(("9" * 30, "9" * 30), ("2024-01-01", "2024-01-01"), ("[1]", "[1]"), ("+1", "+1"), ("-", "-")),
+    ],
+)
+def test_a_variable_for_vllm_loses_nothing(place: Place, value: str, made: object) -> None:
+    text = "gateway: {}\nmodels: {a: {model: org/a, port: 8000, vllm: {x: '${N}'}}}\n"
+    options = place.load(text, {"N": value}).root.models["a"].vllm
+    assert options == {"x": made}
+    assert type(options["x"]) is type(made)
+
+
+@pytest.mark.parametrize(("value", "made"), [("0.70", 0.7), ("1e-5", 1e-5), ("0012345", "0012345"), ("no", "no")])
+def test_a_variable_in_json(place: Place, value: str, made: object) -> None:
+    """There a number is one, however it is written."""
+    text = (
+        "gateway: {}\nmodels: {a: {model: org/a, port: 8000, litellm: {temperature: '${N}'},\n"
+        "  vllm: {override-generation-config: {temperature: '${N}'}}}}\n"
+    )
+    model = place.load(text, {"N": value}).root.models["a"]
+    assert model.vllm == {"override-generation-config": {"temperature": made}}
+    assert model.litellm == {"temperature": made}
+
+
+def test_a_variable_for_a_number_or_a_flag(place: Place) -> None:
+    text = (
+        "gateway: {port: '${P}', replicas: '${R}', hold: '${H}', restart: {backoff_factor: '${F}'}}\n"
+        "models:\n  a: {model: org/a, uds: '${U}', vision: '${V}', gpus: ['${R}'], health: {period: '${H}'},\n"
+        "      warm: '${W}', vllm: {tensor-parallel-size: 1}}\nlogs: {max_bytes: '${M}'}\n"
+    )
+    given = {"P": "4001", "R": "2", "H": "1.50", "F": "2.50", "U": "true", "V": "on", "W": "off", "M": "10MB"}
+    root = place.load(text, given).root
+    assert root.gateway is not None
+    assert (root.gateway.port, root.gateway.replicas, root.gateway.hold) == (4001, 2, 1.5)
+    assert root.gateway.restart.backoff_factor == 2.5
+    model = root.models["a"]
+    assert (model.uds, model.vision, model.gpus, model.health.period, model.warm) == (True, True, [2], 1.5, "off")
+    assert root.logs.max_bytes == 10 << 20
+
+
+@pytest.mark.parametrize(("place_", "value"), [("port", "010000"), ("port", "66:40"), ("port", "1e3"), ("port", "yes")])
+def test_a_variable_that_is_no_number(place: Place, place_: str, value: str) -> None:
+    (problem,) = place.problems(f"gateway: {{{place_}: '${{P}}'}}\n", {"P": value})
+    assert problem.path == "gateway.port"
+
+
+@pytest.mark.parametrize(
+    ("said", "environ"),
+    [("${FILE}", {"FILE": "keys.env"}), ("${FILE:-keys.env}", {}), ("os.environ/FILE", {"FILE": "keys.env"})],
+)
+def test_an_env_file_by_a_variable(place: Place, said: str, environ: dict[str, str]) -> None:
+    config = place.load(f"env_file: {said}\n", environ)
+    assert config.env_values == {"ANTHROPIC_API_KEY": "sk-ant-1"}
+    assert config.root.env_file == "keys.env"
+
+
+# Model folders --------------------------------------------------------------------------------------------------
+
+TENSOR = json.dumps({"__metadata__": {}, "w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}})
+CUT = chr(len(TENSOR)) + "\0" * 7 + TENSOR + "ab"
+BINARIES = json.dumps({"weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}})
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "words"),
+    [
+        ({"pytorch_model.bin.index.json": BINARIES, "pytorch_model-1.bin": "x"}, "", "pytorch_model-2.bin is missing"),
+        ({"pytorch_model-00001-of-00002.bin": "x"}, "", "pytorch_model-00002-of-00002.bin is missing"),
+        ({"config.json": ""}, "", "its config.json is empty"),
+        ({"config.json": "{"}, "", "its config.json is no JSON"),
+        ({"config.json": "[]"}, "", "its config.json is no mapping in JSON"),
+        ({"config.json": "\x80\x81"}, "", "its config.json is no JSON"),
+        ({"model.safetensors": "xx"}, "", "model.safetensors is missing, empty or cut off"),
+        ({"model.safetensors": "version https://git-lfs.github.com/spec/v1\noid sha256:1\n"}, "", "cut off"),
+        ({"model.safetensors": CUT}, "", "model.safetensors is missing, empty or cut off"),
+        ({"model-00001-of-00002.safetensors": WEIGHTS}, "", "model-00002-of-00002.safetensors is missing"),
+        ({"model-00000-of-00002.safetensors": WEIGHTS}, "", "model-00001-of-00002.safetensors is missing"),
+        ({"consolidated-00001-of-00002.safetensors": WEIGHTS}, "", "consolidated-00002-of-00002.safetensors"),
+        ({"model.safetensors": "xx"}, "load-format: safetensors", "model.safetensors is missing"),
+    ],
+)
+def test_a_folder_that_is_not_complete(place: Place, files: dict[str, str], options: str, words: str) -> None:
+    for name, text in files.items():
+        place.write("", f"tiny/{name}")
+        (place.folder / "tiny" / name).write_bytes(text.encode("latin-1"))
+    (problem,) = place.problems(f"gateway: {{}}\nmodels: {{a: {{model: ./tiny, port: 8000, vllm: {{{options}}}}}}}\n")
+    assert (problem.path, problem.warning) == ("models.a.model", False)
+    assert f"{place.folder}/tiny is incomplete: " in problem.message
+    assert words in problem.message
+    assert "download it again" in problem.advice
+
+
+@pytest.mark.parametrize(
+    ("files", "options"),
+    [
+        ({"config.json": None, "model-Q4_K_M.gguf": "x"}, ""),
+        ({"config.json": None, "params.json": "{}", "consolidated.safetensors": WEIGHTS}, ""),
+        ({"config.json": None}, "hf-config-path: org/a"),
+        ({"config.json": None, "adapter_config.json": "{}"}, ""),
+        ({"model.safetensors": CUT + "cd"}, ""),
+        ({"model.safetensors": "xx"}, "load-format: dummy"),
+        ({"model.safetensors": "xx"}, "load_format: sharded_state"),
+        ({"model-00000-of-00002.safetensors": WEIGHTS, "model-00001-of-00002.safetensors": WEIGHTS}, ""),
+        # of several kinds only those that vLLM takes
+        ({"consolidated.safetensors": WEIGHTS, "model-00001-of-00002.safetensors": WEIGHTS}, ""),
+        ({"model.safetensors": WEIGHTS, "pytorch_model-00001-of-00002.bin": "x"}, ""),
+        ({"model.safetensors.index.json": '{"weight_map": {"a": "b.safetensors"}}', "pytorch_model.bin": "x"}, ""),
+        ({"adapter_model.safetensors": WEIGHTS, "model.safetensors": WEIGHTS}, "tokenizer: org/a"),
+        ({"training_args.bin": "", "model.safetensors": WEIGHTS}, ""),
+    ],
+)
+def test_a_folder_that_vllm_can_load(place: Place, files: dict[str, str | None], options: str) -> None:
+    for name, text in files.items():
+        if text is None:
+            (place.folder / "tiny" / name).unlink()
+        else:
+            place.write(text, f"tiny/{name}")
+    text = f"gateway: {{}}\nmodels: {{a: {{model: ./tiny, port: 8000, vllm: {{{options}}}}}}}\n"
+    assert place.problems(text) == []
+
+
+def test_numbers_that_are_what_they_look_like(place: Place) -> None:
+    """And one that is merged in counts only where it is not written again."""
+    place.load("gateway: {port: 0x1000, restart: {window: 1_000}, stop: {grace: 07}}\n")
+    merged = "models: {a: &a {model: org/a, port: 8000, vllm: {seed: 010}}, b: {<<: *a, port: 8001, vllm: {seed: 9}}}"
+    assert [problem.path for problem in place.problems(f"gateway: {{}}\n{merged}\n")] == ["models.a.vllm.seed"]

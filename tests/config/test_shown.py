@@ -312,6 +312,7 @@ def test_it_allows_what_we_read_and_nothing_else() -> None:
     right = {
         "gateway": {"port": "${PORT}", "hold": "5m", "max_rss": "2GB", "stop": {"signal": "INT", "grace": 3}},
         "programs": {"p": {"command": ["a", 1, True], "env": {"A": 1}, "health": {"period": "500ms"}}},
+        "ready_when": "${WHEN:-all}",
     }
     assert list(check.iter_errors(right)) == []
     for wrong in (
@@ -319,6 +320,9 @@ def test_it_allows_what_we_read_and_nothing_else() -> None:
         {"gateway": {"port": "x"}},
         {"gateway": {"port": 70000}},
         {"gateway": {"hold": "soon"}},
+        {"gateway": {"warm": "yes"}},
+        {"gateway": {"replicas": "2"}},
+        {"gateway": {"replicas": True}},
         {"models": {"a": {"port": 1}}},
         {"programs": {"p": {"command": "a b"}}},
     ):

@@ -351,4 +351,4 @@ def test_a_folder_is_complete_or_not(tmp_path: Path) -> None:
     assert (code, json.loads(out)) == (0, {"ok": True, "models": [row]})
     (tmp_path / "tiny/model.safetensors.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}')
     code, _, err = run(tmp_path, "tiny")
-    assert code == 2 and "is incomplete: b.safetensors of its index is missing or empty" in err
+    assert code == 2 and "is incomplete: b.safetensors is missing, empty or cut off" in err

@@ -44,6 +44,7 @@ class Config:
     env_values: Mapping[str, str] = field(default_factory=dict, repr=False)
     more: tuple[Path, ...] = ()  # files whose words come after those of ``file``
     said: Mapping[str, Any] = field(default_factory=dict, repr=False)  # all of them as one, variables not filled in
+    options: Options | None = field(default=None, repr=False)  # of the installed vLLM, where they are known
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -110,7 +111,7 @@ def load(
     path, *more = [files] if isinstance(files, Path) else files
     reading = _Reading()
     document = source.layered([path, *more], _verbatim)
-    env_values = _env_file(path, document, reading) if document.data is not None else {}
+    env_values = _env_file(path, document, environ, reading) if document.data is not None else {}
     merged = {**env_values, **environ}
     config = _checked([path, *more], document, merged, env_values, vllm_options, reading)
     secrets = secret.of(document.data, reading.native, environ=merged, env_file=env_values)
@@ -140,7 +141,8 @@ def _checked(
     if document.data is not None:
         _check_readers(document, "${NAME}", reading)
         fill_in(document, merged)
-    reading.add(*document.problems)
+        _check_numbers(document)
+    reading.add(*(_of_a_beginner(problem) for problem in document.problems))
 
     @functools.cache  # asking takes seconds
     def options() -> Options | None:
@@ -172,12 +174,64 @@ def _checked(
     master_key = _master_key(native, merged, document, root, path, reading)
     _check_exposure(root, master_key, document, reading)
     _check_circle(root, merged, document, reading)
-    return Config(path, root, native.data or {}, merged, master_key, (), env_values, tuple(more), said)
+    return Config(path, root, native.data or {}, merged, master_key, (), env_values, tuple(more), said, there)
+
+
+def _of_a_beginner(problem: Problem) -> Problem:
+    return replace(problem, advice="`llm-supervisor init` writes one") if problem.message == "is empty" else problem
+
+
+def _check_numbers(document: Document) -> None:
+    """Numbers that YAML reads in another way than people do. Nobody would see which one is used."""
+    for where, (written, value) in document.odd.items():
+        if _at(document.data, where) != value:
+            continue  # it was written again
+        plain = written.lstrip("+").replace("_", "")
+        if schema.wanted(where) == "text":
+            advice = f'write "{written}", in quotes'
+        elif ":" in written:
+            advice = f"write {value}"
+        else:
+            advice = f"write {int(plain)}, or {value} if that is meant"
+        base = "sixties" if ":" in written else "eights"
+        message = f"{written} is {value} to YAML, which counts in {base} there"
+        document.problems.append(document.problem(where, message, advice))
+        document.unread.add(where)
+
+
+def _at(data: Any, where: Where) -> Any:
+    for part in where:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
 
 
 def fill_in(document: Document, environ: Mapping[str, str]) -> None:
     """Put in the environment's values, where they are ours to put in; what is missing is among the problems."""
-    source.expand(document, environ, but=_not_ours, litellms=_litellms, verbatim=_verbatim)
+    source.expand(document, environ, but=_not_ours, litellms=_litellms, made=_made)
+
+
+def _made(where: Where, text: str) -> object:
+    """What a variable's value is at that place: where a text is wanted, a text; for an option of vLLM, which
+    gets it as a word, only what is the same word again (a revision like 1.10 is no number)."""
+    if _verbatim(where, "int"):
+        return text
+    match schema.wanted(where):
+        case "text":
+            return text
+        case "number":
+            return source.number(text)
+        case "flag":
+            return source.number(text) if text.isdecimal() else source.flag(text)
+        case "flag or text":
+            return text == "true" if text in ("true", "false") else text
+    if text in ("true", "false"):
+        return text == "true"
+    value = source.number(text)
+    option = len(where) == 4 and where[0] == "models" and where[2] == "vllm"
+    return text if option and str(value) != text else value
 
 
 def _verbatim(where: Where, kind: str) -> bool:
@@ -269,11 +323,14 @@ def _place(data: Any, loc: tuple[str | int, ...]) -> Where:
 # What files and other keys say ------------------------------------------------------------------------------
 
 
-def _env_file(path: Path, document: Document, reading: _Reading) -> dict[str, str]:
-    """What it says. It is read before anything is checked, as values in it may be used anywhere."""
-    name = document.data.get("env_file")
-    if not isinstance(name, str):
-        return {}  # none, or the schema says what is wrong with it
+def _env_file(path: Path, document: Document, environ: Mapping[str, str], reading: _Reading) -> dict[str, str]:
+    """What it says. It is read before anything is checked, as values in it may be used anywhere; so only what is in
+    ``environ`` can be in its own name."""
+    named = Document(document.file, {"env_file": document.data.get("env_file")})
+    fill_in(named, environ)
+    name = named.data["env_file"]
+    if not isinstance(name, str) or named.unread:
+        return {}  # none, or what is wrong with it is said elsewhere
     file = path.parent / os.path.expanduser(name)
     where: Where = ("env_file",)
     try:
@@ -296,7 +353,7 @@ def read_env_file(path: Path, name: str) -> dict[str, str]:
     """What the env file of a configuration says, whatever may be wrong with it."""
     document = Document(str(path))
     document.data = {"env_file": name}
-    return _env_file(path, document, _Reading())
+    return _env_file(path, document, {}, _Reading())
 
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -325,14 +382,23 @@ def _check_gateway(root: schema.Root, path: Path, document: Document, reading: _
         try:
             ipaddress.ip_address(gateway.host)
         except ValueError:
-            bare = re.fullmatch(r"(?:https?://)?(\[[0-9a-fA-F:]+\]|[^:/]*)(?::(\d+))?/?", gateway.host)
-            advice = f"write host: {bare[1].strip('[]') or '0.0.0.0'}" if bare else ""
-            advice += f" and port: {bare[2]}" if bare and bare[2] else ""
             message = f"{schema.short(gateway.host)} is no name and no address of this machine"
-            reading.add(document.problem((GATEWAY, "host"), message, advice))
+            reading.add(document.problem((GATEWAY, "host"), message, _meant_host(gateway.host)))
     for name, advice in _NOT_OF_THE_GATEWAY.items():
         if name in gateway.env:
             reading.add(document.problem((GATEWAY, "env", name), "is given to LiteLLM by llm-supervisor", advice))
+
+
+def _meant_host(host: str) -> str:
+    """What to write in the place of a host that is none."""
+    bare = re.fullmatch(r"(?:https?://)?(\[[0-9a-fA-F:]+\]|[^:/]*)(?::(\d+))?/?", host.strip())
+    if bare is None:
+        return ""
+    name = bare[1].strip("[]").strip(".").strip()
+    name = "0.0.0.0" if name in ("", "*") else name
+    if not _HOST.fullmatch(name) and ":" not in name:
+        return "write 127.0.0.1, or 0.0.0.0 for every address of this machine"
+    return f"write host: {name}" + (f" and port: {bare[2]}" if bare[2] else "")
 
 
 # Variables of LiteLLM that are told apart from what is asked of it
@@ -546,21 +612,74 @@ def _wrong_model(model: schema.Model, base: Path) -> tuple[str, str] | None:
     if not is_folder(model, base):
         if address := re.match(r"https?://(?:[^/]*/([^/]+/[^/?#]+))?", name):
             return "is an address, no hub id and no folder", f"write {address[1] or 'ORG/NAME'}"
-        return (
-            ("is no hub id and no folder", "a hub id is ORG/NAME, without a space") if re.search(r"\s", name) else None
-        )
+        return None if _is_taken(model) else ("is no hub id and no folder", _meant_model(name, base))
     folder = os.path.normpath(base / os.path.expanduser(name))
     if os.path.isfile(folder):
         return f"{folder} is a file; a model is a folder", _beside(folder)
     if not os.path.isdir(folder):
         return f"no such folder: {folder}", _beside(folder)
-    if not os.path.isfile(os.path.join(folder, "config.json")):
-        return f"{folder} has no config.json: it is no model folder", ""
-    if missing := weights.missing_shards(folder):
+    options = vllm.by_name(model.vllm)
+    if not _described_elsewhere(folder, options):
+        if not os.path.isfile(os.path.join(folder, "config.json")):
+            return f"{folder} has no config.json: it is no model folder", ""
+        if wrong := weights.wrong_config(folder):
+            return f"{folder} is incomplete: its config.json {wrong}", _AGAIN
+    if missing := weights.unfinished(folder, str(options.get("load-format") or "auto").lower()):
         few = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
         are = "are" if len(missing) > 1 else "is"
-        return f"{folder} is incomplete: {few} of its index {are} missing or empty", "download it again"
+        return f"{folder} is incomplete: {few} {are} missing, empty or cut off", _AGAIN
     return None
+
+
+_AGAIN = "download it again, or write its hub id as model and `llm-supervisor pull`"
+
+
+def _described_elsewhere(folder: str, options: Mapping[str, object]) -> bool:
+    """Whether vLLM may take what a model is from something else than its config.json."""
+    if any(options.get(name) for name in ("hf-config-path", "config-format")):
+        return True
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    return any(name in ("params.json", "adapter_config.json") or name.endswith(".gguf") for name in names)
+
+
+# What vLLM streams weights from
+_BUCKETS = ("s3://", "gs://", "az://")
+# Behind the id of a repository of GGUF files: which of them
+_QUANTIZED = re.compile(r":[A-Z0-9_]+$")
+
+
+def _is_taken(model: schema.Model) -> bool:
+    """Whether vLLM may know what to do with a name that is no folder's. What loads it may be a plugin's, with addresses
+    of its own."""
+    name = model.model
+    if name.lower().startswith(_BUCKETS) or ("://" in name and "load-format" in vllm.by_name(model.vllm)):
+        return True
+    return weights.looks_like_a_hub_id(_QUANTIZED.sub("", name) if ":" in name else name)
+
+
+def _meant_model(name: str, base: Path) -> str:
+    """What it may have been meant to be."""
+    if re.search(r"\s", name):
+        return "a hub id is ORG/NAME, without a space"
+    if name.startswith("~"):
+        return f"there is no home of {name.partition('/')[0]}"
+    if re.match(r"[A-Za-z]:\\|\\\\", name):
+        return "it is a path of another system: write the folder's path on this machine"
+    if address := re.fullmatch(r"(\w+)://(.*)", name):
+        rest = address[2]
+        known = address[1] == "file" or weights.looks_like_a_hub_id(rest)
+        return f"write {rest}" if known and rest else "a hub id is ORG/NAME"
+    plain, sign, revision = re.sub(r"/{2,}", "/", name).strip("/").partition("@")
+    if sign and weights.looks_like_a_hub_id(plain):
+        return f"write {plain}, and under vllm: revision: {revision or 'main'}"
+    plain, _, _ = plain.partition(":")
+    if "/" in plain and plain != name and weights.looks_like_a_hub_id(plain):
+        return f"write {plain}"
+    close = _beside(os.path.normpath(base / name)) if "/" in name.strip("/") else ""
+    return close or f"a hub id is ORG/NAME; write ./{name.strip('/')} for a folder"
 
 
 def _beside(file: str) -> str:
@@ -587,7 +706,8 @@ def _check_programs(
                 reading.add(document.problem((*here, "command", 0), message, advice, warning=warning))
         ways = [way for way in ("tcp", "http", "after") if getattr(program.ready, way) is not None]
         if len(ways) != 1 and not any(place[:3] == (*here, "ready") for place in reading.made_up):
-            reading.add(document.problem((*here, "ready"), "must say exactly one of tcp, http, after"))
+            advice = "leave the others out" if ways else "write {after: 5s}, for one"
+            reading.add(document.problem((*here, "ready"), "must say exactly one of tcp, http, after", advice))
         if program.ready.tcp is not None:
             host, _, port = program.ready.tcp.rpartition(":")
             if not _is_host(host) or not port.isdecimal() or not 0 < int(port) < 65536:

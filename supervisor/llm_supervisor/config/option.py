@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from llm_supervisor.config import schema, wording
@@ -28,29 +28,105 @@ def problems(
         other = seen.setdefault(name, written)
         if other != written:
             yield document.problem(here, f"is the same option as {other}")
-        if name in vllm.RESERVED:
+        elif (opposite := _opposite(name, seen)) and value is not None and model.vllm[opposite] is not None:
+            yield document.problem(here, f"is the opposite of {opposite}, which is written too", "leave one out")
+        elif (beside := _beside(name, seen)) and value is not None and model.vllm[beside] is not None:
+            message = f"beside {beside}: vLLM then uses what is written with dots alone"
+            yield document.problem(here, message, "write it as one mapping")
+        short, dot, key = name.partition(".")
+        if short in vllm.SHORT and short not in (there or ()):
+            yield document.problem(here, "is a short word", f"write {vllm.SHORT[short]}{dot}{key}")
+        elif name in vllm.RESERVED:
             yield document.problem(here, "is not written here", vllm.RESERVED[name])
-        elif here in made_up:
+        elif any(place[: len(here)] == here for place in made_up):
             continue
         elif name == "api-key":
             if not isinstance(value, (str, int)) or isinstance(value, bool) or not litellm.carries(str(value)):
                 yield document.problem(here, NO_KEY)
         elif name == "hf-token" and isinstance(value, str):
             yield document.problem(here, "would show in the list of processes", "write env: {HF_TOKEN: ...}")
-        elif name == "limit-mm-per-prompt" and isinstance(value, str) and isinstance(new := vllm.limits(value), dict):
-            message = f"{schema.short(value)} is the old form, which vLLM no longer reads: it is given a mapping"
-            pairs = ", ".join(f"{key}: {count}" for key, count in new.items())
-            yield document.problem(here, message, f"write {{{pairs}}}", warning=True)
+        elif limits := list(_limits(document, here, name, value)):
+            yield from limits
         else:
-            if name == "allowed-local-media-path" and value and (media := _wrong_media(str(value))) is not None:
+            if name == "allowed-local-media-path" and (media := _wrong_media(value)) is not None:
                 yield document.problem(here, *media, warning=True)
-            if there is not None and (wrong := _wrong(name, value, there)) is not None:
-                yield document.problem(here, *wrong)
+            for place, message, advice in _wrong(name, value, there) if there is not None else ():
+                yield document.problem((*here, *place), message, advice)
     yield from _gpus(document, where, model, made_up)
 
 
-def _wrong_media(folder: str) -> tuple[str, str] | None:
+# Of which vLLM has limits, as its models name them
+_MODALITIES = ("image", "video", "audio", "vision_chunk")
+_PAIR = re.compile(r"([A-Za-z_]+)\s*[=:]\s*(\d+)")  # of the old form, and of what is meant for one of the new
+
+
+def _limits(document: Document, here: Where, name: str, value: object) -> Iterator[Problem]:
+    """What is wrong with limits of images and the like in a prompt: vLLM's parser takes any JSON for them, and the
+    engine dies of it, or they limit nothing."""
+    base, _, modality = name.partition(".")
+    if base != "limit-mm-per-prompt" or value is None or "." in modality or (modality and isinstance(value, str)):
+        return  # none, or a key of a limit, or text that vLLM reads
+    new = {modality: value} if modality else vllm.limits(value)
+    if isinstance(value, str) and isinstance(new, dict):
+        message = f"{schema.short(value)} is the old form, which vLLM no longer reads: it is given a mapping"
+        yield document.problem(here, message, _as_limits(value), warning=True)
+    elif isinstance(value, str):
+        if not _reads(json.loads, value):
+            yield document.problem(here, "is text that is no JSON", _as_limits(value))
+            return
+        new = json.loads(value)
+    if not isinstance(new, dict):
+        shown = "a list" if isinstance(value, list) else schema.short(value)
+        yield document.problem(here, f"must be a mapping, not {shown}", _as_limits(value))
+        return
+    if any(_PAIR.fullmatch(str(key)) for key in new):
+        yield document.problem(here, "must be a mapping with a number for each", _as_limits(list(new)))
+        return
+    for key, limit in new.items():
+        place = (*here, key) if isinstance(value, dict) and not modality else here
+        yield from _limit(document, place, str(key), limit)
+
+
+def _limit(document: Document, place: Where, modality: str, limit: object) -> Iterator[Problem]:
+    count = limit.get("count", 0) if isinstance(limit, dict) else limit
+    if isinstance(count, bool) or not isinstance(count, int):
+        shown = "nothing" if count is None else schema.short(count)
+        quoted = isinstance(count, str) and count.isdecimal()
+        advice = f"write {count}, without quotes" if quoted else f"write {modality}: 1, for one"
+        yield document.problem(place, f"must be a whole number, not {shown}", advice)
+    elif count < 0:
+        yield document.problem(place, f"must be at least 0, not {count}")
+    elif modality not in _MODALITIES:
+        close = wording.near(modality, _MODALITIES)
+        message = f"is no {', '.join(_MODALITIES[:-1])} or {_MODALITIES[-1]}, which vLLM's models have"
+        yield document.problem(place, message, close, warning=not close)  # a plugin's model may have others
+
+
+def _as_limits(value: object) -> str:
+    """Limits as they are to be written."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    pairs = _PAIR.findall(text)
+    if pairs and re.fullmatch(r"[\s,;{}\[\]\"']*", _PAIR.sub("", text)):
+        return f"write {{{', '.join(f'{name}: {count}' for name, count in pairs)}}}"
+    only = re.fullmatch(r"\s*(\d+)\s*", text)
+    return f"write {{image: {only[1]}}}" if only else "write a mapping"
+
+
+def _opposite(name: str, seen: Mapping[str, str]) -> str | None:
+    """What was written that is the same flag with no, or without."""
+    return seen.get(name.removeprefix("no-") if name.startswith("no-") else f"no-{name}")
+
+
+def _beside(name: str, seen: Mapping[str, str]) -> str | None:
+    """What was written that is the mapping of which this is a key, or a key of this mapping."""
+    base, dot, _ = name.partition(".")
+    return seen.get(base) if dot else next((said for one, said in seen.items() if one.startswith(f"{name}.")), None)
+
+
+def _wrong_media(folder: object) -> tuple[str, str] | None:
     """What is wrong with the folder whose files may be in requests, and what to do."""
+    if not isinstance(folder, str) or not folder:
+        return None
     if "\0" not in folder and os.path.realpath(folder) == "/":
         message = "shows every file of this machine that vLLM can read to whoever has a key of the gateway"
         return message, "name the folder with the media"
@@ -59,43 +135,86 @@ def _wrong_media(folder: str) -> tuple[str, str] | None:
     return None
 
 
-def _wrong(name: str, value: object, there: Options) -> tuple[str, str] | None:
-    """What is wrong with an option and its value, and what to do."""
-    base = name.partition(".")[0]  # some-config.key is a key of some-config
-    positive = name.removeprefix("no-")
-    if base not in there and not (positive != name and positive in there and there[positive].negatable):
-        if name.replace("-", "_") in schema.Model.model_fields:
-            return "is no option of vLLM", "write it beside vllm, not under it"
-        return "is no option of the installed vLLM", wording.near(base, there) or "see `vllm serve --help`"
-    if base != name or base not in there:
-        return None
-    option = there[base]
+Wrong = tuple[Where, str, str]  # where in the value, what is wrong there, and what to do
+
+
+def _wrong(name: str, value: object, there: Options) -> Iterator[Wrong]:
+    """What is wrong with an option and its value."""
+    base, dot, _ = name.partition(".")  # some-config.key is a key of some-config
+    if base not in there:
+        positive = there.get(name.removeprefix("no-"))
+        if name.startswith("no-") and positive is not None and positive.negatable:
+            if value is False:
+                yield (), "says no to a no", f"write {name.removeprefix('no-')}: true"
+            elif value is not True and value is not None:
+                yield (), "is a flag", "write true or false"
+        elif name.replace("-", "_") in schema.Model.model_fields:
+            yield (), "is no option of vLLM", "write it beside vllm, not under it"
+        else:
+            yield (), "is no option of the installed vLLM", _meant_option(base, value, there)
+    elif dot:
+        if there[base].kind not in _MAPPINGS or there[base].takes == "flag":
+            yield (), f"{base} has no keys", f"write {base}"
+    elif value is not None:
+        yield from _not_its_kind(name, there[base], value)
+
+
+def _meant_option(name: str, value: object, there: Options) -> str:
+    if name == "task" and str(value) in vllm.TASKS:
+        return f"write runner: {vllm.TASKS[str(value)]}"
+    if level := re.fullmatch(r"O(\d)", name):
+        return f"write optimization-level: {level[1]}"
+    return wording.near(name, there) or "see `vllm serve --help`"
+
+
+# Kinds of which there may be keys; the last is one that is not known
+_MAPPINGS = ("json", "object", "mapping or text", "")
+
+
+def _not_its_kind(name: str, option: Option, value: object) -> Iterator[Wrong]:
+    """vLLM's parser would refuse that value, or take a part of it for something else."""
     if option.takes == "flag":
-        if not isinstance(value, bool) and value is not None:
-            return "is a flag", "write true or false"
-        if value is False and not option.negatable:
-            return "cannot be switched off", "leave it out"
-    elif isinstance(value, bool):
-        return f"takes a value, not {str(value).lower()}", "leave it out for vLLM's default" if not value else ""
-    elif option.choices is not None and isinstance(value, (str, int, float)) and str(value) not in option.choices:
-        return f"must be one of {', '.join(option.choices)}, not {schema.short(value)}", wording.near(
-            str(value), option.choices
-        )
-    elif value is not None and option.takes == "value":
-        return _not_its_kind(option, value)
-    return None
+        if not isinstance(value, bool):
+            yield (), "is a flag", "write true or false"
+        elif value is False and not option.negatable:
+            yield (), "cannot be switched off", "leave it out"
+    elif isinstance(value, bool) and not (value and option.takes == "maybe"):
+        yield (), f"takes a value, not {str(value).lower()}", "leave it out for vLLM's default" if not value else ""
+    elif isinstance(value, list) and option.lists in ("values", "each"):
+        if not value and option.takes == "values":
+            yield (), "is an empty list, and vLLM takes no option without a value", "leave it out for vLLM's default"
+        for index, item in enumerate(value):
+            if item is None or isinstance(item, bool):
+                yield (index,), f"takes a value, not {'nothing' if item is None else str(item).lower()}", ""
+            elif wrong := _no_value(name, option, item):
+                yield ((index,), *wrong)
+            elif option.takes != "each" and len(value) > 1 and _DASHED.match(str(item)):
+                yield (index,), "begins with a dash, as no other of several values can", ""
+    elif isinstance(value, bool) or (isinstance(value, list) and option.lists == "commas"):
+        return
+    elif wrong := _no_value(name, option, value):
+        yield ((), *wrong)
 
 
+_DASHED = re.compile(r"-(?!\d+$)")  # what vLLM does not take for a number is an option to it
 _SHORT = re.compile(r"\d+(\.\d+)?[kmgt]|\d+[KMGT]")
 
 
-def _not_its_kind(option: Option, value: Any) -> tuple[str, str] | None:
-    """vLLM's parser would refuse a value of that kind."""
+def _no_value(name: str, option: Option, value: Any) -> tuple[str, str] | None:
+    """What is wrong with one value of an option, and what to do."""
     text = str(value).strip()
-    if text in ("", "None"):
-        return None  # what may be left out takes these
-    if option.kind and isinstance(value, (dict, list)) and option.kind != "json":
-        return f"takes a single value, not a {'mapping' if isinstance(value, dict) else 'list'}", ""
+    if option.optional and text in ("", "None"):
+        return None
+    what = "mapping" if isinstance(value, dict) else "list" if isinstance(value, list) else ""
+    if what and (option.choices is not None or option.kind not in _MAPPINGS):
+        only = isinstance(value, list) and len(value) == 1 and isinstance(value[0], (str, int, float))
+        return f"takes a single value, not a {what}", f"write {value[0]}" if only else "write one value"
+    if option.choices is not None:
+        said = re.sub("-", "_", text.lower()) if option.kind == "word" else str(value)
+        if said in option.choices:
+            return None
+        close = wording.near(str(value), option.choices)
+        return f"must be one of {', '.join(option.choices)}, not {schema.short(value)}", close
     match option.kind:
         case "int" if not _reads(int, text):
             return f"must be a whole number, not {schema.short(value)}", ""
@@ -109,7 +228,26 @@ def _not_its_kind(option: Option, value: Any) -> tuple[str, str] | None:
             return f"must be a whole number, or one like 25k (25000) or 25K (25600), not {schema.short(value)}", advice
         case "json" if isinstance(value, str) and not _reads(json.loads, text):
             return "is text that is no JSON", "write a mapping"
+        case "object" if not isinstance(value, dict):
+            return _no_object(name, value)
+        case "mapping or text" if what == "list":
+            return "must be a mapping, not a list", _LINES
+        case "mapping or text" if re.match(r"(?s)\{.*\}$", text) and not what and not _reads(json.loads, text):
+            return "is text that is no JSON", "write a mapping"
     return None
+
+
+_LINES = "write `key: value` lines"
+
+
+def _no_object(name: str, value: object) -> tuple[str, str] | None:
+    """What is wrong with what is no mapping where one is wanted: only text can be one, and then in JSON."""
+    text = str(value).strip() if isinstance(value, str) else ""
+    if text.startswith("{") and text.endswith("}"):
+        return None  # numbers like 25k may be in it, which vLLM takes there
+    shown = "a list" if isinstance(value, list) else schema.short(value)
+    level = name == "compilation-config" and isinstance(value, int)
+    return f"must be a mapping, not {shown}", f"write {{mode: {value}}}" if level else _LINES
 
 
 def _reads(reader: Callable[[str], object], text: str) -> bool:

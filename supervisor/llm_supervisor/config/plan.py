@@ -216,7 +216,15 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, ru
         name=alias,
         kind=Kind.VLLM,
         launch=Launch(
-            argv=vllm.argv(pythons.vllm, str(where or model.model), served, place, model.vllm, model.stop.grace),
+            argv=vllm.argv(
+                pythons.vllm,
+                str(where or model.model),
+                served,
+                place,
+                model.vllm,
+                model.stop.grace,
+                {name: one.lists for name, one in (config.options or {}).items()},
+            ),
             env=tuple(env.items()),
             # another model's or the daemon's own key must not become this engine's
             unset=() if api_key else ("VLLM_API_KEY",),

@@ -7,7 +7,9 @@ import math
 import re
 import shlex
 import signal
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
@@ -81,6 +83,7 @@ Positive = Annotated[float, BeforeValidator(duration), Field(gt=0), _A_DURATION]
 Size = Annotated[int, BeforeValidator(size), _written(r"^\s*\d+(\.\d+)?\s*([KMGTkmgt][Ii]?)?[Bb]?\s*$", "integer")]
 Signal = Annotated[int, BeforeValidator(signal_number), _written(r"^(SIG|sig)?[A-Za-z0-9]+$", "integer")]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]  # strict: yes is no number, and neither is "2"
 Flag = Annotated[bool, Field(strict=True)]
 
 
@@ -112,12 +115,10 @@ class Health(Block):
 
     period: Positive = 10.0
     timeout: Positive = 10.0
-    failure_threshold: Annotated[int, Field(ge=1)] = 3
+    failure_threshold: Count = 3
     readiness_period: Positive | None = Field(default=None, description="of the catalogue; default: 3 x period")
     readiness_timeout: Positive | None = Field(default=None, description="default: timeout")
-    readiness_threshold: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="default: failure_threshold"
-    )
+    readiness_threshold: Count | None = Field(default=None, description="default: failure_threshold")
     startup_period: Positive = 0.5
     startup_timeout: Positive | None = Field(default=None, description="default: timeout")
     startup_budget: Positive = 1800.0
@@ -154,9 +155,9 @@ class Restart(Block):
 
     policy: Literal["always", "on-failure", "never"] = "always"
     backoff: Duration = 5.0
-    backoff_factor: Annotated[float, Field(ge=1)] = 2.0
+    backoff_factor: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = 2.0
     backoff_cap: Duration = 300.0
-    intensity: Annotated[int, Field(ge=1)] = 5
+    intensity: Count = 5
     window: Positive = 3600.0
 
 
@@ -181,7 +182,7 @@ class Gateway(Supervised):
 
     host: str = "127.0.0.1"
     port: Port = 4000
-    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    replicas: Annotated[Count, Field(le=64)] = 1
     litellm_config: str | None = Field(default=None, description="native LiteLLM configuration, relative to this file")
     hold: Literal["auto"] | Duration = "auto"
     max_rss: Annotated[Size, AfterValidator(_most_memory)] | None = Field(
@@ -239,6 +240,8 @@ class Program(Supervised):
     @field_validator("command", mode="before")
     @classmethod
     def _no_shell(cls, value: object) -> object:
+        if isinstance(value, str) and not _words(value):
+            raise ValueError("is empty; write a list: [PROGRAM, WORD, ...]")
         if isinstance(value, str):
             raise ValueError(f"must be a list, as it never meets a shell: write {json.dumps(_words(value))}")
         return value
@@ -261,7 +264,7 @@ class Logs(Block):
     """The programs' output: segments of ``max_bytes``, of which ``backups`` are kept."""
 
     max_bytes: Annotated[Size, AfterValidator(_segment)] = 50 * 1024 * 1024
-    backups: Annotated[int, Field(ge=1)] = 10
+    backups: Count = 10
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -277,3 +280,37 @@ class Root(Block):
     models: dict[str, Model] = {}
     programs: dict[str, Program] = {}
     logs: Logs = Logs()
+
+
+def wanted(where: Sequence[str | int]) -> str:
+    """What the schema wants at a place: ``text``, ``number``, ``flag``, ``flag or text``; empty where it may be
+    anything, or there is no such place."""
+    kind: Any = Root
+    for part in where:
+        found = [_inside(one, part) for one in _kinds(kind)]
+        kind = next((one for one in found if one is not None), None)
+        if kind is None:
+            return ""
+    kinds = _kinds(kind)
+    if any(one in (int, float) for one in kinds):
+        return "number"
+    flag, text = bool in kinds, any(one is str or get_origin(one) is Literal for one in kinds)
+    return " or ".join(word for word, there in (("flag", flag), ("text", text)) if there)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types that it may be, without what is written about them."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if origin in (UnionType, Union):
+        return [kind for one in get_args(annotation) if one is not NoneType for kind in _kinds(one)]
+    return [annotation]
+
+
+def _inside(kind: Any, part: str | int) -> Any:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        info = kind.model_fields.get(str(part))
+        return None if info is None else info.annotation
+    args = get_args(kind)
+    return {dict: args[-1], list: args[0]}.get(get_origin(kind)) if args else None

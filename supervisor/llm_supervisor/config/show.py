@@ -65,12 +65,12 @@ _VARIABLE = {"type": "string", "pattern": r"^(\$\{|\s*os\.environ/)"}
 
 
 def _friendly(value: Any) -> Any:
-    """``${NAME}`` may stand wherever there is a number or a flag."""
+    """``${NAME}`` may stand wherever there is a number, a flag or one of some words."""
     if isinstance(value, list):
         return [_friendly(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if value.get("type") in ("number", "integer", "boolean"):
+    if value.get("type") in ("number", "integer", "boolean") or "enum" in value:
         outer = {key: value[key] for key in ("default", "description", "title") if key in value}
         inner = {key: item for key, item in value.items() if key not in outer}
         return {"anyOf": [inner, _VARIABLE], **outer}

@@ -66,6 +66,9 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     unread: set[Where] = field(default_factory=set)  # places whose value could not be made; they have their problem
     files: dict[Where, str] = field(default_factory=dict)  # of several files, the one that says what is there
+    odd: dict[Where, tuple[str, Any]] = field(
+        default_factory=dict
+    )  # numbers that look like others: as written, and what
 
     def line(self, where: Where) -> int:
         """The line of that place, or of the nearest place around it that exists."""
@@ -212,9 +215,10 @@ def layered(paths: Sequence[Path], verbatim: Verbatim = never) -> Document:
             first.data = {}
         replaced: set[Where] = set()
         _lay(first.data, other.data, (), replaced)
-        for known in (first.lines, first.files):
+        for known in (first.lines, first.files, first.odd):
             for place in [place for place in known if _is_in(place, replaced)]:
                 del known[place]
+        first.odd |= other.odd
         for place, line in other.lines.items():
             if _is_in(place, replaced):
                 first.lines[place], first.files[place] = line, other.file
@@ -250,10 +254,10 @@ def expand(
     *,
     but: Callable[[Where], bool],
     litellms: Callable[[Where], bool] = lambda where: False,
-    verbatim: Verbatim = never,
+    made: Callable[[Where, str], object] = lambda where, text: text,
 ) -> None:
     """Put the environment's values for ``${NAME}`` and ``${NAME:-default}`` into texts; ``$${`` is ``${``. A text
-    that is nothing else becomes what YAML makes of the value (a number, for one), but where ``verbatim`` is true.
+    that is nothing else becomes what is ``made`` of the value at that place (a number, for one).
     ``os.environ/NAME``, as LiteLLM has it, is ``${NAME}`` where it is a whole text and not in one of ``litellms``
     places, who reads it there. Places for which ``but`` is true are left as they are."""
 
@@ -275,7 +279,8 @@ def expand(
                 return "$"
             if (given := environ.get(name)) or default is not None:
                 return given or default
-            advice = f"export {name}, put it into env_file, or write ${{{name}:-a default}}"
+            there = "" if where == ("env_file",) else " put it into env_file,"
+            advice = f"export {name},{there} or write ${{{name}:-a default}}"
             said = reference[0].strip() if reference else match[0]
             document.problems.append(document.problem(where, f"{said} is not set", advice))
             document.unread.add(where)
@@ -291,19 +296,27 @@ def expand(
             message, advice = f"${shells[1]} is left as it is", f"write ${{{shells[1]}}} for the variable's value"
             document.problems.append(document.problem(where, message, advice, warning=True))
         text = _VARIABLE.sub(found, value)
-        alone = _VARIABLE.fullmatch(value) and not value.startswith("$$") and not verbatim(where, "int")
-        return _plain(text) if alone else text
+        alone = _VARIABLE.fullmatch(value) and not value.startswith("$$")
+        return made(where, text) if alone else text
 
     document.data = fill(document.data, ())
 
 
-def _plain(text: str) -> int | float | bool | str:
-    """The number or the flag that YAML makes of a word; else the word."""
-    try:
-        value = yaml.safe_load(text) if len(text) < 40 else text
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError):
-        return text
-    return value if isinstance(value, (int, float, bool)) else text
+_FLAGS = {**dict.fromkeys(("true", "yes", "on"), True), **dict.fromkeys(("false", "no", "off"), False)}
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,18})")
+_BROKEN = re.compile(r"-?(0|[1-9]\d*)?(\.\d+)?([eE][-+]?\d{1,3})?(?<=\d)")
+
+
+def flag(text: str) -> bool | str:
+    """The flag that a word is, as YAML has it; else the word."""
+    return _FLAGS.get(text.lower(), text)
+
+
+def number(text: str) -> int | float | str:
+    """The number that is written there in decimal, and in no other way; else the text."""
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if len(text) < 40 and _BROKEN.fullmatch(text) else text
 
 
 # More places than any configuration has: aliases of aliases of aliases would fill the memory
@@ -359,6 +372,8 @@ class _Construction:
             return self._unread(where, line, f"is not valid YAML: {_words(node.value)} is no {kind}")
         if isinstance(value, bytes):
             return self._unread(where, line, "is binary; write text")
+        if kind in ("int", "float") and _ODD.fullmatch(str(node.value)) and value != _decimal(str(node.value)):
+            self._document.odd[where] = (str(node.value), value)
         if isinstance(value, int) and abs(value) > _LARGEST:
             return self._unread(where, line, "is too large a number")
         if isinstance(value, str) and (odd := _odd(value)):
@@ -409,6 +424,14 @@ class _Construction:
     def _say(self, where: Where, line: int, message: str, advice: str = "") -> None:
         document = self._document
         document.problems.append(Problem(document.file, line, path_words(where), message, advice))
+
+
+# 66:40 is 4000 to YAML, which counts in sixties there, and 010 is 8
+_ODD = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+
+
+def _decimal(text: str) -> int | None:
+    return int(text) if text.lstrip("-+").isdecimal() and len(text) < 1000 else None
 
 
 def _words(value: object) -> str:

@@ -43,7 +43,9 @@ def complaint(
     match kind:
         case "model_type" | "dict_type":
             advice = _allowed(where) or _AS_MAPPING.get(str(where[-1]), "")
-            return document.problem(where, f"must be a mapping{not_this}", advice if given is not None else "")
+            if given is None:
+                advice = f"{_AS_MAPPING[str(where[-1])]}, or leave it out" if str(where[-1]) in _AS_MAPPING else ""
+            return document.problem(where, f"must be a mapping{not_this}", advice)
         case "list_type":
             return document.problem(where, f"must be a list{not_this}", _as_list(where, given))
         case "string_type":
@@ -53,10 +55,14 @@ def complaint(
         case "bool_type" | "bool_parsing":
             return document.problem(where, f"must be true or false{not_this}", _as_flag(given))
         case "int_type" | "int_parsing" | "int_from_float":
-            advice = f"write {given.strip()}, without quotes" if _is_number(given) else ""
+            advice = ""
+            if _is_number(given):  # YAML takes 08000 for text, without any quotes
+                quoted = str(int(given)) == given.strip()
+                advice = f"write {int(given)}{', without quotes' if quoted else ''}"
             return document.problem(where, f"must be a whole number{not_this}", advice)
         case "float_type" | "float_parsing" | "finite_number":
-            return document.problem(where, f"must be a number{not_this}")
+            advice = f"write {given.strip()}, without quotes" if _is_number(given, r"\d{1,18}(\.\d+)?") else ""
+            return document.problem(where, f"must be a number{not_this}", advice)
         case "greater_than_equal":
             return document.problem(where, f"must be at least {bounds['ge']:g}{not_this}")
         case "greater_than":
@@ -97,8 +103,8 @@ def _shown(where: Where, given: object) -> str:
     return schema.short(given)
 
 
-def _is_number(given: object) -> typing.TypeGuard[str]:
-    return isinstance(given, str) and re.fullmatch(r"\s*\d{1,18}\s*", given) is not None
+def _is_number(given: object, pattern: str = r"\d{1,18}") -> typing.TypeGuard[str]:
+    return isinstance(given, str) and re.fullmatch(pattern, given.strip()) is not None
 
 
 _AS_MAPPING = {
@@ -112,6 +118,12 @@ _AS_MAPPING = {
 def _as_list(where: Where, given: object) -> str:
     if where[-1] == "gpus" and (given == "all" or isinstance(given, int)):
         return "write the numbers of the GPUs: [0] for the first, [0, 1] for two"
+    if (
+        where[-1] == "gpus"
+        and isinstance(given, str)
+        and (two := re.fullmatch(r"\s*(\d{1,2})\s*-\s*(\d{1,2})\s*", given))
+    ):
+        return f"write {list(range(int(two[1]), int(two[2]) + 1))}"
     if isinstance(given, str) and re.fullmatch(r"[\d\s,]+", given):
         return f"write [{', '.join(re.findall(r'[0-9]+', given))}]"
     return f"write [{given}]" if isinstance(given, (int, float)) and not isinstance(given, bool) else ""
@@ -136,6 +148,8 @@ def _meant(where: Where, options: Callable[[], Collection[str] | None]) -> str:
     block = _block(around)
     if block is schema.Model and vllm.normal(key) in (options() or ()):
         return "it is an option of vLLM: write it under vllm"
+    if block is schema.Model and vllm.normal(key) in vllm.SHORT:
+        return f"write it under vllm, as {vllm.SHORT[vllm.normal(key)]}"
     if block is schema.Model and key in _PARAMS:
         return "it is one of LiteLLM's: write it under litellm"
     inner = [name for name in known if key in _known((*around, name))]

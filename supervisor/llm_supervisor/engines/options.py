@@ -21,13 +21,25 @@ _SCRIPT = "options.py"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. ``takes``: ``flag``, ``value`` or ``values``; ``negatable``: there is a ``--no-`` form of it;
-    ``kind``: ``int``, ``float``, ``count`` (25k is one), ``count or auto``, ``json``, or empty for any text."""
+    """One option. ``takes``: ``flag``, ``value``, ``values`` (one or more behind it), ``any`` (or none), ``each`` (it
+    is written again for each), ``maybe`` (a flag, or a value); ``negatable``: there is a ``--no-`` form of it;
+    ``kind`` of each value: ``int``, ``float``, ``count`` (25k is one), ``count or auto``, ``json``, ``object`` (a
+    mapping), ``mapping or text``, ``text``, ``word`` (its choices, in capitals or not, with - or _), ``commas`` (a
+    list, with commas between), or empty where that is not known; ``optional``: an empty text and ``None`` are taken
+    for none."""
 
     takes: str
     negatable: bool
     choices: tuple[str, ...] | None
     kind: str = ""
+    optional: bool = False
+
+    @property
+    def lists(self) -> str:
+        """How a list is written: as ``values`` behind it, the option again for ``each``, ``commas`` or ``json``."""
+        if self.kind == "commas":
+            return "commas"
+        return {"values": "values", "any": "values", "each": "each"}.get(self.takes, "json")
 
 
 Options = Mapping[str, Option]
@@ -74,6 +86,7 @@ def _read(found: Any) -> Options:
             bool(one["negatable"]),
             None if one["choices"] is None else tuple(str(choice) for choice in one["choices"]),
             str(one["kind"]),
+            bool(one["optional"]),
         )
         for name, one in found.items()
     }
@@ -84,6 +97,10 @@ def _file(python: str, data: Path) -> Path:
 
 
 def _state(python: str) -> list[object]:
-    """What changes when something is installed there."""
+    """What changes when something is installed there, or it is asked in another way."""
     folder = Path(python).parent.parent
-    return [[str(path), path.stat().st_mtime_ns] for path in sorted(folder.glob("lib/python*/site-packages"))]
+    script = hashlib.sha256((files("llm_supervisor.engines.inside") / _SCRIPT).read_bytes()).hexdigest()[:16]
+    return [
+        script,
+        *([str(path), path.stat().st_mtime_ns] for path in sorted(folder.glob("lib/python*/site-packages"))),
+    ]

@@ -25,12 +25,49 @@ RESERVED = {
     "port": "write it as `port:`",
     "host": "engines listen on loopback only; clients talk to the gateway",
     "uds": "write it as `uds:`",
+    "config": "write what is in that file here: nobody would have looked at it",
+}
+
+
+# Its short words, which are read behind a single dash only, and so never here
+SHORT = {
+    "ac": "attention-config",
+    "asc": "api-server-count",
+    "cc": "compilation-config",
+    "dc": "diffusion-config",
+    "dcp": "decode-context-parallel-size",
+    "dp": "data-parallel-size",
+    "dpa": "data-parallel-address",
+    "dpb": "data-parallel-backend",
+    "dpe": "data-parallel-external-lb",
+    "dph": "data-parallel-hybrid-lb",
+    "dpl": "data-parallel-size-local",
+    "dpm": "data-parallel-multi-port-external-lb",
+    "dpn": "data-parallel-rank",
+    "dpp": "data-parallel-rpc-port",
+    "dpr": "data-parallel-start-rank",
+    "ep": "enable-expert-parallel",
+    "n": "nnodes",
+    "O": "optimization-level",
+    "pcp": "prefill-context-parallel-size",
+    "pp": "pipeline-parallel-size",
+    "q": "quantization",
+    "r": "node-rank",
+    "sc": "speculative-config",
+    "tp": "tensor-parallel-size",
+}
+# What ``task`` was until it became two other options
+TASKS = {
+    **dict.fromkeys(("embed", "embedding", "classify", "score", "reward"), "pooling"),
+    **dict.fromkeys(("generate", "transcription"), "generate"),
 }
 
 
 def normal(option: str) -> str:
-    """An option's name as vLLM writes it, without dashes in front: ``max_model_len`` and ``max-model-len`` are one."""
-    return option.lstrip("-").replace("_", "-")
+    """An option's name as vLLM writes it, without dashes in front: ``max_model_len`` and ``max-model-len`` are one.
+    What is behind a dot is a key in its JSON, and no option's name."""
+    name, dot, key = option.lstrip("-").partition(".")
+    return name.replace("_", "-") + dot + key
 
 
 def by_name(options: Mapping[str, object]) -> dict[str, Any]:
@@ -55,36 +92,79 @@ def limits(value: object) -> object:
     return {name.strip(): int(count) for name, _, count in pairs}
 
 
-def flags(options: Mapping[str, object]) -> list[str]:
+# How a list is written for which option (``Option.lists``), where the installed vLLM's own parser is not known: as 0.32
+# has them. For any other it is one word of JSON, of which nothing can become the model, as a second word would
+_LISTS = {
+    **dict.fromkeys(
+        """allowed-media-domains collect-detailed-traces cpu-offload-params cudagraph-capture-sizes ignore-patterns
+        kv-cache-dtype-skip-layers logits-processors lora-modules lora-target-modules numa-bind-cpus numa-bind-nodes
+        offload-params sleep-preserve-parameter-names""".split(),
+        "values",
+    ),
+    "middleware": "each",
+    "device-ids": "commas",
+}
+
+
+def flags(options: Mapping[str, object], lists: Mapping[str, str] | None = None) -> list[str]:
     """Options in vLLM's own words as argv. True and False become ``--x`` and ``--no-x``, None is left out, a mapping
-    becomes JSON, a list several values. ``api-key`` never gets here: it would show in ``ps``."""
+    becomes JSON, a list what the option takes: several values, several times the option, or JSON. ``lists`` says
+    which, of the options of the installed vLLM, where it is known. ``api-key`` never gets here: it would show in
+    ``ps``."""
     argv: list[str] = []
-    for name, value in options.items():
-        flag = f"--{normal(name)}"
-        if normal(name) == "limit-mm-per-prompt":
+    for written, value in options.items():
+        name = normal(written)
+        if name == "limit-mm-per-prompt":
             value = limits(value)
-        match value:
-            case None:
+        if value is None:
+            continue
+        if isinstance(value, bool) and "." not in name:
+            argv.append(f"--{name}" if value else f"--no-{name}")
+            continue
+        words = [_word(item) for item in value] if isinstance(value, (list, tuple)) else [_word(value)]
+        if isinstance(value, (list, tuple)):
+            how = _of_a_list(name, {**_LISTS, **(lists or {})})
+            if how == "each":
+                argv += [part for word in words for part in _with(name, word)]
                 continue
-            case True:
-                argv.append(flag)
-            case False:
-                argv.append(f"--no-{normal(name)}")
-            case Mapping():
-                argv += [flag, json.dumps(value, separators=(",", ":"))]
-            case list() | tuple():
-                argv += [flag, *(item if isinstance(item, str) else json.dumps(item) for item in value)]
-            case _:
-                argv += [flag, str(value)]
+            if how == "values" and len(words) != 1:
+                argv += [f"--{name}", *words]
+                continue
+            if how != "values":
+                words = [",".join(words) if how == "commas" else _word(list(value))]
+        argv += _with(name, words[0])
     return argv
 
 
+def _of_a_list(name: str, lists: Mapping[str, str]) -> str:
+    if "." in name:  # a key in JSON; with a + it is added to
+        return "commas" if name.endswith("+") else "json"
+    return lists.get(name, "json")
+
+
+def _word(value: object) -> str:
+    if isinstance(value, (bool, Mapping, list, tuple)) or value is None:
+        return json.dumps(value, separators=(",", ":"))
+    return str(value)
+
+
+def _with(name: str, word: str) -> list[str]:
+    """An option and its value. What begins with a dash would be taken for an option, in a word of its own."""
+    return [f"--{name}={word}"] if word.startswith("-") else [f"--{name}", word]
+
+
 def argv(
-    python: str, model: str, served_name: str, place: int | str, options: Mapping[str, object], grace: float
+    python: str,
+    model: str,
+    served_name: str,
+    place: int | str,
+    options: Mapping[str, object],
+    grace: float,
+    lists: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
     """The whole command line. ``place`` is its loopback port, or the path of its unix socket. ``grace`` (seconds) is
     how long the daemon waits after SIGTERM: vLLM aborts what is in flight at once unless it is told to wait (0.18 and
-    later), so it is told to, a little shorter."""
+    later), so it is told to, a little shorter. ``lists``: see ``flags``."""
     names = {normal(name) for name in options}
     extra = [] if "shutdown-timeout" in names else ["--shutdown-timeout", str(max(int(grace) - 5, 0))]
     return (
@@ -92,7 +172,7 @@ def argv(
         "--model", model,
         "--served-model-name", served_name,
         *(("--uds", place) if isinstance(place, str) else ("--host", "127.0.0.1", "--port", str(place))),
-        *flags({name: value for name, value in options.items() if normal(name) != "api-key"}),
+        *flags({name: value for name, value in options.items() if normal(name) != "api-key"}, lists),
         *extra,
     )  # fmt: skip
 

@@ -161,7 +161,12 @@ def repositories(
 
 def is_hub_id(name: str) -> bool:
     """Whether a name can be a repository of a hub: it is no folder, and no address of something else."""
-    return bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)) and not name.startswith(".") and not os.path.isdir(name)
+    return looks_like_a_hub_id(name) and not os.path.isdir(name)
+
+
+def looks_like_a_hub_id(name: str) -> bool:
+    """Whether a hub would take that name, as huggingface_hub has it."""
+    return re.fullmatch(r"(\b[\w.-]+\b/)?\b[\w.-]{1,96}\b", name) is not None
 
 
 # Which files ----------------------------------------------------------------------------------------------------------
@@ -268,25 +273,97 @@ def _listed(repository: Repository, commit: str) -> list[File] | None:
         return None
 
 
-def missing_shards(folder: str) -> list[str]:
-    """Of a folder, the files of the weights that its own index names and that are not there: an interrupted
-    download."""
-    index = os.path.join(folder, INDEX)
+# Formats in which these files are loaded; what others want of a folder is theirs to say
+_BY_FILES = frozenset("auto hf safetensors fastsafetensors instanttensor mistral npcache bitsandbytes".split())
+_SHARD = re.compile(r"(.+-)(\d{5})-of-(\d{5})(\.\w+)")
+_LARGEST_HEADER = 4 << 20  # bytes
+
+
+def unfinished(folder: str, load_format: str = "auto") -> list[str]:
+    """Of a folder, the files of the weights that vLLM would load and that are not there, or not to their end: an
+    interrupted download. None where it has no weights that are known here."""
     try:
-        if not os.path.isfile(index) or os.path.getsize(index) > _LARGEST_INDEX:
-            return []  # a pipe would be waited for
-        with open(index, "rb") as file:
-            named = shards_of(file.read())
+        names = frozenset(os.listdir(folder))
     except OSError:
         return []
-    lacking = []
-    for name in sorted(named):
-        try:
-            if os.path.getsize(os.path.join(folder, name)) == 0:
-                lacking.append(name)
-        except OSError:
-            lacking.append(name)
-    return lacking
+    pattern, index = _pattern(names, load_format)
+    there = sorted(name for name in names if fnmatchcase(name, pattern))
+    wanted = _named(os.path.join(folder, index)) or {*there, *_numbered(there)}
+    return [name for name in sorted(wanted) if not _whole(os.path.join(folder, name))]
+
+
+def _pattern(names: Collection[str], load_format: str) -> tuple[str, str]:
+    """The files of which vLLM takes all, as in ``_KINDS``, and their index."""
+    if load_format not in _BY_FILES:
+        return "", ""
+    if load_format == "mistral" or (load_format == "auto" and any(_matches(name, _KINDS["mistral"]) for name in names)):
+        return _KINDS["mistral"][0], "consolidated.safetensors.index.json"
+    tensors, binaries = (any(fnmatchcase(name, kind) for name in names) for kind in _USUAL[:2])
+    if load_format != "npcache" and (tensors or (INDEX in names and not binaries)):
+        return "*.safetensors", INDEX
+    if load_format in ("auto", "hf", "npcache", "bitsandbytes"):
+        return "pytorch_model*.bin", "pytorch_model.bin.index.json"
+    return "", ""
+
+
+def _named(index: str) -> frozenset[str]:
+    """The files that an index names; none where there is none that can be read."""
+    try:
+        if not os.path.isfile(index) or os.path.getsize(index) > _LARGEST_INDEX:
+            return frozenset()  # a pipe would be waited for
+        with open(index, "rb") as file:
+            return shards_of(file.read())
+    except OSError:
+        return frozenset()
+
+
+def _numbered(names: Iterable[str]) -> set[str]:
+    """All that names like ``model-00001-of-00002.safetensors`` tell of; the first has the number 1, or 0."""
+    found: dict[tuple[str, str, str], set[int]] = {}
+    for name in names:
+        if shard := _SHARD.fullmatch(name):
+            found.setdefault((shard[1], shard[3], shard[4]), set()).add(int(shard[2]))
+    return {
+        f"{stem}{number:05}-of-{total}{kind}"
+        for (stem, total, kind), numbers in found.items()
+        for number in range(0 if 0 in numbers else 1, int(total) + (0 not in numbers))
+    }
+
+
+def _whole(path: str) -> bool:
+    """Whether a file is there, with something in it, and as long as it says itself (safetensors do)."""
+    try:
+        size = os.path.getsize(path)
+        if size == 0 or not path.endswith(".safetensors") or not os.path.isfile(path):
+            return size > 0
+        with open(path, "rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+            if size < 8 or header > size - 8:
+                return False
+            tensors = json.loads(file.read(header)) if 0 < header <= _LARGEST_HEADER else {}
+        ends = [one["data_offsets"][1] for name, one in tensors.items() if name != "__metadata__"]
+        return bool(8 + header + max(ends, default=0) <= size)
+    except OSError:
+        return False
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        return True  # another kind of file, which vLLM will judge
+
+
+def wrong_config(folder: str) -> str | None:
+    """What is wrong with a folder's ``config.json``, if that can be said."""
+    path = os.path.join(folder, "config.json")
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) > _LARGEST_INDEX:
+            return None
+        with open(path, "rb") as file:
+            text = file.read()
+        if not text.strip():
+            return "is empty"
+        return None if isinstance(json.loads(text), dict) else "is no mapping in JSON"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except (ValueError, RecursionError):
+        return "is no JSON"
 
 
 def growth(folders: Iterable[Path | str]) -> int:

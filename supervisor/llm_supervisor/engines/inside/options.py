@@ -1,8 +1,8 @@
 """Prints the options of ``vllm serve`` as JSON, run by path with the Python of vLLM's own environment.
 
 Whatever its version: the server's own command line is begun, and its parser is taken where it would read it. Answer:
-``{NAME: {"negatable", "takes": "flag"|"value"|"values", "choices": [...] | null, "kind": "int"|...|""}}``, names as
-vLLM writes them, without dashes in front.
+``{NAME: {"negatable", "takes": "flag"|"value"|..., "choices": [...] | null, "kind": "int"|...|"", "optional"}}``, names
+as vLLM writes them, without dashes in front. What each may be is told by ``Option`` (``engines/options.py``).
 """
 
 from __future__ import annotations
@@ -17,23 +17,45 @@ from typing import Any, NoReturn
 SERVER = "vllm.entrypoints.openai.api_server"
 
 
-# vLLM's own readers of values by their names
+# Readers of values by their names, vLLM's own and Python's
 KINDS = {
+    "str": "text",
     "int": "int",
     "float": "float",
     "loads": "json",
     "human_readable_int": "count",
     "human_readable_int_or_auto": "count or auto",
+    "parse_dataclass": "object",
+    "union_dict_and_str": "mapping or text",
 }
+# Of others than these it is not known what they make of a value
+PLAIN = (argparse._StoreAction, argparse._AppendAction)
 
 
 def kind(reader: Any) -> str:
     """What a reader of values takes; empty where that is not known. One that takes nothing, too, holds the real one."""
-    name = getattr(reader, "__name__", "")
+    name = "str" if reader is None else getattr(reader, "__name__", "")
     if name in ("_optional_type", "_parse_type"):
         inner = [cell.cell_contents for cell in reader.__closure__ or ()]
         return next((kind(one) for one in inner if callable(one)), "")
-    return KINDS.get(name, "")
+    return tried(reader) if name == "<lambda>" else KINDS.get(name, "")
+
+
+def tried(reader: Any) -> str:
+    """What a reader without a name takes, by what it makes of a word."""
+    try:
+        return {"['A-b', 'c']": "commas", "a_b,c": "word"}.get(str(reader("A-b,c")), "")
+    except Exception:
+        return ""
+
+
+def takes(action: argparse.Action) -> str:
+    """How many values it has."""
+    if isinstance(action, argparse._AppendAction):
+        return "each"
+    if isinstance(action.nargs, int):
+        return "values" if action.nargs else "flag"
+    return {"+": "values", "*": "any", "?": "maybe"}.get(str(action.nargs), "value")
 
 
 def described(parser: argparse.ArgumentParser) -> dict[str, dict[str, Any]]:
@@ -43,13 +65,13 @@ def described(parser: argparse.ArgumentParser) -> dict[str, dict[str, Any]]:
         if not names or isinstance(action, (argparse._HelpAction, argparse._VersionAction)):
             continue
         plain = [name for name in names if f"no-{name}" in names or not name.startswith("no-")]
-        takes = "flag" if action.nargs == 0 else "values" if action.nargs in ("*", "+") else "value"
         for name in plain:
             found[name.replace("_", "-")] = {
                 "negatable": f"no-{name}" in names,
-                "takes": takes,
+                "takes": takes(action),
                 "choices": [str(choice) for choice in action.choices] if action.choices else None,
-                "kind": kind(action.type),
+                "kind": kind(action.type) if type(action) in PLAIN else "",
+                "optional": getattr(action.type, "__name__", "") == "_optional_type",
             }
     return found
 
