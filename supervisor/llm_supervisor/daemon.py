@@ -474,7 +474,7 @@ class Daemon:
 
     async def _carry_out(self, todo: Sequence[Change]) -> dict[str, tuple[bool, str]]:
         """Do it: all at once, but the gateway's replicas one after the other, and those that are too many only when the
-        others are new. By program: whether it worked."""
+        others are there. By program: whether it worked."""
         asked = {Action.START: "start", Action.STOP: "stop", Action.RESTART: "restart"}
         rolling = [one.program for one in todo if one.action is Action.ROLLING]
         replicas = set(self._replicas())
@@ -484,8 +484,13 @@ class Daemon:
             rolled = group.create_task(self._roll(rolling))
             others = [group.create_task(self._ask(one.program, asked[one.action])) for one in first]
         found = rolled.result() | dict(one.result() for one in others)
+        missing = [name for name, (ok, _) in found.items() if name in replicas and not ok]
         for one in last:
-            found |= dict([await self._ask(one.program, "stop")])
+            if missing:
+                # perhaps it alone serves. It is a spare one now, and goes when another one is there
+                found[one.program] = (False, f"left as it is, as {missing[0]} did not get ready")
+            else:
+                found |= dict([await self._ask(one.program, "stop")])
         for one in todo:
             if one.action is Action.STOP and one.program not in self.plan.programs:
                 self._drop(one.program)

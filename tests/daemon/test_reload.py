@@ -285,6 +285,25 @@ def test_a_replica_that_does_not_get_ready_stops_the_rolling(place: Place) -> No
     assert place.daemon.program("gateway-2")["state"] == "RUNNING"
 
 
+def test_one_that_is_too_many_serves_on_until_the_other_one_is_there(place: Place) -> None:
+    """A replica less, and what the other one cannot start with."""
+    before = place.incarnations()
+    place.settings["gateway"] |= {"replicas": 1, "restart": {"backoff": "1h"}}
+    place.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(exit=3)}
+    place.write()
+    with knocking(place.settings["gateway"]["port"]) as wrong:
+        done = place.daemon.cli("reload")
+    assert done.returncode == 1
+    assert "left as it is, as gateway did not get ready" in done.stderr
+    assert wrong == []
+    assert place.daemon.program("gateway-2")["state"] == "RUNNING"
+    assert place.incarnations()["gateway-2"] == before["gateway-2"]
+    del place.settings["gateway"]["env"]
+    place.write()
+    assert place.reload() == {"gateway": "rolling"}
+    place.daemon.wait_for(lambda: "gateway-2" not in place.incarnations(), "its end")
+
+
 def test_sighup_does_the_same(place: Place) -> None:
     before = place.incarnations()
     place.settings["programs"]["tunnel"]["env"] = {"NEW": "1"}
