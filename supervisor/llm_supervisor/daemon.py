@@ -71,6 +71,8 @@ WITHOUT = {"redis": "until it is back, the cache and the limits that are shared 
 SPAWNS_WAIT = 10.0
 # Events that can be asked for later
 EVENTS_KEPT = 1000
+# What a program is asked for to bring a change about
+ASKED = {Action.START: "start", Action.STOP: "stop", Action.RESTART: "restart"}
 Show = Callable[[str, State, State], None]
 
 
@@ -108,6 +110,7 @@ class Daemon:
         self._group = asyncio.TaskGroup()
         self._reloading, self._rolling = asyncio.Lock(), asyncio.Lock()
         self._put_off: list[str] = []  # replicas that are to be replaced after an upgrade
+        self._dismissed: set[str] = set()  # told to leave by a configuration, and nothing else by anybody since
         self._upgrading = asyncio.Event()
         self._control: ControlServer | None = None
         self._all_known = False  # every runner had its first turn
@@ -159,6 +162,10 @@ class Daemon:
 
     async def post(self, name: str, event: Event) -> None:
         """Ask a program for something, and return when it has decided what that means."""
+        self._dismissed.discard(name)  # a person's word is the last one
+        await self._post(name, event)
+
+    async def _post(self, name: str, event: Event) -> None:
         runner = self.runners[name]
         if isinstance(event, (ev.StartRequested, ev.RestartRequested)) and (self.ending or not self._stays(name)):
             return  # nothing comes back any more
@@ -408,7 +415,7 @@ class Daemon:
             specs = {name: planned.spec for name, planned in fresh.programs.items()}
             # a spare replica is nobody's plan: it goes by itself
             before = {name: spec for name, spec in self.specs.items() if name in specs or not self._is_spare(name)}
-            todo = changes(before, specs, self.states, self._world.running())
+            todo = changes(before, specs, self.states, self._world.running(), self._dismissed)
             told: list[dict[str, Any]] = [
                 {"program": one.program, "action": one.action.value, "why": one.why} for one in todo
             ]
@@ -421,6 +428,7 @@ class Daemon:
                 self._take(config, pythons, fresh)
             except OSError as error:
                 return self._not_reloaded([f"cannot be written down: {error}"])
+            self._dismissed -= specs.keys()
             self._warn()
             self._log.info("reloaded", changes=[one for one in told if one["action"] != Action.NOTHING.value])
             for one in todo:
@@ -475,14 +483,13 @@ class Daemon:
     async def _carry_out(self, todo: Sequence[Change]) -> dict[str, tuple[bool, str]]:
         """Do it: all at once, but the gateway's replicas one after the other, and those that are too many only when the
         others are there. By program: whether it worked."""
-        asked = {Action.START: "start", Action.STOP: "stop", Action.RESTART: "restart"}
         rolling = [one.program for one in todo if one.action is Action.ROLLING]
         replicas = set(self._replicas())
         last = [one for one in todo if one.action is Action.STOP and one.program in replicas]
-        first = [one for one in todo if one.action in asked and one not in last]
+        first = [one for one in todo if one.action in ASKED and one not in last]
         async with asyncio.TaskGroup() as group:
             rolled = group.create_task(self._roll(rolling))
-            others = [group.create_task(self._ask(one.program, asked[one.action])) for one in first]
+            others = [group.create_task(self._do(one)) for one in first]
         found = rolled.result() | dict(one.result() for one in others)
         missing = [name for name, (ok, _) in found.items() if name in replicas and not ok]
         for one in last:
@@ -490,7 +497,7 @@ class Daemon:
                 # perhaps it alone serves. It is a spare one now, and goes when another one is there
                 found[one.program] = (False, f"left as it is, as {missing[0]} did not get ready")
             else:
-                found |= dict([await self._ask(one.program, "stop")])
+                found |= dict([await self._do(one)])
         for one in todo:
             if one.action is Action.STOP and one.program not in self.plan.programs:
                 self._drop(one.program)
@@ -498,12 +505,33 @@ class Daemon:
         changed.set()
         return found
 
+    async def _do(self, one: Change) -> tuple[str, tuple[bool, str]]:
+        """One change, unless another configuration has come meanwhile that says otherwise of that program."""
+        if one.action is Action.STOP:
+            return one.program, await self._dismiss(one.program)
+        if one.program not in self.plan.programs:
+            return one.program, (False, "is no longer configured")
+        return await self._ask(one.program, ASKED[one.action])
+
+    async def _dismiss(self, name: str) -> tuple[bool, str]:
+        """Let it leave, as it is no longer configured. It may be put back before it is gone: that somebody wants it
+        down must be told from a person's word then, which would hold."""
+        if name in self.runners and name not in self.plan.programs:
+            if self.states[name].wanted is Wanted.UP:
+                self._dismissed.add(name)
+            _, said = await self._ask(name, "stop")
+            if name not in self.plan.programs:
+                return said
+        return True, "is configured again" if name in self.plan.programs else "is no longer configured"
+
     async def _ask(self, name: str, action: str) -> tuple[str, tuple[bool, str]]:
         """Ask for it, and wait until it has come about or cannot any more."""
         if name not in self.runners:
             return name, (action == "stop", "is no longer configured")
+        if action != "stop":
+            self._dismissed.discard(name)
         since = self.states[name].incarnation
-        await self.post(name, REQUESTS[action]())
+        await self._post(name, REQUESTS[action]())
         while name in self.runners and not (self.ending or self.handing_over):
             if settled(action, self.states[name], since):
                 return name, outcome(action, self.states[name])
@@ -569,7 +597,7 @@ class Daemon:
     async def _retire(self, spare: str, others: Sequence[str]) -> None:
         """Let the spare one go, unless it alone serves."""
         if self._serving(others) and not self.ending and spare not in self.plan.programs:
-            await self._ask(spare, "stop")
+            await self._dismiss(spare)
             if spare not in self.plan.programs:
                 self._drop(spare)
 
@@ -586,6 +614,7 @@ class Daemon:
             return
         if state.phase in (Phase.STOPPED, Phase.FATAL):
             self.runners.pop(name).finish()
+            self._dismissed.discard(name)
             self._world.forget(name)
 
     async def _catch_up(self, former: fm.Former) -> None:

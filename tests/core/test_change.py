@@ -59,6 +59,18 @@ def test_what_a_person_stopped_stays_stopped() -> None:
         assert one(MODEL, replace(MODEL, digest="b", settings="2"), state) is Action.UPDATE
 
 
+@pytest.mark.parametrize("phase", list(Phase))
+def test_what_another_configuration_told_to_leave_comes_back(phase: Phase) -> None:
+    """With the one that has it again; as something new would."""
+    state = {"m": replace(at(phase), wanted=Wanted.DOWN)}
+    for running in ("a", "b"):
+        (line,) = changes({"m": MODEL}, {"m": MODEL}, state, {"m": running}, {"m"})
+        assert line.action is Action.START
+    by_hand = replace(MODEL, autostart=False)
+    (line,) = changes({"m": by_hand}, {"m": by_hand}, state, {}, {"m"})
+    assert line.action is Action.NOTHING
+
+
 def test_what_was_given_up_is_tried_again_with_something_else_only() -> None:
     state = at(Phase.FATAL)
     assert one(MODEL, replace(MODEL, digest="b", settings="2"), state) is Action.START

@@ -346,6 +346,39 @@ def test_what_was_given_up_and_what_was_stopped(make: Make) -> None:
     }
 
 
+def test_what_is_put_back_while_it_leaves_comes_back(make: Make) -> None:
+    """Unless it was a person who told it to leave, before or since. A person's signal ends what ignores SIGTERM."""
+    stubborn = program("stubborn", stop={"grace": 3600})
+    all_of_them = {"keep": program("obedient"), **dict.fromkeys(("back", "other", "before", "since"), stubborn)}
+    all_of_them = json.loads(json.dumps(all_of_them))
+    daemon = make(all_of_them)
+    for name in all_of_them:
+        daemon.wait(name, state="RUNNING")
+    first = {name: daemon.program(name)["pid"] for name in all_of_them}
+    assert daemon.cli("stop", "--no-wait", "before").returncode == 0
+    daemon.write({"programs": {"keep": all_of_them["keep"]}})
+    assert daemon.cli("reload", "--no-wait").returncode == 0
+    for name in ("back", "other", "before", "since"):
+        daemon.wait(name, state="STOPPING")
+    assert daemon.cli("stop", "--no-wait", "since").returncode == 0
+    all_of_them["other"]["env"] = {"NEW": "1"}
+    for name in ("back", "other", "before", "since"):
+        all_of_them[name]["stop"] = {"grace": 0.2}  # for the end of this test
+    daemon.write({"programs": all_of_them})
+    done = daemon.cli("reload", "--json", "--no-wait")
+    plan = {one["program"]: one["action"] for one in json.loads(done.stdout)["changes"]}
+    assert plan == {"keep": "nothing", "back": "start", "other": "start", "before": "update", "since": "update"}
+    for name in ("back", "other", "before", "since"):
+        os.kill(first[name], signal.SIGKILL)
+    for name in ("back", "other"):
+        assert daemon.wait(name, state="RUNNING")["pid"] != first[name]
+    for name in ("before", "since"):
+        daemon.wait(name, state="STOPPED")
+    assert daemon.program("keep")["pid"] == first["keep"]
+    assert daemon.cli("status").returncode == 0
+    assert daemon.cli("reload").stdout.count("nothing") == len(all_of_them), "and it is settled"
+
+
 def test_without_a_daemon(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, {"programs": {}})
     assert daemon.cli("reload").returncode == 4
@@ -435,6 +468,38 @@ def test_a_reload_while_a_spare_one_serves(alone: Place) -> None:
     assert states(alone.daemon)[-4:] == [
         ("gateway", "STARTING"), ("gateway", "RUNNING"), ("gateway-2", "STOPPING"), ("gateway-2", "STOPPED"),
     ], "the other one served until it was ready"  # fmt: skip
+
+
+def test_one_more_replica_while_a_spare_one_leaves(alone: Place) -> None:
+    """It was no person who told it to."""
+    alone.settings["gateway"]["stop"] = {"grace": 3600, "signal": "CONT"}
+    alone.write()
+    assert alone.reload() == {"gateway": "update"}
+    assert alone.daemon.cli("restart", "gateway", "--no-wait").returncode == 0
+    alone.daemon.wait("gateway-2", state="RUNNING")
+    os.kill(alone.daemon.wait("gateway", state="STOPPING")["pid"], signal.SIGKILL)
+    spare = alone.daemon.wait("gateway-2", state="STOPPING")["pid"]
+    alone.settings["gateway"] |= {"replicas": 2, "stop": {"grace": 5}}
+    alone.write()
+    assert alone.daemon.cli("reload", "--no-wait").returncode == 0
+    os.kill(spare, signal.SIGKILL)
+    alone.daemon.wait_ready()
+    assert alone.daemon.program("gateway-2")["state"] == "RUNNING"
+
+
+def test_a_replica_less_and_again_one_more(place: Place) -> None:
+    """While the other one is replaced: who was to leave after it stays."""
+    before = place.incarnations()
+    place.settings["gateway"] |= {"replicas": 1, "env": {"FAKE_LITELLM": scenario(start=3)}}
+    place.write()
+    assert place.daemon.cli("reload", "--no-wait").returncode == 0
+    place.daemon.wait("gateway", state="STARTING")
+    assert place.incarnations()["gateway-2"] == before["gateway-2"]
+    place.settings["gateway"]["replicas"] = 2
+    place.write()
+    place.reload()
+    status = place.daemon.wait_ready()
+    assert {one["name"] for one in status["programs"] if one["state"] == "RUNNING"} == set(NAMES)
 
 
 def test_what_an_only_replica_cannot_start_with_does_not_replace_it(alone: Place) -> None:

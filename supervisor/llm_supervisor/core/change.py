@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,13 +35,17 @@ def changes(
     new: Mapping[str, ProgramSpec],
     states: Mapping[str, State],
     running: Mapping[str, str],
+    leaving: Collection[str] = (),
 ) -> list[Change]:
-    """One for every program, old or new. ``running`` are the digests of what the living were started with."""
+    """One for every program, old or new. ``running`` are the digests of what the living were started with, ``leaving``
+    those that an earlier plan told to leave, and that are not gone yet."""
     found = [_stop(name) for name in old if name not in new]
     for name, spec in new.items():
         before = old.get(name)
         if before is None:
-            found.append(_new(name, spec))
+            found.append(_new(name, spec, "is new"))
+        elif name in leaving:  # that it is not wanted up is no person's word
+            found.append(_new(name, spec, "is configured again"))
         else:
             found.append(_change(before, spec, states[name], running.get(name, before.digest)))
     return found
@@ -51,10 +55,10 @@ def _stop(name: str) -> Change:
     return Change(name, Action.STOP, "is no longer configured")
 
 
-def _new(name: str, spec: ProgramSpec) -> Change:
+def _new(name: str, spec: ProgramSpec, why: str) -> Change:
     if spec.autostart:
-        return Change(name, Action.START, "is new")
-    return Change(name, Action.NOTHING, "is new, and is not started by itself")
+        return Change(name, Action.START, why)
+    return Change(name, Action.NOTHING, f"{why}, and is not started by itself")
 
 
 def _change(old: ProgramSpec, new: ProgramSpec, state: State, running: str) -> Change:
