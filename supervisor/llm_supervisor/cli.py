@@ -777,7 +777,9 @@ def _act(options: argparse.Namespace) -> int:
                 yield from pool.map(one, together)
             for name in names if rolling else ():
                 if name in replicas:
-                    yield one(name)
+                    yield (done := one(name))
+                    if wait == "1" and done[1] == 200 and (done[2]["program"] or {}).get("wanted") == "down":
+                        return  # somebody has stopped the gateway: the next one must not come back from that
 
         code = OK
         for name, status, said in several():

@@ -71,6 +71,7 @@ WITHOUT = {"redis": "until it is back, the cache and the limits that are shared 
 SPAWNS_WAIT = 10.0
 # Events that can be asked for later
 EVENTS_KEPT = 1000
+STOPPED_MEANWHILE = "not restarted: was stopped meanwhile"
 # What a program is asked for to bring a change about
 ASKED = {Action.START: "start", Action.STOP: "stop", Action.RESTART: "restart"}
 Show = Callable[[str, State, State], None]
@@ -551,7 +552,9 @@ class Daemon:
     async def replace(self, name: str, *, changed: bool = False) -> tuple[bool, str]:
         """A new process for a replica of the gateway. Another one serves meanwhile: where there is none, a spare one
         that is ready before the old one drains. ``changed``: only if its process is not the new one
-        yet. Whether it worked, and in words."""
+        yet. Whether it worked, and in words. One that is stopped meanwhile, while others are replaced or a spare one
+        starts, stays so."""
+        wanted = changed or not self._is_told_to_stay_down(name)
         async with self._rolling:
             if self.ending or name not in self.runners:
                 return False, "not restarted: the daemon is about to end, or it is no longer configured"
@@ -559,6 +562,8 @@ class Daemon:
                 if not changed and name not in self._put_off:  # what has changed the next daemon sees by itself
                     self._put_off.append(name)
                 return True, "asked"
+            if wanted and self._is_told_to_stay_down(name):
+                return False, STOPPED_MEANWHILE
             planned = self.plan.spare
             others = [one for one in self._replicas() if one != name]
             serves = self.states[name].phase is Phase.RUNNING
@@ -569,7 +574,9 @@ class Daemon:
             spare = planned.spec.name
             self._group.create_task(self._add(spare, planned).run())
             _, (ok, words) = await self._ask(spare, "start")
-            if ok:
+            if self._is_told_to_stay_down(name):
+                ok, words = False, STOPPED_MEANWHILE
+            elif ok:
                 _, (ok, words) = await self._ask(name, "restart")
             else:
                 words = f"left as it is, as a new one did not get ready: {words}"
@@ -579,6 +586,9 @@ class Daemon:
     def replace_later(self, name: str) -> None:
         """The same, without waiting."""
         self._soon(self.replace(name))
+
+    def _is_told_to_stay_down(self, name: str) -> bool:
+        return name in self.runners and self.states[name].wanted is Wanted.DOWN
 
     def _replicas(self) -> list[str]:
         return [name for name, runner in self.runners.items() if runner.spec.kind is Kind.LITELLM]
@@ -595,8 +605,9 @@ class Daemon:
         return any(state.phase is Phase.RUNNING and state.wanted is Wanted.UP for state in states)
 
     async def _retire(self, spare: str, others: Sequence[str]) -> None:
-        """Let the spare one go, unless it alone serves."""
-        if self._serving(others) and not self.ending and spare not in self.plan.programs:
+        """Let the spare one go, unless it alone serves; nobody is to, where all others were told to stay down."""
+        unwanted = all(self._is_told_to_stay_down(name) for name in self._replicas() if not self._is_spare(name))
+        if (unwanted or self._serving(others)) and not self.ending and spare not in self.plan.programs:
             await self._dismiss(spare)
             if spare not in self.plan.programs:
                 self._drop(spare)

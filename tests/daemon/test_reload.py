@@ -487,6 +487,53 @@ def test_one_more_replica_while_a_spare_one_leaves(alone: Place) -> None:
     assert alone.daemon.program("gateway-2")["state"] == "RUNNING"
 
 
+@pytest.mark.parametrize("when", ["the spare one starts", "it starts"])
+def test_a_stop_while_an_only_replica_is_replaced_holds(alone: Place, when: str) -> None:
+    """For the spare one, too."""
+    alone.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(start=2)}
+    alone.write()
+    alone.reload()
+    with alone.daemon.background("restart", "gateway") as restart:
+        alone.daemon.wait("gateway-2", state="STARTING")
+        names = ["gateway"]  # and the spare one goes with it
+        if when == "it starts":
+            alone.daemon.wait("gateway", state="STARTING")
+            names.append("gateway-2")  # as the command does
+        for name in names:
+            assert alone.daemon.ask("POST", f"/v1/programs/{name}/stop?wait=0")[0] == 200
+        assert restart.wait(30) == 1
+    alone.daemon.wait_for(lambda: "gateway-2" not in alone.incarnations(), "the spare one's end")
+    assert alone.daemon.program("gateway")["state"] == "STOPPED"
+    assert not net.listening(alone.settings["gateway"]["port"])
+
+
+@pytest.mark.parametrize("how", ["--wait", "--no-wait"])
+def test_a_stop_while_replicas_are_replaced_holds(place: Place, how: str) -> None:
+    """The second one waits for its turn when it is said: it must not take it any more."""
+    place.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(start=2)}
+    place.write()
+    place.reload()
+    seen = len(states(place.daemon))
+    with place.daemon.background("restart", "gateway", *([how] if how == "--no-wait" else [])) as restart:
+        place.daemon.wait("gateway", state="STARTING")
+        if how == "--no-wait":
+            assert restart.wait(30) == 0
+        for name in ("gateway", "gateway-2"):
+            assert place.daemon.ask("POST", f"/v1/programs/{name}/stop")[1]["ok"]
+        assert restart.wait(30) == (0 if how == "--no-wait" else 1)
+    # another one waits for the same lock, behind whatever was asked before
+    status, said = place.daemon.ask("POST", "/v1/programs/gateway-2/restart")
+    assert (status, said["ok"]) == (200, True), "a person's later word holds as well"
+    assert [one for one in states(place.daemon)[seen:] if one[0] == "gateway-2"] == [
+        ("gateway-2", "STOPPING"),
+        ("gateway-2", "STOPPED"),
+        ("gateway-2", "STARTING"),
+        ("gateway-2", "RUNNING"),
+    ]
+    assert place.daemon.program("gateway")["state"] == "STOPPED"
+    assert place.daemon.cli("start", "gateway").returncode == 0
+
+
 def test_a_replica_less_and_again_one_more(place: Place) -> None:
     """While the other one is replaced: who was to leave after it stays."""
     before = place.incarnations()

@@ -124,13 +124,15 @@ def application(fleet: Fleet) -> Starlette:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         await fleet.changed()
-        if name not in fleet.specs:
-            return JSONResponse({"ok": action == "stop", "outcome": "is no longer configured", "program": None})
-        state = fleet.states[name]
+        state = fleet.states.get(name)
+        if state is None:
+            return answer(name, action == "stop", "is no longer configured")
         ok, words = outcome(action, state) if settled(action, state, since) else (True, "asked")
         return answer(name, ok, words)
 
     def answer(name: str, ok: bool, words: str) -> JSONResponse:
+        if name not in fleet.specs:  # it was taken out of the configuration meanwhile, or was a spare one, and is gone
+            return JSONResponse({"ok": ok, "outcome": words, "program": None})
         loop_time = asyncio.get_running_loop().time()
         message = program_message(fleet.specs[name], fleet.states[name], loop_time, fleet.incarnation(name))
         return JSONResponse({"ok": ok, "outcome": words, "program": message})
