@@ -531,6 +531,8 @@ class Daemon:
             return name, (action == "stop", "is no longer configured")
         if action != "stop":
             self._dismissed.discard(name)
+        if action == "restart":
+            self._world.let_go_of_listener(self.specs[name])
         since = self.states[name].incarnation
         await self._post(name, REQUESTS[action]())
         while name in self.runners and not (self.ending or self.handing_over):

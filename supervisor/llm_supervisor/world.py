@@ -329,17 +329,25 @@ class RealWorld:
 
     def _listen(self, name: str, address: tuple[str, int]) -> socket.socket:
         """The listening socket, bound anew only if it was closed: it outlives incarnations, so clients queue in it; and
-        replicas share it."""
-        if self._accepting.get(name, address) != address:
-            self.close_listener(name)  # it is to listen elsewhere now
+        replicas share it. Bound before an old one of the same port is closed, which others may still serve on."""
         if address not in self._listeners:
+            ours = [sock for (_, port), sock in self._listeners.items() if port == address[1]]
             try:
-                self._listeners[address] = sock = net.bind(*address)
+                self._listeners[address] = sock = net.bind(*address, beside=ours)
             except OSError as error:
+                self.close_listener(name)  # it is not to listen there any more
                 raise self._taken(address[1], error) from error
             self._store.store(_stored_name(address), sock.fileno())
+        if self._accepting.get(name, address) != address:
+            self.close_listener(name)
         self._accepting[name] = address
         return self._listeners[address]
+
+    def let_go_of_listener(self, spec: ProgramSpec) -> None:
+        """Before it leaves, to listen elsewhere when it is back: who comes to the old address from now on must not
+        queue where nobody will accept."""
+        if spec.launch.listener is not None and self._accepting.get(spec.name) not in (None, spec.launch.listener):
+            self.close_listener(spec.name)
 
     async def recover_listeners(self, former: Former, kept: dict[str, int]) -> None:
         """Get back the sockets on which a former daemon's programs listen: those that were held meanwhile (``kept``, by

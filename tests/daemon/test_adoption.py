@@ -457,6 +457,25 @@ def test_the_gateways_socket_is_got_back(tmp_path: Path) -> None:
         assert not net.listening(port)
 
 
+def test_another_host_of_the_gateway_meanwhile(tmp_path: Path) -> None:
+    """The socket of the former one is in the way of the new one; both are ours."""
+    settings = pair(tmp_path, litellm_config=None)
+    port = settings["gateway"]["port"]
+    with Daemon(tmp_path, settings) as daemon:
+        daemon.wait_ready()
+        before = daemon.program("gateway")["incarnation"]
+        time.sleep(0.1)
+        killed(daemon)
+        settings["gateway"]["host"] = "0.0.0.0"
+        daemon.write(settings)
+        with knocking(port) as wrong:
+            daemon.start()
+            daemon.wait_for(lambda: daemon.program("gateway").get("incarnation") not in (None, before), "the change")
+            daemon.wait_ready()
+        assert wrong == []
+        daemon.wait_for(lambda: len(net.listening(port)) == 1, "only the new one")
+
+
 def test_an_engine_that_lost_a_worker_meanwhile_is_replaced(tmp_path: Path) -> None:
     settings = pair(tmp_path)
     with Daemon(tmp_path, settings) as daemon:

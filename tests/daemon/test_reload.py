@@ -271,6 +271,27 @@ def test_the_new_address_serves_and_the_old_one_refuses(place: Place) -> None:
     assert not net.listening(old)
 
 
+@pytest.mark.parametrize("replicas", [2, 1])
+def test_another_host_on_the_same_port(place: Place, replicas: int) -> None:
+    """Another name of it, one that holds it as well, and back: while an old replica has the old one."""
+    port = place.settings["gateway"]["port"]
+    place.settings["gateway"]["replicas"] = replicas
+    place.write()
+    place.reload()
+    names = [name for name in NAMES if name.startswith("gateway")][:replicas]
+    with knocking(port) as wrong:
+        for host in ("localhost", "0.0.0.0", "127.0.0.1", "::", "127.0.0.1"):
+            place.settings["gateway"]["host"] = host
+            place.write()
+            assert place.reload() == dict.fromkeys(names, "rolling")
+            place.daemon.wait_ready()
+            assert len(net.listening(port)) == 1, "the old one is closed"
+    assert wrong == []
+    assert place.daemon.cli("stop", "gateway").returncode == 0
+    assert not net.listening(port)
+    assert place.daemon.cli("start", "gateway").returncode == 0
+
+
 def test_a_replica_that_does_not_get_ready_stops_the_rolling(place: Place) -> None:
     """The other one serves on, with what it was started with."""
     before = place.incarnations()

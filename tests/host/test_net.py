@@ -247,3 +247,39 @@ def test_a_socket_is_copied_out_of_a_process(stage: Stage) -> None:
         assert net.held(net.listening(port), [os.getpid()])
     assert net.copy_listener(child.pid, ("127.0.0.1", free_port())) is None
     assert net.copy_listener(2**22 + 1, ("127.0.0.1", port)) is None
+
+
+OVERLAPPING = [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "::"), ("::", "127.0.0.1")]
+
+
+@pytest.mark.parametrize(("old", "new"), OVERLAPPING)
+def test_our_own_sockets_may_overlap_and_others_not(old: str, new: str) -> None:
+    """One is about to leave, and until then both are there."""
+    with net.bind(old, 0) as leaving:
+        port = leaving.getsockname()[1]
+        assert net.can_bind(new, port)
+        with net.bind(new, port, beside=[leaving]) as coming:
+            assert not any(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in (leaving, coming))
+            assert net.can_bind(new, port)
+            socket.create_connection(("127.0.0.1", port), timeout=10).close()
+            leaving.close()
+            socket.create_connection(("127.0.0.1", port), timeout=10).close()
+            coming.accept()[0].close()
+            assert net.can_bind(new, port)
+
+
+def test_another_name_of_the_same_address_is_the_same_socket() -> None:
+    with net.bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with net.bind("localhost", port, beside=[first]) as second:
+            assert os.fstat(first.fileno()).st_ino == os.fstat(second.fileno()).st_ino
+            first.close()
+            socket.create_connection(("127.0.0.1", port), timeout=10).close()
+            second.accept()[0].close()
+
+
+def test_a_port_of_somebody_else_is_not_shared_either() -> None:
+    with net.bind("127.0.0.1", 0) as ours, net.bind("127.0.0.2", ours.getsockname()[1]):
+        with pytest.raises(OSError, match="in use"):
+            net.bind("0.0.0.0", ours.getsockname()[1], beside=[ours])
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0

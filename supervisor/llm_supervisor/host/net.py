@@ -10,7 +10,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -134,19 +134,39 @@ def can_bind(host: str, port: int) -> OSError | None:
     return None
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, beside: Sequence[socket.socket] = ()) -> socket.socket:
     """A listening TCP socket. SO_REUSEADDR, so that connections in TIME_WAIT do not keep it; never SO_REUSEPORT, which
-    would let two servers share a port without noticing. Raises OSError."""
+    would let two servers share a port without noticing. Raises OSError.
+
+    ``beside``: our own sockets that listen on that port. One that is there by another name of the same address
+    (localhost) is the one; with others the addresses may overlap (0.0.0.0 and 127.0.0.1), and one of the two is about
+    to leave: for the moment of binding all have SO_REUSEPORT, without which the kernel has no second one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for other in beside:
+        if other.family == family and _is_at(other, (host, port)):
+            return other.dup()
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sharing = [*beside, sock] if beside else []
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for one in sharing:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
         sock.listen(2048)
+        for one in sharing:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     except OSError:
         sock.close()
+        for one in beside:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
         raise
     return sock
+
+
+def _is_at(sock: socket.socket, address: tuple[str, int]) -> bool:
+    """Whether it is bound there, by whatever name. Raises OSError where the name is nobody's."""
+    wanted = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return sock.getsockname()[:2] in [one[4][:2] for one in wanted]
 
 
 def listener(fd: int, address: tuple[str, int]) -> socket.socket | None:
@@ -158,8 +178,7 @@ def listener(fd: int, address: tuple[str, int]) -> socket.socket | None:
         return None
     try:
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        wanted = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        if listens and sock.getsockname()[:2] in [one[4][:2] for one in wanted]:
+        if listens and _is_at(sock, address):
             sock.set_inheritable(False)
             return sock
     except OSError:
