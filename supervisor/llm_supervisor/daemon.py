@@ -34,7 +34,7 @@ from llm_supervisor.core import fleet
 from llm_supervisor.core.change import Action, Change, changes
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.health import Answer, Observation
-from llm_supervisor.core.hold import hold
+from llm_supervisor.core.hold import hold, hold_elsewhere
 from llm_supervisor.core.spec import Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State, Wanted
 from llm_supervisor.engines import litellm
@@ -111,6 +111,8 @@ class Daemon:
         self._group = asyncio.TaskGroup()
         self._reloading, self._rolling = asyncio.Lock(), asyncio.Lock()
         self._put_off: list[str] = []  # replicas that are to be replaced after an upgrade
+        # by engine: where the gateway's replicas may look for it, and since when it is not there
+        self._addresses: dict[str, dict[str, float | None]] = {}
         self._dismissed: set[str] = set()  # told to leave by a configuration, and nothing else by anybody since
         self._upgrading = asyncio.Event()
         self._control: ControlServer | None = None
@@ -810,16 +812,35 @@ class Daemon:
         if not self._all_known:
             return  # what the daemon before this one has told is true; a runner that had no turn yet knows nothing
         now = time.monotonic()
-        engines = {
-            litellm.engine_base(name, runner.spec.launch.port): asdict(hold(runner.state, self.plan.hold, now))
-            for name, runner in self.runners.items()
-            if runner.spec.kind is Kind.VLLM
-        }
+        engines = self._engines(now)
         if engines:
             try:
                 write_atomically(self.plan.engines_file, json.dumps({"at": now, "engines": engines}).encode())
             except OSError as error:
                 self._log.warning("the gateway is not told", error=str(error))  # an old file holds nobody
+
+    def _engines(self, now: float) -> dict[str, dict[str, Any]]:
+        """How each engine is, by address. One that was given another address has the old one too, as long as a replica
+        runs that knows no other: what comes to where the engine is not waits, and is not sent there."""
+        digests = {one.spec.digest for one in self.plan.programs.values() if one.spec.kind is Kind.LITELLM}
+        running = self._world.running()
+        current = all(running[name] in digests for name in self._replicas() if name in running)
+        is_at: dict[str, dict[str, Any]] = {}
+        elsewhere: dict[str, dict[str, Any]] = {}
+        for name, runner in self.runners.items():
+            if runner.spec.kind is not Kind.VLLM:
+                continue
+            meant = litellm.engine_base(name, runner.spec.launch.port)
+            living = self._world.incarnations.get(name)
+            known = living is not None and (living.port is not None or living.uds is not None)
+            place = litellm.engine_base(name, living.port) if living is not None and known else meant
+            before = {} if current else self._addresses.get(name, {})
+            since = {base: before.get(base) or now for base in {**before, meant: None} if base != place}
+            self._addresses[name] = {place: None, **since}
+            is_at[place] = asdict(hold(runner.state, self.plan.hold, now))
+            for base, when in since.items():
+                elsewhere[base] = asdict(hold_elsewhere(runner.state, self.plan.hold, when, now))
+        return elsewhere | is_at  # an address may be another one's by now
 
     async def _keep_telling(self) -> None:
         self._all_known = True

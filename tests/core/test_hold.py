@@ -8,7 +8,7 @@ import pytest
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.failure import ExitStatus
-from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, hold
+from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, hold, hold_elsewhere
 from llm_supervisor.core.program import step
 from llm_supervisor.core.state import Phase, State, Wanted
 
@@ -88,3 +88,13 @@ def test_a_start_by_hand_is_an_outage_of_its_own() -> None:
     state = State(phase=Phase.FATAL, down_since=50.0)
     state, _ = step(CHECKED, state, ev.StartRequested(), 500.0)
     assert state.down_since == 500.0
+
+
+def test_where_it_is_not_requests_wait_as_if_it_were_down() -> None:
+    up = State(Phase.RUNNING, Wanted.UP, cold_took=20.0)
+    seen = hold_elsewhere(up, None, 100.0, 120.0)
+    assert (seen.up, seen.final, seen.until, seen.retry_after) == (False, False, 130.0, 20)
+    assert seen.why
+    assert hold_elsewhere(DOWN, None, 110.0, 120.0) == hold(DOWN, None, 120.0), "down is down everywhere"
+    stopped = State(Phase.STOPPED, Wanted.DOWN)
+    assert hold_elsewhere(stopped, None, 110.0, 120.0).final

@@ -271,6 +271,30 @@ def test_the_new_address_serves_and_the_old_one_refuses(place: Place) -> None:
     assert not net.listening(old)
 
 
+def test_what_old_replicas_are_told_of_an_engine_that_has_moved(place: Place) -> None:
+    """That it is not where they look for it, and that it is worth waiting; until there are none."""
+
+    def told() -> dict[str, Any]:
+        engines: dict[str, Any] = json.loads((place.daemon.runtime / "engines.json").read_text())["engines"]
+        return engines
+
+    old, new = (f"http://127.0.0.1:{port}/v1" for port in (place.settings["models"]["one"]["port"], free_port()))
+    place.settings["models"]["one"]["port"] = int(new.rpartition(":")[2].removesuffix("/v1"))
+    place.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(start=4)}
+    place.write()
+    before = place.incarnations()
+    assert told()[old]["up"]
+    assert place.daemon.cli("reload", "--no-wait").returncode == 0
+    place.daemon.wait_for(lambda: told().get(new, {}).get("up"), "it is at the new address")
+    said = told()[old]
+    assert place.incarnations()["gateway-2"] == before["gateway-2"], "one that knows the old address only"
+    assert (said["up"], said["final"]) == (False, False)
+    assert "another address" in said["why"]
+    place.daemon.wait_for(lambda: old not in told(), "no old replica is left")
+    assert told()[new]["up"]
+    assert before["gateway-2"] != place.incarnations()["gateway-2"]
+
+
 @pytest.mark.parametrize("replicas", [2, 1])
 def test_another_host_on_the_same_port(place: Place, replicas: int) -> None:
     """Another name of it, one that holds it as well, and back: while an old replica has the old one."""

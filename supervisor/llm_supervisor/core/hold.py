@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_supervisor.core.state import Cause, Phase, State, Wanted
 
@@ -41,3 +41,12 @@ def hold(state: State, limit: float | None, now: float) -> Hold:
         limit = LONGEST if state.cold_took is None else min(LONGEST, starts * max(1.5 * state.cold_took, LEAST))
     wait = MENDING if final else math.ceil(state.cold_took or LEAST)
     return Hold(up, since + limit, final, wait, "" if up else f"{state.word}: {state.reason}")
+
+
+def hold_elsewhere(state: State, limit: float | None, since: float, now: float) -> Hold:
+    """The same for requests that look for it at an address where it is not any more, or not yet, ``since`` (monotonic
+    seconds) some time: they wait as for one that is down. Either it comes there, or who sent them there is replaced."""
+    seen = hold(state, limit, now)
+    if not seen.up:
+        return seen
+    return replace(hold(replace(state, down_since=since), limit, now), up=False, why="it is at another address")
