@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -427,6 +427,7 @@ class Daemon:
             if dry_run:
                 self._planned(self.config, self._pythons)  # the key's file may be another one
                 return answer
+            kept = {name for name in specs if _way(self.plan, name) == _way(fresh, name)}
             try:
                 self._take(config, pythons, fresh)
             except OSError as error:
@@ -441,9 +442,9 @@ class Daemon:
             self.runners = {name: self.runners[name] for name in order}
         # what holds is settled; that it comes about may take long, and another word may come meanwhile
         if not wait:
-            self._soon(self._carry_out(todo))
+            self._soon(self._carry_out(todo, kept))
             return answer
-        results = await self._carry_out(todo)
+        results = await self._carry_out(todo, kept)
         for line in told:
             if (result := results.get(line["program"])) is not None:
                 line["outcome"] = result[1]
@@ -483,13 +484,20 @@ class Daemon:
             return
         self._group.create_task(self._add(name, planned).run())
 
-    async def _carry_out(self, todo: Sequence[Change]) -> dict[str, tuple[bool, str]]:
+    async def _carry_out(self, todo: Sequence[Change], kept: Collection[str] = ()) -> dict[str, tuple[bool, str]]:
         """Do it: all at once, but the gateway's replicas one after the other, and those that are too many only when the
-        others are there. By program: whether it worked."""
+        others are there. By program: whether it worked.
+
+        Engines that serve and are restarted come last, where the gateway's way to them is ``kept``: while one restarts,
+        requests wait for it in the replicas, and a replica that is told to leave then cuts them when its drain is over.
+        Where an engine gets another address, name or key, no order loses nothing: a replica of the one configuration
+        cannot use an engine of the other. Then both go at once, which is over soonest."""
         rolling = [one.program for one in todo if one.action is Action.ROLLING]
         replicas = set(self._replicas())
         last = [one for one in todo if one.action is Action.STOP and one.program in replicas]
-        first = [one for one in todo if one.action in ASKED and one not in last]
+        leaving = self._serving(list(replicas)) and (rolling or last)
+        later = [one for one in todo if leaving and one.program in kept and self._serves_until_then(one)]
+        first = [one for one in todo if one.action in ASKED and one not in last and one not in later]
         async with asyncio.TaskGroup() as group:
             rolled = group.create_task(self._roll(rolling))
             others = [group.create_task(self._do(one)) for one in first]
@@ -501,6 +509,7 @@ class Daemon:
                 found[one.program] = (False, f"left as it is, as {missing[0]} did not get ready")
             else:
                 found |= dict([await self._do(one)])
+        found |= dict(await asyncio.gather(*(self._do(one) for one in later)))
         for one in todo:
             if one.action is Action.STOP and one.program not in self.plan.programs:
                 self._drop(one.program)
@@ -514,7 +523,18 @@ class Daemon:
             return one.program, await self._dismiss(one.program)
         if one.program not in self.plan.programs:
             return one.program, (False, "is no longer configured")
+        if one.action is Action.RESTART:  # it may have waited for its turn
+            if self._is_told_to_stay_down(one.program):
+                return one.program, (False, STOPPED_MEANWHILE)
+            if self._world.running().get(one.program) == self.specs[one.program].digest:
+                return await self._ask(one.program, "start")  # another reload was quicker: it is new, or on its way
         return await self._ask(one.program, ASKED[one.action])
+
+    def _serves_until_then(self, one: Change) -> bool:
+        """Whether it is an engine that serves until it is restarted."""
+        spec, state = self.specs.get(one.program), self.states.get(one.program)
+        serves = state is not None and state.phase is Phase.RUNNING
+        return serves and one.action is Action.RESTART and spec is not None and spec.kind is Kind.VLLM
 
     async def _dismiss(self, name: str) -> tuple[bool, str]:
         """Let it leave, as it is no longer configured. It may be put back before it is gone: that somebody wants it
@@ -898,6 +918,15 @@ class Daemon:
                 await asyncio.sleep(0.05)  # many changes at once are told once
             except TimeoutError:
                 pass
+
+
+def _way(known: Plan, name: str) -> tuple[object, ...]:
+    """How the gateway asks an engine: where, for which model, with which key."""
+    entries = (known.litellm_config or {}).get("model_list") or []
+    params = [entry["litellm_params"] for entry in entries if entry["model_name"] == name]
+    asked = [(one.get("model"), one.get("api_base")) for one in params]
+    asking = known.programs[name].asking if name in known.programs else None
+    return (asked, asking.address, asking.headers) if asking is not None else ()
 
 
 def _ran(entry: fm.Entry) -> bool:

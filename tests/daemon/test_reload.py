@@ -295,6 +295,32 @@ def test_what_old_replicas_are_told_of_an_engine_that_has_moved(place: Place) ->
     assert before["gateway-2"] != place.incarnations()["gateway-2"]
 
 
+def test_engines_restart_when_no_replica_has_to_leave_any_more(place: Place) -> None:
+    """Requests that wait for them would be cut when its drain is over. One that is asked otherwise goes at once."""
+    seen = len(place.daemon.events())
+    engines_variable(place)
+    place.settings["models"]["two"]["served_model_name"] = "dos"
+    place.write()
+    assert place.reload() == {"one": "restart", "two": "restart", **ROLLING}
+    told = [(one.get("program"), one.get("state")) for one in place.daemon.events()[seen:]]
+    back = [told.index((name, "RUNNING"), told.index((name, "STARTING"))) for name in ROLLING]
+    assert told.index(("one", "STOPPING")) > max(back)
+    assert told.index(("two", "STOPPING")) < min(back)
+
+
+def test_a_stop_of_an_engine_before_its_turn_holds(place: Place) -> None:
+    engines_variable(place)
+    place.settings["gateway"]["env"] = {"FAKE_LITELLM": scenario(start=2)}
+    place.write()
+    with place.daemon.background("reload") as reload:
+        place.daemon.wait("gateway", state="STARTING")
+        assert place.daemon.ask("POST", "/v1/programs/one/stop")[1]["ok"]
+        assert reload.wait(60) == 1
+    assert place.daemon.program("one")["state"] == "STOPPED"
+    assert place.daemon.program("two")["restarts"] > 0
+    assert place.daemon.cli("start", "one").returncode == 0
+
+
 @pytest.mark.parametrize("replicas", [2, 1])
 def test_another_host_on_the_same_port(place: Place, replicas: int) -> None:
     """Another name of it, one that holds it as well, and back: while an old replica has the old one."""
