@@ -796,7 +796,9 @@ def _check_aliases(root: schema.Root, native: Document, document: Document, read
             place = native.problem(("model_list", natives[alias], "model_name"), "")
             whose = f"a group, in {place.file}:{place.line}"
         message = f"{alias} is also {whose}: all its requests would go to {of}"
-        reading.add(native.problem((*_ALIASES, alias), message, "rename one of them"))
+        # of a group of that file it may be meant: one line takes its clients elsewhere
+        meant = alias not in root.models
+        reading.add(native.problem((*_ALIASES, alias), message, "rename one of them", warning=meant))
     groups = [*root.models, *natives]
     if any("*" in group for group in groups):
         return
