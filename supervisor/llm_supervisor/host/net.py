@@ -140,7 +140,8 @@ def bind(host: str, port: int, beside: Sequence[socket.socket] = ()) -> socket.s
 
     ``beside``: our own sockets that listen on that port. One that is there by another name of the same address
     (localhost) is the one; with others the addresses may overlap (0.0.0.0 and 127.0.0.1), and one of the two is about
-    to leave: for the moment of binding all have SO_REUSEPORT, without which the kernel has no second one."""
+    to leave: for the moment of binding all have SO_REUSEPORT, without which the kernel has no second one. (From then on
+    it lets in who asks for SO_REUSEPORT there and is of the same user; nobody else.)"""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for other in beside:
         if other.family == family and _is_at(other, (host, port)):
