@@ -8,7 +8,7 @@ asks the engine behind a group with the group's own key.
     start: 0.1           seconds before it serves            exit: STATUS         ends then, instead of serving
     liveliness: STATUS | "hang"                              groups: STATUS | "hang"
     missing: [NAME]      groups that it does not know        vision: {NAME: BOOL} what it says of them
-    chat: STATUS | "hang"
+    chat: STATUS | "hang"                                ignore_term: true
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def private_socket(path: str) -> socket.socket:
 def main() -> None:
     """Serve until it is told to end."""
     options = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))  # behind the path of the real replica
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if scenario.get("ignore_term") else lambda *_: sys.exit(0))
     with open(os.environ["CONFIG_FILE_PATH"]) as file:
         Handler.config = yaml.safe_load(file)
     time.sleep(scenario["start"])
