@@ -13,7 +13,7 @@ from tests.config.conftest import NATIVE, Place, Said, assert_said
 G = "gateway: {litellm_config: native.yaml}\n"
 
 NATIVES: list[tuple[str, str, dict[str, str], list[Said]]] = [
-    ("empty", "", {}, []),
+    ("empty", "", {}, [(0, "", "is empty", "")]),
     ("only comments", "# model_list:\n#   - model_name: x\n", {}, []),
     ("malformed", "model_list: [\n", {}, [(2, "", "is not valid YAML", "")]),
     ("a list", "- model_name: x\n", {}, [(1, "", "must be a mapping", "")]),

@@ -32,7 +32,7 @@ def put_in(native: Document) -> list[Problem]:
             problems.append(Problem(problem.file, problem.line, problem.path, f"no such file: {file}"))
             continue
         more = source.read(Path(file))
-        problems += [one for one in more.problems if one.message != source.EMPTY]
+        problems += [one for one in more.problems if one.message != source.COMMENTS]
         if isinstance(more.data, dict):
             pending += _entries(more, file, problems)
             _merge(native, more)

@@ -178,7 +178,11 @@ def _checked(
 
 
 def _of_a_beginner(problem: Problem) -> Problem:
-    return replace(problem, advice="`llm-supervisor init` writes one") if problem.message == "is empty" else problem
+    return (
+        replace(problem, advice="`llm-supervisor init` writes one")
+        if problem.message in (source.EMPTY, source.COMMENTS)
+        else problem
+    )
 
 
 def _check_numbers(document: Document) -> None:
@@ -423,8 +427,8 @@ def _native(
     if unread:
         reading.add(document.problem(where, f"{unread[0]}: {native.file}", _beside(native.file)))
         return native
-    if native.problems and native.data is None and native.problems[0].message == source.EMPTY:
-        native.problems.clear()  # there is nothing to add
+    if native.problems and native.data is None and native.problems[0].message == source.COMMENTS:
+        native.problems.clear()  # there is nothing to add; one without a word is a mistake
     reading.add(*native.problems, *include.put_in(native))
     models = (native.data or {}).get("model_list")
     if models is not None and not isinstance(models, list):

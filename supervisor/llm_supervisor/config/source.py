@@ -16,6 +16,7 @@ Where = tuple[str | int, ...]
 # How messages begin that are about the file as such
 UNREADABLE = ("no such file", "cannot be read")
 EMPTY = "is empty"
+COMMENTS = "is empty but for comments"
 
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -162,7 +163,7 @@ def read(path: Path, verbatim: Verbatim = never) -> Document:
         what = "too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         document.problems.append(Problem(str(path), 0, "", f"is not valid YAML: {what}"))
     if not document.problems and document.data is None:
-        document.problems.append(Problem(str(path), 0, "", EMPTY))
+        document.problems.append(Problem(str(path), 0, "", COMMENTS if "#" in text else EMPTY))
     elif document.data is not None and not isinstance(document.data, dict):
         document.problems.append(Problem(str(path), 1, "", "must be a mapping (`key: value` lines) at its top"))
         document.data = None
