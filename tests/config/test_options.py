@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from llm_supervisor.config import ConfigError, load
+from llm_supervisor.config import ConfigError, load, option
 from llm_supervisor.engines import options, vllm
 from llm_supervisor.engines.options import Option, Options
 from tests.config.conftest import Place
@@ -148,6 +149,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("written", RIGHT)
+def test_a_long_word_is_looked_at_quickly() -> None:
+    began = time.process_time()
+    assert option._as_limits("x" * 10**6) == "write a mapping"
+    assert option._as_limits(["image=1", "video=2"]) == "write {image: 1, video: 2}"
+    assert time.process_time() - began < 1
+
+
 def test_right(place: Place, written: str) -> None:
     assert said(place, written) == []
 

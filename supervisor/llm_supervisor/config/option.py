@@ -57,6 +57,7 @@ def problems(
 
 # Of which vLLM has limits, as its models name them
 _MODALITIES = ("image", "video", "audio", "vision_chunk")
+LONGEST = 1000
 _PAIR = re.compile(r"([A-Za-z_]+)\s*[=:]\s*(\d+)")  # of the old form, and of what is meant for one of the new
 
 
@@ -105,7 +106,7 @@ def _limit(document: Document, place: Where, modality: str, limit: object) -> It
 def _as_limits(value: object) -> str:
     """Limits as they are to be written."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    pairs = _PAIR.findall(text)
+    pairs = _PAIR.findall(text) if len(text) <= LONGEST else []  # no person's, and it would take too long
     if pairs and re.fullmatch(r"[\s,;{}\[\]\"']*", _PAIR.sub("", text)):
         return f"write {{{', '.join(f'{name}: {count}' for name, count in pairs)}}}"
     only = re.fullmatch(r"\s*(\d+)\s*", text)
