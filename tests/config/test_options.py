@@ -149,13 +149,6 @@ WRONG = {
 
 
 @pytest.mark.parametrize("written", RIGHT)
-def test_a_long_word_is_looked_at_quickly() -> None:
-    began = time.process_time()
-    assert option._as_limits("x" * 10**6) == "write a mapping"
-    assert option._as_limits(["image=1", "video=2"]) == "write {image: 1, video: 2}"
-    assert time.process_time() - began < 1
-
-
 def test_right(place: Place, written: str) -> None:
     assert said(place, written) == []
 
@@ -259,3 +252,10 @@ def test_a_value_that_begins_with_a_dash_is_no_option() -> None:
     given = {"watermark": -0.5, "max-model-len": -1, "cudagraph-capture-sizes": [-1], "response-role": "--x"}
     want = ["--watermark=-0.5", "--max-model-len=-1", "--cudagraph-capture-sizes=-1", "--response-role=--x"]
     assert vllm.flags(given) == want
+
+
+def test_a_long_word_is_looked_at_quickly() -> None:
+    began = time.process_time()
+    assert option._as_limits("x" * 10**6) == "write a mapping"
+    assert option._as_limits(["image=1", "video=2"]) == "write {image: 1, video: 2}"
+    assert time.process_time() - began < 1
