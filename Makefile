@@ -1,5 +1,5 @@
 # make run     from a fresh clone to an answered image (makes the environments first; later runs start at once)
-# make check   the fast tests, ruff and mypy: under a minute
+# make check   the fast tests, ruff and mypy: about a minute
 # make test    everything this machine can run, the real vLLM and LiteLLM included
 # make soak    what takes long: saturation, floods, many faults
 # make bench   figures
