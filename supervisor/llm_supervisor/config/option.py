@@ -57,7 +57,7 @@ def problems(
 
 # Of which vLLM has limits, as its models name them
 _MODALITIES = ("image", "video", "audio", "vision_chunk")
-LONGEST = 1000
+LONGEST = 1000  # letters of what is looked through for the old form
 _PAIR = re.compile(r"([A-Za-z_]+)\s*[=:]\s*(\d+)")  # of the old form, and of what is meant for one of the new
 
 
