@@ -18,12 +18,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
 from llm_supervisor import paths
-from llm_supervisor.engines import install
+from llm_supervisor.oneshot import install
 from tests.daemon.harness import Daemon
 from tests.engines import test_warm as warm
 from tests.engines.conftest import ALIAS, ROOT, Engines, config
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 def first_start(engines: Engines, folder: Path, how: str) -> float:

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from llm_supervisor.core.health import Answer, Probe
-from llm_supervisor.core.question import Step
+from llm_supervisor.core.probe import Step
 from llm_supervisor.engines import litellm, vllm
 
 Judge = Callable[[int, bytes], Probe]

@@ -11,8 +11,8 @@ import pytest
 from llm_supervisor.config import not_cached, plan, repositories_of
 from llm_supervisor.config.plan import Pythons
 from llm_supervisor.core.spec import ProgramSpec
-from llm_supervisor.engines import weights
-from llm_supervisor.engines.weights import Missing, Repository
+from llm_supervisor.engines import hub_cache
+from llm_supervisor.engines.hub_cache import Missing, Repository
 from tests.config.conftest import Place
 
 COMMIT = "c" * 40
@@ -29,9 +29,10 @@ def repository(cache: Path = Path("/cache"), **more: object) -> Repository:
 # Which files: (of these, load format, those) --------------------------------------------------------------------------
 CHOICES = {
     "sharded": (
-        f"{SHARDS[0]} {SHARDS[1]} {weights.INDEX} pytorch_model.bin onnx/model.safetensors original/m.pth a.gguf x.png",
+        f"{SHARDS[0]} {SHARDS[1]} {hub_cache.INDEX} pytorch_model.bin onnx/model.safetensors original/m.pth a.gguf "
+        "x.png",
         "auto",
-        f"{SHARDS[0]} {SHARDS[1]} {weights.INDEX}",
+        f"{SHARDS[0]} {SHARDS[1]} {hub_cache.INDEX}",
     ),
     "one file": ("model.safetensors pytorch_model.bin tf_model.h5", "auto", "model.safetensors"),
     "an embedding model": (
@@ -42,14 +43,14 @@ CHOICES = {
     "only pickles": ("pytorch_model.bin training.pt flax.msgpack", "auto", "pytorch_model.bin"),
     "only pt": ("a.pt a.pth", "auto", "a.pt"),
     "mistral's own beside shards": (
-        f"consolidated.safetensors params.json {SHARDS[0]} {SHARDS[1]} {weights.INDEX}",
+        f"consolidated.safetensors params.json {SHARDS[0]} {SHARDS[1]} {hub_cache.INDEX}",
         "auto",
-        f"consolidated.safetensors params.json {weights.INDEX}",
+        f"consolidated.safetensors params.json {hub_cache.INDEX}",
     ),
     "and when transformers' are wanted": (
-        f"consolidated.safetensors {SHARDS[0]} {SHARDS[1]} {weights.INDEX}",
+        f"consolidated.safetensors {SHARDS[0]} {SHARDS[1]} {hub_cache.INDEX}",
         "hf",
-        f"{SHARDS[0]} {SHARDS[1]} {weights.INDEX}",
+        f"{SHARDS[0]} {SHARDS[1]} {hub_cache.INDEX}",
     ),
     "pt is asked for": ("a.pt model.safetensors", "pt", "a.pt"),
     "none at all": ("model.safetensors", "dummy", ""),
@@ -61,13 +62,13 @@ CHOICES = {
 def test_which_files_are_needed(case: str) -> None:
     there, load_format, expected = (words for words in CHOICES[case])
     paths = [*there.split(), *SMALL]
-    shards = weights.shards_of(INDEX.encode()) if weights.INDEX in paths else ()
-    chosen = weights.chosen(paths, repository(load_format=load_format), shards)
+    shards = hub_cache.shards_of(INDEX.encode()) if hub_cache.INDEX in paths else ()
+    chosen = hub_cache.chosen(paths, repository(load_format=load_format), shards)
     assert chosen == sorted([*expected.split(), *SMALL])
-    assert weights.chosen(paths, repository(weights=False), shards) == sorted(
-        path for path in paths if not weights.is_large(path)
+    assert hub_cache.chosen(paths, repository(weights=False), shards) == sorted(
+        path for path in paths if not hub_cache.is_large(path)
     )
-    assert weights.chosen(paths, repository(source="modelscope"), ()) == sorted(paths), "there vLLM takes all"
+    assert hub_cache.chosen(paths, repository(source="modelscope"), ()) == sorted(paths), "there vLLM takes all"
 
 
 # Where ----------------------------------------------------------------------------------------------------------------
@@ -85,12 +86,12 @@ FOLDERS: list[tuple[Mapping[str, str], str]] = [
 
 @pytest.mark.parametrize(("environ", "folder"), FOLDERS)
 def test_where_an_engine_keeps_what_it_downloads(environ: Mapping[str, str], folder: str) -> None:
-    assert weights.cache_folder({"HOME": "/home/x", **environ}) == Path(folder)
+    assert hub_cache.cache_folder({"HOME": "/home/x", **environ}) == Path(folder)
 
 
 def test_where_modelscope_does() -> None:
-    assert weights.cache_folder({"HOME": "/home/x"}, "modelscope") == Path("/home/x/.cache/modelscope/hub")
-    assert weights.cache_folder({"MODELSCOPE_CACHE": "/m"}, "modelscope") == Path("/m")
+    assert hub_cache.cache_folder({"HOME": "/home/x"}, "modelscope") == Path("/home/x/.cache/modelscope/hub")
+    assert hub_cache.cache_folder({"MODELSCOPE_CACHE": "/m"}, "modelscope") == Path("/m")
     one = repository(Path("/m"), source="modelscope", id="org/a-4.1v")
     assert one.snapshot() == one.growing == Path("/m/models/org/a-4___1v")
 
@@ -101,7 +102,7 @@ def test_what_an_engine_takes() -> None:
 
     def taken(**options: object) -> list[tuple[str, str | None, Path, bool]]:
         named = {name.replace("_", "-"): value for name, value in options.items()}
-        found = weights.repositories("org/a", "huggingface", named, home)
+        found = hub_cache.repositories("org/a", "huggingface", named, home)
         return [(one.id, one.revision, one.cache, one.weights) for one in found]
 
     model = ("org/a", None, usual, True)
@@ -113,9 +114,9 @@ def test_what_an_engine_takes() -> None:
     assert taken(speculative_config={"model": "org/d"}) == [model, ("org/d", None, usual, True)]
     assert taken(speculative_config='{"model": "org/d", "revision": "r"}') == [model, ("org/d", "r", usual, True)]
     assert taken(speculative_config="nonsense") == taken(speculative_config={"method": "ngram"}) == [model]
-    assert weights.repositories("s3://bucket/a", "huggingface", {}, home) == ()
-    assert weights.offline({"TRANSFORMERS_OFFLINE": "yes"}) == "TRANSFORMERS_OFFLINE"
-    assert weights.offline({"HF_HUB_OFFLINE": "0"}) is None
+    assert hub_cache.repositories("s3://bucket/a", "huggingface", {}, home) == ()
+    assert hub_cache.offline({"TRANSFORMERS_OFFLINE": "yes"}) == "TRANSFORMERS_OFFLINE"
+    assert hub_cache.offline({"HF_HUB_OFFLINE": "0"}) is None
 
 
 # What is there --------------------------------------------------------------------------------------------------------
@@ -137,27 +138,27 @@ def cached(cache: Path, files: Mapping[str, str], *, listed: Mapping[str, int] |
     return one
 
 
-WHOLE = {"config.json": "{}", weights.INDEX: INDEX, SHARDS[0]: "aaaa", SHARDS[1]: "bbbbbb"}
+WHOLE = {"config.json": "{}", hub_cache.INDEX: INDEX, SHARDS[0]: "aaaa", SHARDS[1]: "bbbbbb"}
 
 
 def test_what_is_missing_by_what_the_hub_has_said(tmp_path: Path) -> None:
     listed = {name: len(text) for name, text in WHOLE.items()} | {"README.md": 0, "x.onnx": 7, "pytorch_model.bin": 9}
     one = cached(tmp_path, {**WHOLE, "README.md": ""}, listed=listed)
-    assert weights.missing(one) is None
+    assert hub_cache.missing(one) is None
     (one.folder / "snapshots" / COMMIT / SHARDS[0]).write_text("a")
     (one.folder / "snapshots" / COMMIT / "README.md").unlink()
-    assert weights.missing(one) == Missing(("README.md", SHARDS[0]), 4)
-    assert weights.missing(repository(tmp_path, weights=False)) == Missing(("README.md",), 0)
-    assert weights.missing(repository(tmp_path, revision=COMMIT)) is not None
-    assert weights.missing(repository(tmp_path, revision="v2")) == Missing()
-    assert weights.missing(repository(tmp_path / "elsewhere")) == Missing()
+    assert hub_cache.missing(one) == Missing(("README.md", SHARDS[0]), 4)
+    assert hub_cache.missing(repository(tmp_path, weights=False)) == Missing(("README.md",), 0)
+    assert hub_cache.missing(repository(tmp_path, revision=COMMIT)) is not None
+    assert hub_cache.missing(repository(tmp_path, revision="v2")) == Missing()
+    assert hub_cache.missing(repository(tmp_path / "elsewhere")) == Missing()
 
 
 @pytest.mark.parametrize(
     ("there", "lacking"),
     [
         (WHOLE, None),
-        ({name: WHOLE[name] for name in ("config.json", weights.INDEX, SHARDS[1])}, (SHARDS[0],)),
+        ({name: WHOLE[name] for name in ("config.json", hub_cache.INDEX, SHARDS[1])}, (SHARDS[0],)),
         ({"config.json": "{}", "model.safetensors": "a"}, None),
         ({"params.json": "{}", "consolidated.safetensors": "a"}, None),
         ({"config.json": "{}"}, ("the weights",)),
@@ -168,7 +169,7 @@ def test_what_is_missing_where_nobody_has_said(
     tmp_path: Path, there: Mapping[str, str], lacking: tuple[str, ...] | None
 ) -> None:
     one = cached(tmp_path, there)
-    assert weights.missing(one) == (None if lacking is None else Missing(lacking))
+    assert hub_cache.missing(one) == (None if lacking is None else Missing(lacking))
 
 
 @pytest.mark.parametrize(
@@ -177,14 +178,14 @@ def test_what_is_missing_where_nobody_has_said(
 def test_a_list_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     one = cached(tmp_path, WHOLE, listed={})
     (one.folder / "trees" / f"{COMMIT}.json").write_text(text)
-    assert weights.missing(one) is None
+    assert hub_cache.missing(one) is None
 
 
 def test_a_download_is_seen_by_its_growth(tmp_path: Path) -> None:
-    assert weights.growth([tmp_path / "nothing"]) == 0
+    assert hub_cache.growth([tmp_path / "nothing"]) == 0
     (tmp_path / "whole").write_bytes(b"12345")
     (tmp_path / "x.1234.incomplete").write_bytes(b"678")
-    assert weights.growth([tmp_path, tmp_path / "nothing"]) == 8
+    assert hub_cache.growth([tmp_path, tmp_path / "nothing"]) == 8
 
 
 SIZES = {0: "0 bytes", 999: "999 bytes", 1500: "1.5 kB", 123_456: "123 kB", 20_600_000_000: "20.6 GB", 3e12: "3.0 TB"}
@@ -192,7 +193,7 @@ SIZES = {0: "0 bytes", 999: "999 bytes", 1500: "1.5 kB", 123_456: "123 kB", 20_6
 
 @pytest.mark.parametrize(("size", "text"), SIZES.items())
 def test_sizes_for_people(size: float, text: str) -> None:
-    assert weights.size_text(size) == text
+    assert hub_cache.size_text(size) == text
 
 
 # What is said ---------------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor import cli, presets
+from llm_supervisor.cli import main
 from llm_supervisor.config import keep, load, restore
+from llm_supervisor.oneshot import presets
 
 KEY = "sk-of-the-gateway-0123456789"
 CLOUD = "sk-ant-of-a-cloud"
@@ -96,7 +97,7 @@ def test_what_is_none(text: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(presets.names()))
 def test_every_preset(tmp_path: Path, name: str) -> None:
-    assert cli.main(["init", name, str(tmp_path)]) == 0
+    assert main.main(["init", name, str(tmp_path)]) == 0
     keys = tmp_path / "keys.env"
     filled = [line + "filled-in" if line.endswith("=") else line for line in keys.read_text().splitlines()]
     keys.write_text("\n".join(filled))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor.config import ConfigError, load, option
+from llm_supervisor.config import ConfigError, load
+from llm_supervisor.config.checks import vllm_options
 from llm_supervisor.engines import options, vllm
 from llm_supervisor.engines.options import Option, Options
 from tests.config.conftest import Place
@@ -256,6 +257,6 @@ def test_a_value_that_begins_with_a_dash_is_no_option() -> None:
 
 def test_a_long_word_is_looked_at_quickly() -> None:
     began = time.process_time()
-    assert option._as_limits("x" * 10**6) == "write a mapping"
-    assert option._as_limits(["image=1", "video=2"]) == "write {image: 1, video: 2}"
+    assert vllm_options._as_limits("x" * 10**6) == "write a mapping"
+    assert vllm_options._as_limits(["image=1", "video=2"]) == "write {image: 1, video: 2}"
     assert time.process_time() - began < 1

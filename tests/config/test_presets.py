@@ -10,11 +10,12 @@ import jsonschema
 import pytest
 import yaml
 
-from llm_supervisor import cli, presets
+from llm_supervisor.cli import main
 from llm_supervisor.config import load, plan
 from llm_supervisor.config.plan import Pythons
 from llm_supervisor.config.show import json_schema
 from llm_supervisor.host import net
+from llm_supervisor.oneshot import presets
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = sorted(presets.names())
@@ -26,12 +27,12 @@ KEYS = (
 
 
 def test_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["init"]) == 0
+    assert main.main(["init"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said] == NAMES
     assert all(len(line.split()) > 3 for line in said), "each says what it is"
     assert (ROOT / "configs/presets").resolve() == Path(presets.__file__).parent
-    assert cli.main(["init", "glm-4v"]) == 2
+    assert main.main(["init", "glm-4v"]) == 2
     assert "no such preset: glm-4v (did you mean glm-4v-9b?)" in capsys.readouterr().err
 
 
@@ -39,7 +40,7 @@ def test_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_new_folder(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It is valid as it is, once the keys that are somebody else's are there."""
     folder = tmp_path / "new/place"
-    assert cli.main(["init", name, str(folder)]) == 0
+    assert main.main(["init", name, str(folder)]) == 0
     said = capsys.readouterr().out
     files = {file.name for file in folder.iterdir()}
     assert files == {"supervisor.yaml", "keys.env", "litellm_config.yaml"}
@@ -65,7 +66,7 @@ def test_a_new_folder(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[s
     assert not [value for value in lines.values() if value and value in argv]
 
     before = {file.name: file.read_text() for file in folder.iterdir()}
-    assert cli.main(["init", name, str(folder)]) == 2, "nothing is overwritten"
+    assert main.main(["init", name, str(folder)]) == 2, "nothing is overwritten"
     assert "is there already" in capsys.readouterr().err
     assert {file.name: file.read_text() for file in folder.iterdir()} == before
 
@@ -73,7 +74,7 @@ def test_a_new_folder(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("name", [name for name in NAMES if not yaml.safe_load(presets.texts(name)[NATIVE] or "")])
 def test_what_a_native_file_offers_works(tmp_path: Path, name: str) -> None:
     """The comments of one that says nothing, taken out."""
-    assert cli.main(["init", name, str(tmp_path)]) == 0
+    assert main.main(["init", name, str(tmp_path)]) == 0
     native = tmp_path / NATIVE
     lines = native.read_text().splitlines()
     assert all(line[0] == "#" for line in lines)

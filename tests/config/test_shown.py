@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from llm_supervisor import cli
+from llm_supervisor.cli import main
 from llm_supervisor.config import ConfigError, keep, load, restore
-from llm_supervisor.config.secret import HIDDEN
+from llm_supervisor.config.secrets import HIDDEN
 from llm_supervisor.config.show import json_schema, redact
 from llm_supervisor.engines import litellm
 from tests.config.conftest import GOOD, Place
@@ -140,7 +140,7 @@ models:
 
 def test_no_secret_is_shown(secretive: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options in ([], ["--json"]):
-        assert cli.main(["config", "show", "-c", str(secretive), *options]) == 0
+        assert main.main(["config", "show", "-c", str(secretive), *options]) == 0
         shown = capsys.readouterr()
         found = [name for name, value in SECRETS.items() if value in shown.out + shown.err]
         assert found == []
@@ -241,7 +241,7 @@ def test_what_the_env_file_says_is_shown_where_it_is_plainly_no_secret(
     }
     place.write(yaml.safe_dump(native), "native.yaml", 0o600)
     env = {f"E{number}": f"${{{name}}}" for number, name in enumerate(values)}
-    main = yaml.safe_dump(
+    written = yaml.safe_dump(
         {
             "gateway": {"litellm_config": "native.yaml"},
             "env_file": "keys.env",
@@ -255,10 +255,10 @@ def test_what_the_env_file_says_is_shown_where_it_is_plainly_no_secret(
             },
         }
     )
-    file = place.write(main, mode=0o600)
+    file = place.write(written, mode=0o600)
     hidden = [*HIDDEN_VALUES.values(), "of-the-body-11", "hooks.example.org", "of-somebody-14", "05", "my_pwd"]
     for options in ([], ["--json"]):
-        assert cli.main(["config", "show", "-c", str(file), *options]) == 0
+        assert main.main(["config", "show", "-c", str(file), *options]) == 0
         shown = capsys.readouterr().out
         assert [value for value in hidden if value in shown] == []
         values_shown = [*SHOWN_VALUES.values(), "/srv/folder", "0.000125", "my-pass"]
@@ -276,7 +276,7 @@ def test_a_list_keeps_what_litellm_would_not_look_up() -> None:
 
 
 def test_a_wrong_one_is_shown_as_problems(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["config", "show", "-c", str(place.write("zzz: 1\n"))]) == 2
+    assert main.main(["config", "show", "-c", str(place.write("zzz: 1\n"))]) == 2
     assert "zzz: unknown key" in capsys.readouterr().err
 
 
@@ -291,7 +291,7 @@ def test_redaction_goes_everywhere() -> None:
 
 
 def test_the_published_schema_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["config", "schema"]) == 0
+    assert main.main(["config", "schema"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json_schema()
     published = json.loads((ROOT / "configs/supervisor.schema.json").read_text())

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor import cli, preflight
+from llm_supervisor.cli import main
 from llm_supervisor.config import ConfigError, Problem, load
 from llm_supervisor.engines.options import Option, Options
+from llm_supervisor.oneshot import preflight
 
 FOLDER = Path(__file__).parent / "wrong"
 MAIN = "supervisor.yaml"
@@ -153,9 +154,9 @@ def test_check_says_the_same(
     files = [word for file in write(case, folder) for word in ("-c", str(file))]
     before = sorted(folder.rglob("*"))
     wrong = any(not line.startswith("warning: ") for line in case.said)
-    assert cli.main(["check", *files]) == (2 if wrong else 1)
+    assert main.main(["check", *files]) == (2 if wrong else 1)
     said = capsys.readouterr().err.replace(f"{folder}/", "")
-    assert cli.main(["check", *files, "--json"]) == (2 if wrong else 1)
+    assert main.main(["check", *files, "--json"]) == (2 if wrong else 1)
     answer = json.loads(capsys.readouterr().out)
     assert answer["ok"] is not wrong
     assert [set(problem) for problem in answer["problems"]] == [

@@ -10,11 +10,11 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import Answer, Counters, Probe
+from llm_supervisor.core.probe import Asking, Canary, Question, Reader, Reading
 from llm_supervisor.core.program import Found
-from llm_supervisor.core.question import Asking, Canary, Question, Reader, Reading
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
-from llm_supervisor.runner import Refused, Runner, Swept
+from llm_supervisor.supervision.runner import Refused, Runner, Swept
 
 from .makers import CHECKED, PID
 from .virtual_time import play

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from llm_supervisor.core.change import Action, changes
+from llm_supervisor.core.reload import Action, changes
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State, Wanted
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from llm_supervisor.control.messages import ModelGroup, model_message
+from llm_supervisor.control.protocol import ModelGroup, model_message
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.health import Answer
 from llm_supervisor.core.spec import Kind

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from llm_supervisor.control.messages import settled
+from llm_supervisor.control.protocol import settled
 from llm_supervisor.core import effect as do
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet, restart

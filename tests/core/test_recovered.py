@@ -15,7 +15,7 @@ from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.core.health import Answer
 from llm_supervisor.core.hold import hold
 from llm_supervisor.core.program import Found, leftover, recovered, step
-from llm_supervisor.core.record import from_record, to_record
+from llm_supervisor.core.serialize import from_record, to_record
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Cause, Phase, State, Wanted
 

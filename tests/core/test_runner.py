@@ -15,9 +15,9 @@ import pytest
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.core.health import Answer
-from llm_supervisor.core.question import Asking, Step
+from llm_supervisor.core.probe import Asking, Step
 from llm_supervisor.core.state import Cause, Phase, Wanted
-from llm_supervisor.runner import HEARTBEAT
+from llm_supervisor.supervision.runner import HEARTBEAT
 
 from .fake_world import ASKING, ENGINE_ASKING, FakeWorld, Stage, act
 from .makers import BUSY, CHECKED, ENGINE, PERMANENT, PID, SOME, UNCHECKED

@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 
 import yaml
 
-from llm_supervisor import cli
+from llm_supervisor.cli import main
 from llm_supervisor.control.client import NoDaemon, request
 from tests.programs import MARK, alive, free_port, gone, until
 from tests.programs import marked as marked_anyhow
@@ -208,7 +208,7 @@ class Daemon:
         try:
             with redirect_stdout(out), redirect_stderr(err):
                 try:
-                    code = cli.main(list(argv))
+                    code = main.main(list(argv))
                 except SystemExit as end:
                     code = int(end.code or 0)
         finally:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from llm_supervisor.former import STATE_VERSION
 from llm_supervisor.host import net
 from llm_supervisor.host.process import boot_id
+from llm_supervisor.supervision.state_file import STATE_VERSION
 from tests.daemon.conftest import Make, program
 from tests.daemon.harness import Daemon, answer_to
 from tests.daemon.test_trees import as_the_first_version_wrote_it

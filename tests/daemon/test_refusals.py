@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_supervisor import cli
+from llm_supervisor.cli import main
 from tests.daemon.conftest import Make, program
 from tests.daemon.harness import Daemon
 from tests.programs import free_port
@@ -77,12 +77,12 @@ def test_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: 
     """In this process; the many rows are in tests/config."""
     file = tmp_path / "supervisor.yaml"
     file.write_text(text)
-    assert cli.main(["check", "-c", str(file)]) == 2
+    assert main.main(["check", "-c", str(file)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(str(file))
     assert words in err
-    assert cli.main(["check", "--json", "-c", str(file)]) == 2
+    assert main.main(["check", "--json", "-c", str(file)]) == 2
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert (found["ok"], err) == (False, "")
@@ -91,10 +91,10 @@ def test_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: 
 
 def test_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.paths, "CONFIGS", ("supervisor.yaml", str(tmp_path / "etc/supervisor.yaml")))
-    assert cli.main(["check"]) == 2
+    monkeypatch.setattr(main.paths, "CONFIGS", ("supervisor.yaml", str(tmp_path / "etc/supervisor.yaml")))
+    assert main.main(["check"]) == 2
     assert "no configuration: there is no supervisor.yaml and no " in capsys.readouterr().err
-    assert cli.main(["check", "-c", "none.yaml"]) == 2
+    assert main.main(["check", "-c", "none.yaml"]) == 2
     assert capsys.readouterr().err == f"{tmp_path}/none.yaml: no such file\n"
 
 

@@ -45,7 +45,7 @@ class Installed:
         """From now on each waits until the gate is opened (``open_gate``)."""
         os.mkfifo(gate)
         start = '    """The rehearsal, in the new code'
-        self.write("upgrade.py", start, f"    open({str(gate)!r}).close()\n{start}")
+        self.write("daemon/upgrade.py", start, f"    open({str(gate)!r}).close()\n{start}")
 
     def version(self, new: str) -> None:
         file = self.path / PACKAGE.name / "__init__.py"
@@ -114,10 +114,10 @@ def test_it_becomes_another_version(tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "a syntax error": ("daemon.py", "class Daemon:", "class Daemon\n"),
-    "an import": ("world.py", "import asyncio\n", "import asyncio\nimport no_such_module\n"),
-    "another state": ("former.py", "STATE_VERSION = 2", "STATE_VERSION = 3"),
-    "no such option": ("cli.py", '"--rehearse"', '"--other"'),
+    "a syntax error": ("daemon/daemon.py", "class Daemon:", "class Daemon\n"),
+    "an import": ("supervision/local/local_world.py", "import asyncio\n", "import asyncio\nimport no_such_module\n"),
+    "another state": ("supervision/state_file.py", "STATE_VERSION = 2", "STATE_VERSION = 3"),
+    "no such option": ("cli/main.py", '"--rehearse"', '"--other"'),
     "a key that it does not know": ("config/schema.py", "programs: dict[str, Program] = {}", "program: int = 3"),
 }
 
@@ -182,14 +182,14 @@ def test_new_code_that_dies_at_once_costs_no_program(tmp_path: Path) -> None:
     code, daemon = installed(tmp_path, {"programs": {"p": program("obedient")}})
     with daemon:
         before = daemon.wait("p", state="RUNNING")
-        good = (code.path / PACKAGE.name / "daemon.py").read_text()
-        code.write("daemon.py", "        become_subreaper()\n", "        os._exit(70)\n")
+        good = (code.path / PACKAGE.name / "daemon/daemon.py").read_text()
+        code.write("daemon/daemon.py", "        become_subreaper()\n", "        os._exit(70)\n")
         done = daemon.cli("upgrade")
         assert done.returncode == 1
         assert "ended at once" in done.stderr
         assert daemon.wait_ended() == 70
         assert alive(before["pid"])
-        (code.path / PACKAGE.name / "daemon.py").write_text(good)
+        (code.path / PACKAGE.name / "daemon/daemon.py").write_text(good)
         daemon.start()
         assert same(before, daemon.wait("p", state="RUNNING"))
 
@@ -296,7 +296,7 @@ def test_a_restart_of_the_gateway_during_the_rehearsal_comes_afterwards(tmp_path
     """Waited for or not; once for each replica, however often it was asked for."""
     code, daemon = installed(tmp_path, pair(tmp_path, replicas=2))
     if not exec_works:
-        code.write("daemon.py", "os.execve(argv[0], argv, upgrade.environment())", "raise OSError('no exec')")
+        code.write("daemon/daemon.py", "os.execve(argv[0], argv, upgrade.environment())", "raise OSError('no exec')")
     with daemon:
         daemon.wait_ready()
         replicas = ("gateway", "gateway-2")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llm_supervisor.diagnosis import diagnose, to_message
-from llm_supervisor.diagnosis.model import NONE
-from llm_supervisor.diagnosis.read import faults_of, lines_of, text_of
+from llm_supervisor.diagnosis.pattern import NONE
+from llm_supervisor.diagnosis.tracebacks import faults_of, lines_of, text_of
 from tests.diagnosis import written
 from tests.diagnosis.cases import SPECS, Spec
 from tests.diagnosis.written import VllmLog

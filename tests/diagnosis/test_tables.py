@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor.diagnosis import match
-from llm_supervisor.diagnosis.match import BOOKS
-from llm_supervisor.diagnosis.model import Pattern, Rank
+from llm_supervisor.diagnosis import matcher
+from llm_supervisor.diagnosis.matcher import BOOKS
+from llm_supervisor.diagnosis.pattern import Pattern, Rank
 from tests.diagnosis.cases import SPECS
 from tests.diagnosis.test_recorded import COMPLAINTS, FAILURES
 
-SOURCE = Path(match.__file__).parent
+SOURCE = Path(matcher.__file__).parent
 ROWS = list({id(pattern): pattern for book in BOOKS.values() for pattern in book.rows}.values())
 IDS = [f"{number}-{pattern.kind}" for number, pattern in enumerate(ROWS)]
 
@@ -93,7 +93,7 @@ def test_every_kind_is_tried() -> None:
 )
 def test_rare_rows(component: str, error: str, kind: str) -> None:
     lines = ["Traceback (most recent call last):", '  File "/opt/x.py", line 1, in f', *error.split("\n"), ""]
-    assert match.diagnose("\n".join(lines), component, exit_code=1).kind == kind  # type: ignore[arg-type]
+    assert matcher.diagnose("\n".join(lines), component, exit_code=1).kind == kind  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_rare_rows(component: str, error: str, kind: str) -> None:
     ],
 )
 def test_rare_lines(component: str, line: str, kind: str) -> None:
-    assert match.diagnose(line, component, exit_code=1).kind == kind  # type: ignore[arg-type]
+    assert matcher.diagnose(line, component, exit_code=1).kind == kind  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("pattern", ROWS, ids=IDS)

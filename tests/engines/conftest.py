@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from llm_supervisor import paths
-from llm_supervisor.engines import install
+from llm_supervisor.oneshot import install
 from tests.daemon.harness import Daemon, free_port
 
 ROOT = Path(__file__).parent.parent.parent

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_supervisor import pull
 from llm_supervisor.config import load, not_cached
-from llm_supervisor.engines import weights
+from llm_supervisor.engines import hub_cache
+from llm_supervisor.oneshot import pull
 from tests import hub as hubs
 from tests.daemon.harness import Daemon, free_port
 from tests.engines.conftest import ALIAS, ROOT, Engines, config
@@ -139,7 +139,7 @@ def test_what_vllm_loads_and_no_more_is_where_it_looks(place: Place) -> None:
     assert place.hub.sent() == done.size
     assert place.found_offline(f"hub.snapshot_download({NAME!r}, ignore_patterns='*')") == str(done.folder)
     # as vLLM 0.32 asks for the small files
-    small = f"hub.snapshot_download({NAME!r}, local_files_only=True, ignore_patterns={list(weights.LARGE)})"
+    small = f"hub.snapshot_download({NAME!r}, local_files_only=True, ignore_patterns={list(hub_cache.LARGE)})"
     assert place.found_offline(small) == str(done.folder)
 
 
@@ -198,7 +198,7 @@ def test_an_interrupted_one_goes_on_where_it_stopped(place: Place, signum: int, 
     process.send_signal(signum)
     assert place.ended(process)[0] == status
     had = there()
-    warning = weights.missing(pull.wanted(None, [NAME], place.environ(), None, None)[0][0].repository)
+    warning = hub_cache.missing(pull.wanted(None, [NAME], place.environ(), None, None)[0][0].repository)
     assert warning is not None, "half a model is no model"
     place.hub.rate = None
     place.hub.asked.clear()
@@ -365,7 +365,7 @@ def test_modelscope_goes_on_where_it_stopped(place: Place, modelscope: str) -> N
     assert hubs.from_folder(Path(row["folder"])) == files, "vLLM takes all there"
     assert place.hub.sent() - before < 10 * MIB
     todo, _ = pull.wanted(None, [NAME], place.environ(**environ), "modelscope", None)
-    assert weights.missing(todo[0].repository) is None
+    assert hub_cache.missing(todo[0].repository) is None
     assert pull.pull(todo[0], place.python, place.notes).came == 0
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from llm_supervisor.core.health import Probe
 from llm_supervisor.engines import canary, vllm
-from llm_supervisor.host.probe import Target
+from llm_supervisor.host.http import Target
 from tests.daemon.harness import free_port
 
 DATA = Path(__file__).parent / "data"

@@ -18,11 +18,11 @@ from itertools import zip_longest
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event, ExitStatus
 from llm_supervisor.core.health import Answer, Counters, Observation, Probe, Word
-from llm_supervisor.core.question import Asking, Canary, Question, Reading
+from llm_supervisor.core.probe import Asking, Canary, Question, Reading
 from llm_supervisor.core.spec import HealthSpec, Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.engines import canary, litellm, vllm
-from llm_supervisor.runner import Runner, Swept
+from llm_supervisor.supervision.runner import Runner, Swept
 from tests.core.virtual_time import VirtualLoop, play
 
 SERVED = "glm"

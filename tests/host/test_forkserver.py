@@ -23,7 +23,7 @@ import pytest
 from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.engines import litellm
 from llm_supervisor.host.process import Child, ForkError, ForkServer, Tree, find, read_row
-from llm_supervisor.host.process.table import read_cookie
+from llm_supervisor.host.process.proc import read_cookie
 from tests.host.conftest import Stage
 from tests.programs import MARK, gone, until
 

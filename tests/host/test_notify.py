@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor.host.notify import Notifier
+from llm_supervisor.host.systemd import Notifier
 
 
 class Manager:
@@ -166,7 +166,7 @@ def test_descriptors_come_back(tmp_path: Path) -> None:
     """As sd_listen_fds(3) says: from 3 on, for that process alone, by name."""
     script = (
         "import json, os\n"
-        "from llm_supervisor.host.notify import take_descriptors\n"
+        "from llm_supervisor.host.systemd import take_descriptors\n"
         "environ = dict(os.environ)\n"
         "found = take_descriptors(environ)\n"
         "left = [name for name in environ if name.startswith('LISTEN')]\n"

@@ -15,7 +15,7 @@ import pytest
 
 from llm_supervisor.core.health import Answer, Probe
 from llm_supervisor.host import net
-from llm_supervisor.host.probe import Reply, Target, connect
+from llm_supervisor.host.http import Reply, Target, connect
 from tests.programs import free_port
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -349,7 +349,7 @@ def test_a_name_that_cannot_be_resolved_is_not_the_programs_death() -> None:
 
 def test_importing_the_probe_starts_nothing() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import threading, llm_supervisor.host.probe; print(threading.active_count())"],
+        [sys.executable, "-c", "import threading, llm_supervisor.host.http; print(threading.active_count())"],
         capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
     assert done.stdout == "1\n"

@@ -27,7 +27,7 @@ from llm_supervisor.host.process import (
     signal_process,
     spawn,
 )
-from llm_supervisor.host.process.table import read_cookie
+from llm_supervisor.host.process.proc import read_cookie
 from tests.host.conftest import Stage
 from tests.programs import CHILDREN, MARK, alive, command, gone, pipe, until
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llm_supervisor.host import stacks
+from llm_supervisor.host import pyspy
 from llm_supervisor.host.process import read_row
 from tests.programs import until
 
@@ -40,11 +40,11 @@ def standing() -> Iterator[int]:
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_it_shows_the_function(standing: int, stopped: bool) -> None:
-    assert stacks.tool() is not None, "py-spy is among what the tests need"
+    assert pyspy.tool() is not None, "py-spy is among what the tests need"
     if stopped:
         os.kill(standing, signal.SIGSTOP)
         until(lambda: (row := read_row(standing)) is not None and row.state == "T", "it is stopped")
-    text = asyncio.run(stacks.dump([standing]))
+    text = asyncio.run(pyspy.dump([standing]))
     assert "where_it_stands" in text
     assert str(standing) in text
 
@@ -52,9 +52,9 @@ def test_it_shows_the_function(standing: int, stopped: bool) -> None:
 def test_who_is_gone_has_no_stack() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert str(child.pid) in asyncio.run(stacks.dump([child.pid])), "it says whom it could not see"
+    assert str(child.pid) in asyncio.run(pyspy.dump([child.pid])), "it says whom it could not see"
 
 
 def test_without_the_tool_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stacks, "tool", lambda: None)
-    assert asyncio.run(stacks.dump([1])) == ""
+    monkeypatch.setattr(pyspy, "tool", lambda: None)
+    assert asyncio.run(pyspy.dump([1])) == ""

@@ -23,7 +23,7 @@ from llm_supervisor.host.process import (
     signal_process,
     spawn,
 )
-from llm_supervisor.host.process import sweep as module
+from llm_supervisor.host.process import tree as module
 from tests.host.conftest import Stage
 from tests.programs import MARK, Lines, alive, command, gone, pipe, until
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor import warm
 from llm_supervisor.core.spec import Launch
 from llm_supervisor.engines import litellm
 from llm_supervisor.host import memory
 from llm_supervisor.host.process import Child, ForkError, spawn
-from llm_supervisor.host.process.table import read_cookie
-from llm_supervisor.warm import Nurseries
+from llm_supervisor.host.process.proc import read_cookie
+from llm_supervisor.supervision.local import fork_servers
+from llm_supervisor.supervision.local.fork_servers import Nurseries
 from tests.host.conftest import Stage
 from tests.host.test_forkserver import environ, packages, play
 from tests.programs import MARK, gone
@@ -118,7 +118,7 @@ def test_a_dead_one_is_replaced(stage: Stage, packages: Path) -> None:
 
 
 def test_one_that_has_forked_often_is_replaced(stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm, "MAX_FORKS", 2)
+    monkeypatch.setattr(fork_servers, "MAX_FORKS", 2)
 
     async def scene() -> None:
         async with nurseries(stage) as made:
@@ -175,16 +175,16 @@ def test_when_memory_is_short_there_is_none(stage: Stage, packages: Path, monkey
             env = environ(stage, packages)
             made.want("p", launch(stage), env)
             pid = await ready(made)
-            room = warm.LEAST_ROOM - 1
+            room = fork_servers.LEAST_ROOM - 1
             made.tend()
             gone(pid)
             seen = made.status("p")
             assert seen is not None and (seen["state"], seen["reason"]) == ("off", "memory is short")
-            room = warm.START_ROOM - 1  # enough to keep one, not to make one
+            room = fork_servers.START_ROOM - 1  # enough to keep one, not to make one
             made.tend()
             seen = made.status("p")
             assert seen is not None and "memory are available" in str(seen["reason"])
-            room = warm.START_ROOM
+            room = fork_servers.START_ROOM
             made.tend()
             await ready(made)
 
@@ -195,14 +195,14 @@ def test_after_three_failed_starts_it_is_given_up_until_its_packages_change(
     stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there: tuple[object, ...] = ("one",)
-    monkeypatch.setattr(warm, "_packages", lambda python: there)
+    monkeypatch.setattr(fork_servers, "_packages", lambda python: there)
 
     async def scene() -> None:
         nonlocal there
         async with nurseries(stage) as made:
             env = environ(stage, packages)
             made.want("p", launch(stage), env)
-            for number in range(warm.DISTRUST):
+            for number in range(fork_servers.DISTRUST):
                 await ready(made)
                 made.distrust("p", f"start {number}")
                 made.tend()
@@ -272,7 +272,7 @@ def test_one_that_is_ended_while_it_imports_is_forgotten(
                 await asyncio.sleep(0.05)  # it is being waited for
                 match end:
                     case "memory":
-                        room = warm.LEAST_ROOM - 1
+                        room = fork_servers.LEAST_ROOM - 1
                         made.tend()
                     case "distrust":
                         made.distrust("p", "it died")
@@ -323,7 +323,7 @@ def test_it_waits_for_programs_that_start(stage: Stage, packages: Path, monkeypa
             while (seen := made.status("p")) is None or seen["reason"] != "waits until p has started":
                 made.tend()
                 await asyncio.sleep(0.01)
-            monkeypatch.setattr(warm, "HOLD_OFF", 0.0)  # one that never gets up holds off nobody for ever
+            monkeypatch.setattr(fork_servers, "HOLD_OFF", 0.0)  # one that never gets up holds off nobody for ever
             made.tend()
             await ready(made)
 
@@ -337,7 +337,7 @@ def test_one_that_hangs_when_it_forks_is_given_up(
         env = environ(stage, packages)
         async with nurseries(stage) as made:
             made.want("p", launch(stage), env)
-            for _ in range(warm.DISTRUST):
+            for _ in range(fork_servers.DISTRUST):
                 os.kill(await ready(made), signal.SIGSTOP)
                 with pytest.raises(ForkError, match="no answer"):
                     await made.fork(
@@ -354,7 +354,7 @@ def test_a_success_forgives(stage: Stage, packages: Path) -> None:
     async def scene() -> None:
         async with nurseries(stage) as made:
             made.want("p", launch(stage), environ(stage, packages))
-            for number in range(warm.DISTRUST + 1):
+            for number in range(fork_servers.DISTRUST + 1):
                 await ready(made)
                 made.distrust("p", f"start {number}")
                 made.succeeded("p")
@@ -368,7 +368,7 @@ def test_what_cannot_be_imported_is_tried_again_later_and_later(
     stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half an upgrade of its packages, say: when that is done, it goes on."""
-    monkeypatch.setattr(warm, "IMPORT_PAUSE", 0.05)
+    monkeypatch.setattr(fork_servers, "IMPORT_PAUSE", 0.05)
     file = packages / "litellm/proxy/proxy_server.py"
     file.write_text("import nothing_of_the_kind\n")
 

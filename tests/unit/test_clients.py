@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor import clients
+from llm_supervisor.oneshot import clients
 
 END = "http://127.0.0.1:4000"
 

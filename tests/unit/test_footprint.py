@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llm_supervisor.engines import footprint
-from llm_supervisor.engines.footprint import GIB
+from llm_supervisor.engines import memory_estimate
+from llm_supervisor.engines.memory_estimate import GIB
 
 # As in their repositories, as far as it matters here
 GLM_41V: dict[str, Any] = {
@@ -42,9 +42,9 @@ DEEPSEEK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def of(folder: Path, config: dict[str, Any], **options: Any) -> footprint.Footprint:
+def of(folder: Path, config: dict[str, Any], **options: Any) -> memory_estimate.Footprint:
     (folder / "config.json").write_text(json.dumps(config))
-    found = footprint.read(folder, {name.replace("_", "-"): value for name, value in options.items()})
+    found = memory_estimate.read(folder, {name.replace("_", "-"): value for name, value in options.items()})
     assert found is not None
     return found
 
@@ -88,17 +88,17 @@ def test_options(tmp_path: Path) -> None:
 
 
 def test_files_say_more_than_the_configuration(tmp_path: Path) -> None:
-    assert footprint.weights(tmp_path) is None
+    assert memory_estimate.weights(tmp_path) is None
     (tmp_path / "pytorch_model.bin").write_bytes(b"x" * 10)
-    assert footprint.weights(tmp_path) == 10
+    assert memory_estimate.weights(tmp_path) == 10
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     (tmp_path / "consolidated.safetensors").write_bytes(b"x" * 5000)
-    assert footprint.weights(tmp_path) == 1000, "what vLLM prefers, and not twice"
+    assert memory_estimate.weights(tmp_path) == 1000, "what vLLM prefers, and not twice"
     for number in (1, 2):
         (tmp_path / f"model-{number}.safetensors").write_bytes(b"x" * 300)
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert footprint.weights(tmp_path) == 600
+    assert memory_estimate.weights(tmp_path) == 600
     assert of(tmp_path, GLM_41V).weights == 600
     assert of(tmp_path, {**GLM_41V, "dtype": "float32"}).weights == 300, "loaded in 16 bits"
 
@@ -106,8 +106,8 @@ def test_files_say_more_than_the_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"hidden_size": "big"}', '{"hidden_size": 1}', "[" * 100_000])
 def test_what_does_not_tell(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    assert footprint.read(tmp_path, {}) is None
-    assert footprint.read(tmp_path / "nowhere", {}) is None
+    assert memory_estimate.read(tmp_path, {}) is None
+    assert memory_estimate.read(tmp_path / "nowhere", {}) is None
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,6 @@ def test_what_does_not_tell(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_by_its_name(name: str, billions: float) -> None:
-    found = footprint.by_name(name)
+    found = memory_estimate.by_name(name)
     assert (found or 0) == billions * 2e9
     assert found is None or found < 1000 * GIB

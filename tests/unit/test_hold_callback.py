@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llm_supervisor.engines import install
+from llm_supervisor.oneshot import install
 
 BASE, OTHER = "http://127.0.0.1:8000/v1", "http://127.0.0.1:8001/v1"
 ENGINE = {"model_name": "glm", "litellm_params": {"api_base": BASE}}

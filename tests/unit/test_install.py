@@ -23,8 +23,8 @@ from typing import Any
 
 import pytest
 
-from llm_supervisor.engines import install as installing
-from llm_supervisor.engines.install import (
+from llm_supervisor.oneshot import install as installing
+from llm_supervisor.oneshot.install import (
     INSIDE,
     InstallError,
     environment,
@@ -445,7 +445,7 @@ def test_a_killed_install_leaves_no_command_behind(sent: signal.Signals, tmp_pat
     script = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from llm_supervisor.engines.install import run
+        from llm_supervisor.oneshot.install import run
         run(["sh", "-c", "echo $$; exec sleep 600"], Path(sys.argv[1]), hear=lambda line: print(line, flush=True))
     """)
     with subprocess.Popen(

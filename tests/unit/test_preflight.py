@@ -16,13 +16,13 @@ import yaml
 from tests.programs import free_port
 from tests.unit.test_footprint import GLM_41V
 
-from llm_supervisor import cli
+from llm_supervisor.cli import main
 from llm_supervisor.config import load
-from llm_supervisor.engines import install
-from llm_supervisor.engines.footprint import GIB
+from llm_supervisor.engines.memory_estimate import GIB
 from llm_supervisor.host import gpu, memory
 from llm_supervisor.host.gpu import Driver, Memory
-from llm_supervisor.preflight import Finding, Preflight, Verdict, worst
+from llm_supervisor.oneshot import install
+from llm_supervisor.oneshot.preflight import Finding, Preflight, Verdict, worst
 
 FINE, WARNING, ERROR = Verdict
 
@@ -353,15 +353,15 @@ def test_exit_status_and_json(host: Host, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(gpu, "detect", lambda: host.gpus)
     host.look()
     command = ["check", "-c", str(host.folder / "supervisor.yaml")]
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == f"{host.folder}/supervisor.yaml: fine"
     assert all(line.startswith("fine ") for line in said[:-1])
 
     monkeypatch.setattr(memory, "available", lambda: GIB)
-    assert cli.main(command) == 1
+    assert main.main(command) == 1
     assert capsys.readouterr().out.splitlines()[-1].endswith("supervisor.yaml: 1 warning")
-    assert cli.main([*command, "--json"]) == 1
+    assert main.main([*command, "--json"]) == 1
     answer = json.loads(capsys.readouterr().out)
     assert (answer["ok"], answer["verdict"], answer["problems"]) == (True, "warning", [])
     assert {frozenset(row) for row in answer["host"]} == {
@@ -369,7 +369,7 @@ def test_exit_status_and_json(host: Host, monkeypatch: pytest.MonkeyPatch, capsy
     }
 
     host.gpus.cards = []
-    assert cli.main([*command, "--json"]) == 2
+    assert main.main([*command, "--json"]) == 2
     answer = json.loads(capsys.readouterr().out)
     assert (answer["ok"], answer["verdict"]) == (False, "error")
 

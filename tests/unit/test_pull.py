@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor import pull
 from llm_supervisor.config import load
-from llm_supervisor.engines import weights
+from llm_supervisor.engines import hub_cache
+from llm_supervisor.engines.hub_cache import File, Repository
 from llm_supervisor.engines.inside import pull as inside
-from llm_supervisor.engines.weights import File, Repository
-from llm_supervisor.pull import PullError, Wanted
+from llm_supervisor.oneshot import pull
+from llm_supervisor.oneshot.pull import PullError, Wanted
 
 CONFIG = """
 gateway: {}
@@ -89,7 +89,7 @@ def test_an_engine_that_may_not_ask_a_hub_is_asked_for(tmp_path: Path) -> None:
     for environ, forbids in (({}, None), ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE")):
         config = load(tmp_path / "supervisor.yaml", environ)
         ((one,), _) = pull.wanted(config, ["a"], environ, None, None)
-        assert weights.offline(one.environ) == forbids
+        assert hub_cache.offline(one.environ) == forbids
 
 
 def test_without_a_configuration_a_hub_id_will_do() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from llm_supervisor import cli, tour
+from llm_supervisor.cli import main
 from llm_supervisor.config import load
 from llm_supervisor.host import net
-from llm_supervisor.tour import Question
+from llm_supervisor.oneshot import verify
+from llm_supervisor.oneshot.verify import Question
 
 CONFIG = """
 gateway: {{}}
@@ -36,7 +37,7 @@ def asked(
     file = tmp_path / "supervisor.yaml"
     file.write_text(config.format(media=tmp_path))
     group = {"name": name, "local": local, "vision": vision}
-    return {question.name: question for question in tour.plan(load(file, {}), [group])}
+    return {question.name: question for question in verify.plan(load(file, {}), [group])}
 
 
 def test_each_group_is_asked_what_it_can(tmp_path: Path) -> None:
@@ -84,9 +85,9 @@ def test_where_no_group_is_asked_the_gateway_is(
         "models": [{"name": "claude", "local": False, "vision": None, "state": state, "reason": "KEY is not set"}],
         "supervisor": {"config_files": [str(tmp_path / "supervisor.yaml")]},
     }
-    monkeypatch.setattr(cli, "_gateway_status", lambda: status)
+    monkeypatch.setattr(main, "_gateway_status", lambda: status)
     monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-something")
-    assert cli.main(["verify"]) == (0 if listening else 1)
+    assert main.main(["verify"]) == (0 if listening else 1)
     said = capsys.readouterr().out
     assert words in said
     assert ("FAILED" in said) is not listening
@@ -118,7 +119,7 @@ def test_a_clouds_embeddings_are_asked_for_embeddings(tmp_path: Path) -> None:
     file = tmp_path / "supervisor.yaml"
     file.write_text("gateway: {litellm_config: native.yaml}\n")
     for name in ("vectors", "other"):
-        questions = tour.plan(load(file, {}), [{"name": name, "local": False, "vision": None}])
+        questions = verify.plan(load(file, {}), [{"name": name, "local": False, "vision": None}])
         assert [question.name for question in questions] == ["listed", "embeddings"]
 
 
@@ -156,5 +157,5 @@ EMBED = Question("m", "embeddings", "/v1/embeddings", {})
     ],
 )
 def test_what_an_answer_means(question: Question, status: int, body: object, ok: bool, detail: str) -> None:
-    found, said, _ = tour.judge(question, status, json.dumps(body).encode())
+    found, said, _ = verify.judge(question, status, json.dumps(body).encode())
     assert (found, detail in said) == (ok, True), said

@@ -4,8 +4,8 @@
 makes the specifications, ``hub`` looks for what is not downloaded yet. Nothing here starts, binds or writes anything.
 """
 
-from llm_supervisor.config.hub import engine_environ, not_cached, repositories_of
-from llm_supervisor.config.kept import keep, restore
+from llm_supervisor.config.downloads import engine_environ, not_cached, repositories_of
+from llm_supervisor.config.last_good import keep, restore
 from llm_supervisor.config.load import Config, load
 from llm_supervisor.config.plan import Plan, groups_of, plan
 from llm_supervisor.config.source import ConfigError, Problem

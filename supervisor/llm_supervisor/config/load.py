@@ -22,9 +22,10 @@ from typing import Any
 
 import pydantic
 
-from llm_supervisor.config import env_file, include, native_file, option, schema, secret, source, wording
+from llm_supervisor.config import env_file, errors, litellm_include, schema, secrets, source
+from llm_supervisor.config.checks import litellm_file, vllm_options
 from llm_supervisor.config.source import ConfigError, Document, Problem, Where
-from llm_supervisor.engines import litellm, vllm, weights
+from llm_supervisor.engines import hub_cache, litellm, vllm
 from llm_supervisor.engines.options import Options
 
 GATEWAY = "gateway"
@@ -103,27 +104,27 @@ OptionsOf = Callable[[str | None], Options | None]
 
 
 def load(
-    files: Path | Sequence[Path], environ: Mapping[str, str], vllm_options: OptionsOf = lambda python: None
+    files: Path | Sequence[Path], environ: Mapping[str, str], options_of: OptionsOf = lambda python: None
 ) -> Config:
     """Read and check everything. Of several files a later one holds (``source.layered``); relative paths start at
-    the folder of the first. ``vllm_options`` knows the options of the vLLM of an interpreter (None: of the one that
+    the folder of the first. ``options_of`` knows the options of the vLLM of an interpreter (None: of the one that
     ``install`` makes), or None where they are not known. Raises ConfigError with every problem that was found."""
     path, *more = [files] if isinstance(files, Path) else files
     reading = _Reading()
     document = source.layered([path, *more], _verbatim)
     env_values = _env_file(path, document, environ, reading) if document.data is not None else {}
     merged = {**env_values, **environ}
-    config = _checked([path, *more], document, merged, env_values, vllm_options, reading)
-    secrets = secret.of(document.data, reading.native, environ=merged, env_file=env_values)
-    problems = sorted(_hushed(problem, secrets) for problem in reading.problems)
+    config = _checked([path, *more], document, merged, env_values, options_of, reading)
+    hidden = secrets.of(document.data, reading.native, environ=merged, env_file=env_values)
+    problems = sorted(_hushed(problem, hidden) for problem in reading.problems)
     if config is None or any(not problem.warning for problem in problems):
         raise ConfigError(problems)
     return replace(config, warnings=tuple(problems))
 
 
-def _hushed(problem: Problem, secrets: Sequence[str]) -> Problem:
+def _hushed(problem: Problem, hidden: Sequence[str]) -> Problem:
     """A value of the wrong kind is shown, but no key that came into the wrong place."""
-    path, message, advice = (secret.hush(text, secrets) for text in (problem.path, problem.message, problem.advice))
+    path, message, advice = (secrets.hush(text, hidden) for text in (problem.path, problem.message, problem.advice))
     return replace(problem, path=path, message=message, advice=advice)
 
 
@@ -132,7 +133,7 @@ def _checked(
     document: Document,
     merged: Mapping[str, str],
     env_values: Mapping[str, str],
-    vllm_options: OptionsOf,
+    options_of: OptionsOf,
     reading: _Reading,
 ) -> Config | None:
     """What was read, with its problems in ``reading``; None where too little is left of it to go on."""
@@ -149,7 +150,7 @@ def _checked(
         engines = document.data.get("engines")
         said = engines.get("vllm") if isinstance(engines, dict) else None
         python = said.get("python") if isinstance(said, dict) else None
-        return vllm_options(str(path.parent / os.path.expanduser(python)) if isinstance(python, str) else None)
+        return options_of(str(path.parent / os.path.expanduser(python)) if isinstance(python, str) else None)
 
     root = _validate(document, options, reading) if document.data is not None else None
     if root is None:
@@ -162,7 +163,7 @@ def _checked(
     _check_models(root, path, document, merged, reading)
     there = options() if any(model.vllm for model in root.models.values()) else None
     for alias, model in root.models.items():
-        reading.add(*option.problems(document, ("models", alias), model, there, reading.made_up))
+        reading.add(*vllm_options.problems(document, ("models", alias), model, there, reading.made_up))
         _check_argv(alias, model, document, reading)
     _check_programs(root, path, document, merged, reading)
     _check_stops(root, document, reading)
@@ -279,7 +280,7 @@ def _validate(document: Document, options: Callable[[], Options | None], reading
             items = {_place(data, item["loc"]): item for item in error.errors(include_url=False)}
         for where, item in items.items():
             if where not in reading.made_up:
-                reading.add(wording.complaint(document, where, item, options))
+                reading.add(errors.complaint(document, where, item, options))
         for where in items:
             _repair(data, where, reading)
     return None
@@ -429,7 +430,7 @@ def _native(
         return native
     if native.problems and native.data is None and native.problems[0].message == source.COMMENTS:
         native.problems.clear()  # there is nothing to add; one without a word is a mistake
-    reading.add(*native.problems, *include.put_in(native))
+    reading.add(*native.problems, *litellm_include.put_in(native))
     models = (native.data or {}).get("model_list")
     if models is not None and not isinstance(models, list):
         reading.add(native.problem(("model_list",), "must be a list"))
@@ -450,7 +451,7 @@ def _native(
         if not isinstance((native.data or {}).get(place) or {}, dict):
             reading.add(native.problem((place,), "must be a mapping"))
             native.data[place] = {}
-    reading.add(*native_file.refused(native), *native_file.doubts(native))
+    reading.add(*litellm_file.refused(native), *litellm_file.doubts(native))
     environ = {**environ, **root.gateway.env}
     entries = (native.data or {}).get("model_list") or []
     others = [{**entry, "litellm_params": None} if isinstance(entry, dict) else None for entry in entries]
@@ -514,7 +515,7 @@ def _check_references(
 
 def _check_readers(document: Document, reference: str, reading: _Reading) -> None:
     """Keys that stand in a file as such, where others can read it."""
-    for where in secret.places(document.data):
+    for where in secrets.places(document.data):
         if len(where) > 3 and where[2] == "vllm" and vllm.normal(str(where[3])) != "api-key":
             continue  # a tokenizer's
         problem = document.problem(where, "", f"write {reference} and put it into env_file, or chmod 600", warning=True)
@@ -543,7 +544,7 @@ def _check_argv(alias: str, model: schema.Model, document: Document, reading: _R
         name = vllm.normal(written)
         if name == "api-key" or (name == "hf-token" and isinstance(value, str)):
             continue  # that one goes by the environment; and of this one it is said already
-        for where in secret.places({written: value}):
+        for where in secrets.places({written: value}):
             called = next((part for part in reversed(where) if isinstance(part, str)), "")
             said: Any = value
             for part in where[1:]:
@@ -567,7 +568,7 @@ def _check_models(
         if (*here, "model") not in reading.made_up and (wrong := _wrong_model(model, path.parent)) is not None:
             reading.add(document.problem((*here, "model"), *wrong))
         if not litellm.carries(model.env.get("VLLM_API_KEY", "")):
-            reading.add(document.problem((*here, "env", "VLLM_API_KEY"), option.NO_KEY))
+            reading.add(document.problem((*here, "env", "VLLM_API_KEY"), vllm_options.NO_KEY))
         keys = {str(vllm.by_name(model.vllm).get("api-key") or ""), model.env.get("VLLM_API_KEY", "")} - {""}
         if len(keys) > 1:
             message = "is another key than api-key under vllm: the engine takes this one, and the gateway sends that"
@@ -590,7 +591,7 @@ def _check_models(
                     reading.add(replace(place, message=f"{model.uds} is already used by {other}"))
         if not isinstance(model.litellm.get("model_info") or {}, dict):
             reading.add(document.problem((*here, "litellm", "model_info"), "must be a mapping"))
-        reading.add(*native_file.doubts_of_ours(document, (*here, "litellm"), model.litellm))
+        reading.add(*litellm_file.doubts_of_ours(document, (*here, "litellm"), model.litellm))
         _check_limits(document, (*here, "litellm"), model.litellm, environ, reading)
         _check_references(root, document, model.litellm, (*here, "litellm"), environ, reading)
 
@@ -626,9 +627,9 @@ def _wrong_model(model: schema.Model, base: Path) -> tuple[str, str] | None:
     if not _described_elsewhere(folder, options):
         if not os.path.isfile(os.path.join(folder, "config.json")):
             return f"{folder} has no config.json: it is no model folder", ""
-        if wrong := weights.wrong_config(folder):
+        if wrong := hub_cache.wrong_config(folder):
             return f"{folder} is incomplete: its config.json {wrong}", _AGAIN
-    if missing := weights.unfinished(folder, str(options.get("load-format") or "auto").lower()):
+    if missing := hub_cache.unfinished(folder, str(options.get("load-format") or "auto").lower()):
         few = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
         are = "are" if len(missing) > 1 else "is"
         return f"{folder} is incomplete: {few} {are} missing, empty or cut off", _AGAIN
@@ -661,7 +662,7 @@ def _is_taken(model: schema.Model) -> bool:
     name = model.model
     if name.lower().startswith(_BUCKETS) or ("://" in name and "load-format" in vllm.by_name(model.vllm)):
         return True
-    return weights.looks_like_a_hub_id(_QUANTIZED.sub("", name) if ":" in name else name)
+    return hub_cache.looks_like_a_hub_id(_QUANTIZED.sub("", name) if ":" in name else name)
 
 
 def _meant_model(name: str, base: Path) -> str:
@@ -674,13 +675,13 @@ def _meant_model(name: str, base: Path) -> str:
         return "it is a path of another system: write the folder's path on this machine"
     if address := re.fullmatch(r"(\w+)://(.*)", name):
         rest = address[2]
-        known = address[1] == "file" or weights.looks_like_a_hub_id(rest)
+        known = address[1] == "file" or hub_cache.looks_like_a_hub_id(rest)
         return f"write {rest}" if known and rest else "a hub id is ORG/NAME"
     plain, sign, revision = re.sub(r"/{2,}", "/", name).strip("/").partition("@")
-    if sign and weights.looks_like_a_hub_id(plain):
+    if sign and hub_cache.looks_like_a_hub_id(plain):
         return f"write {plain}, and under vllm: revision: {revision or 'main'}"
     plain, _, _ = plain.partition(":")
-    if "/" in plain and plain != name and weights.looks_like_a_hub_id(plain):
+    if "/" in plain and plain != name and hub_cache.looks_like_a_hub_id(plain):
         return f"write {plain}"
     close = _beside(os.path.normpath(base / name)) if "/" in name.strip("/") else ""
     return close or f"a hub id is ORG/NAME; write ./{name.strip('/')} for a folder"
@@ -692,7 +693,7 @@ def _beside(file: str) -> str:
         there = [one for one in os.listdir(os.path.dirname(file)) if one != os.path.basename(file)]
     except (OSError, ValueError):
         return ""
-    return wording.near(os.path.basename(file), there)
+    return errors.near(os.path.basename(file), there)
 
 
 def _check_programs(
@@ -808,7 +809,7 @@ def _check_aliases(root: schema.Root, native: Document, document: Document, read
         return
     for alias, of in litellm.aliases(data).items():
         if of not in groups:
-            advice = wording.near(of, groups) or f"there are: {', '.join(groups) or 'none'}"
+            advice = errors.near(of, groups) or f"there are: {', '.join(groups) or 'none'}"
             reading.add(native.problem((*_ALIASES, alias), f"{of} is no group", advice, warning=True))
     # by the id of a deployment, too
     infos = [entry.get("model_info") for entry in entries if isinstance(entry, dict)]
@@ -817,9 +818,9 @@ def _check_aliases(root: schema.Root, native: Document, document: Document, read
     others = [*said] if isinstance(said, dict) else []
     routing = settings.get("routing_groups") if isinstance(settings, dict) else None
     others += [one.get("group_name") for one in routing if isinstance(one, dict)] if isinstance(routing, list) else []
-    for where, of in native_file.fallbacks(data):
+    for where, of in litellm_file.fallbacks(data):
         if of not in (*groups, *others, *ids):
-            advice = wording.near(of, [*groups, *map(str, others)]) or f"there are: {', '.join(groups) or 'none'}"
+            advice = errors.near(of, [*groups, *map(str, others)]) or f"there are: {', '.join(groups) or 'none'}"
             reading.add(native.problem(where, f"{of} is no group", advice, warning=True))
 
 
@@ -954,7 +955,7 @@ def _master_key(
         if given.strip() in litellm.WEAK_KEYS:
             reading.add(native.problem(where, "is blank or a known default; LiteLLM refuses to start with it"))
         elif not litellm.carries(given):
-            reading.add(native.problem(where, option.NO_KEY))
+            reading.add(native.problem(where, vllm_options.NO_KEY))
         return given
     if given is not None and not isinstance(given, str):
         reading.add(native.problem(where, "must be text: write it in quotes"))
@@ -967,7 +968,7 @@ def _master_key(
         if given and name != litellm.MASTER_KEY and not value:
             what = None  # said already: it is not set
     elif value is not None and not litellm.carries(value):
-        what = f"{name} {option.NO_KEY}"
+        what = f"{name} {vllm_options.NO_KEY}"
     if what is not None:
         reading.add(native.problem(where, what) if given else document.problem((GATEWAY,), what))
     return value

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from llm_supervisor.config import schema
-from llm_supervisor.config.hub import fetched, repositories_of
+from llm_supervisor.config.downloads import fetched, repositories_of
 from llm_supervisor.config.load import GATEWAY, Config, split_url
 from llm_supervisor.core.fleet import ReadyWhen
 from llm_supervisor.core.health import Answer, Probe
-from llm_supervisor.core.question import Asking, Canary, Question, Reader, Reading
+from llm_supervisor.core.probe import Asking, Canary, Question, Reader, Reading
 from llm_supervisor.core.spec import (
     HealthSpec,
     Kind,

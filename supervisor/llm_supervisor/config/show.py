@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llm_supervisor.config import schema, secret
+from llm_supervisor.config import schema, secrets
 from llm_supervisor.config.load import Config
 from llm_supervisor.config.plan import Plan
-from llm_supervisor.config.secret import HIDDEN
+from llm_supervisor.config.secrets import HIDDEN
 from llm_supervisor.engines import litellm
 
 
@@ -16,31 +16,31 @@ def secrets_of(config: Config) -> list[str]:
     """Every value of the configuration that is a secret by its place or its name; the longest first."""
     key = {"master_key": config.master_key} if config.master_key else {}
     said = config.root.model_dump(mode="json")
-    return secret.of(said, config.native, key, environ=config.environ, env_file=config.env_values)
+    return secrets.of(said, config.native, key, environ=config.environ, env_file=config.env_values)
 
 
-def redact(value: Any, secrets: Iterable[str]) -> Any:
+def redact(value: Any, hidden: Iterable[str]) -> Any:
     """The same without these texts, wherever they are, and without what has the name of a secret."""
     if isinstance(value, Mapping):
-        return {redact(key, secrets): _hidden(str(key), item, secrets) for key, item in value.items()}
+        return {redact(key, hidden): _hidden(str(key), item, hidden) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redact(item, secrets) for item in value]
+        return [redact(item, hidden) for item in value]
     if isinstance(value, str):
-        return secret.hush(value, secrets)
+        return secrets.hush(value, hidden)
     return value
 
 
-def _hidden(name: str, value: Any, secrets: Iterable[str]) -> Any:
+def _hidden(name: str, value: Any, hidden: Iterable[str]) -> Any:
     if isinstance(value, (list, tuple)) and litellm.SECRET.fullmatch(name):
-        return [_hidden(name, item, secrets) for item in value]
+        return [_hidden(name, item, hidden) for item in value]
     told = isinstance(value, str) and (not value or value == "none" or value.startswith(("os.environ/", "${")))
     plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-    return HIDDEN if plain and not told and litellm.SECRET.fullmatch(name) else redact(value, secrets)
+    return HIDDEN if plain and not told and litellm.SECRET.fullmatch(name) else redact(value, hidden)
 
 
 def shown(config: Config, plan: Plan) -> dict[str, Any]:
     """The answer of ``config show --json``."""
-    secrets = secrets_of(config)
+    hidden = secrets_of(config)
     said = config.root.model_dump(mode="json", exclude_unset=True)
     whole = {
         "files": [str(file) for file in config.files],
@@ -50,7 +50,7 @@ def shown(config: Config, plan: Plan) -> dict[str, Any]:
         "argv": {name: list(planned.spec.launch.argv) for name, planned in plan.programs.items()},
         "litellm_config": plan.litellm_config,
     }
-    redacted: dict[str, Any] = redact(whole, secrets)
+    redacted: dict[str, Any] = redact(whole, hidden)
     return redacted
 
 

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from llm_supervisor.control.messages import outcome, program_message, settled
+from llm_supervisor.control.protocol import outcome, program_message, settled
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.spec import Kind, ProgramSpec

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from llm_supervisor.core.health import Answer, Counters, Probe
-from llm_supervisor.core.question import Step
+from llm_supervisor.core.probe import Step
 
 # Not `vllm serve`: the CPU distribution dies there looking for the metadata of a distribution named `vllm`. Both run
 # the same server.

@@ -19,7 +19,8 @@ import httpx
 import openai
 from openai.types.chat import ChatCompletion
 
-from llm_supervisor.engines import canary, install
+from llm_supervisor.engines import canary
+from llm_supervisor.oneshot import install
 from tests.daemon.harness import Daemon
 from tests.engines.conftest import ROOT, Engines
 from tests.programs import command_line

@@ -14,8 +14,7 @@ from llm_supervisor.host.process.child import (
     spawn,
 )
 from llm_supervisor.host.process.forkserver import PATIENCE, ForkError, ForkServer
-from llm_supervisor.host.process.sweep import ALL_SOURCES, Source, Tree, find
-from llm_supervisor.host.process.table import (
+from llm_supervisor.host.process.proc import (
     COOKIE,
     Identity,
     Row,
@@ -26,6 +25,7 @@ from llm_supervisor.host.process.table import (
     shared_memory,
     transferred,
 )
+from llm_supervisor.host.process.tree import ALL_SOURCES, Source, Tree, find
 
 __all__ = [
     "ALL_SOURCES",

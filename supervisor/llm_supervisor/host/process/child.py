@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llm_supervisor.core.failure import ExitStatus
-from llm_supervisor.host.process.table import Identity, identify, read_row
+from llm_supervisor.host.process.proc import Identity, identify, read_row
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)

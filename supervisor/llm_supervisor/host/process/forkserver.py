@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.host.process.child import Child, SpawnError, spawn
-from llm_supervisor.host.process.table import COOKIE, NO_COOKIE
+from llm_supervisor.host.process.proc import COOKIE, NO_COOKIE
 
 # What stands in the fork server's environment where its children's cookies will be written
 COOKIE_ROOM = 192

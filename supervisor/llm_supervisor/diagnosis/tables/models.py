@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from llm_supervisor.diagnosis.model import Rank, Values, row
+from llm_supervisor.diagnosis.pattern import Rank, Values, row
 
 
 def _is_path(values: Values) -> bool:

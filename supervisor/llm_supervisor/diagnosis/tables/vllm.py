@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from llm_supervisor.diagnosis.model import Rank, Values, number, row
+from llm_supervisor.diagnosis.pattern import Rank, Values, number, row
 
 _AGAIN = "It is started again. If it comes back with this exception, look for it in vLLM's issues."
 # What a process dies of when no row knows the exception: the message before the traceback, then the kind, whether it

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm_supervisor.config import Config, engine_environ, repositories_of
-from llm_supervisor.engines import install, weights
-from llm_supervisor.engines.weights import File, Repository, size_text
+from llm_supervisor.engines import hub_cache
+from llm_supervisor.engines.hub_cache import File, Repository, size_text
 from llm_supervisor.names import nearest
+from llm_supervisor.oneshot import install
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try of what may pass
 TRIES = 2  # downloads of a file that arrives damaged
@@ -88,13 +89,13 @@ def wanted(
             said = {**model.vllm, "revision": revision} if revision else model.vllm
             model = model.model_copy(update={**given, "vllm": said})
             env = engine_environ(config, model)
-            for variable in weights.OFFLINE:
+            for variable in hub_cache.OFFLINE:
                 if variable not in environ:
                     env.pop(variable, None)  # said of the engine, which is to find here what it may not fetch
             repositories = repositories_of(config, model)
-        elif "/" in name and weights.is_hub_id(name):
+        elif "/" in name and hub_cache.is_hub_id(name):
             env = dict(config.environ if config is not None else environ)
-            repositories = weights.repositories(name, source or "huggingface", {"revision": revision}, env)
+            repositories = hub_cache.repositories(name, source or "huggingface", {"revision": revision}, env)
         else:
             hint = "" if "/" in name else "; a hub id has a / in it"
             raise NoSuchName(nearest(name, models, "model") + hint)
@@ -107,24 +108,24 @@ def pull(want: Wanted, python: str, show: Show, *, verify: bool = False) -> Pull
     """Fetch what is missing of one repository. ``verify``: what is there already is read and compared, too. Raises
     PullError."""
     repository = want.repository
-    if (variable := weights.offline(want.environ)) is not None:
+    if (variable := hub_cache.offline(want.environ)) is not None:
         raise PullError(f"{variable} is set, which forbids to ask a hub: unset it for this command")
     hub = _Hub(want, python, show)
     listing = hub.ask("list", weights=repository.weights)
     commit = str(listing["commit"])
-    files = {file.path: file for file in weights.files_of(listing["files"])}
-    shards = weights.shards_of(str(listing["index"] or "").encode())
-    names = weights.chosen(files.keys(), repository, shards)
+    files = {file.path: file for file in hub_cache.files_of(listing["files"])}
+    shards = hub_cache.shards_of(str(listing["index"] or "").encode())
+    names = hub_cache.chosen(files.keys(), repository, shards)
     _has_weights(repository, names, files, shards)
     folder = repository.snapshot(commit)
     assert folder is not None, "the commit is known"
-    there = [files[name] for name in names if weights.present(folder, files[name])]
+    there = [files[name] for name in names if hub_cache.present(folder, files[name])]
     if verify:
         for file in damaged(folder, there, lambda done, total: show.advance(repository.id, "verifying", done, total)):
             show.note(f"{repository.id}: {file.path} is damaged: downloading it again")
             remove(folder / file.path)
     total = sum(files[name].size for name in names)
-    todo = [files[name] for name in names if not weights.present(folder, files[name])]
+    todo = [files[name] for name in names if not hub_cache.present(folder, files[name])]
     _room(repository, todo)
     for file in todo:
         clear(repository, folder, file)
@@ -134,7 +135,7 @@ def pull(want: Wanted, python: str, show: Show, *, verify: bool = False) -> Pull
             break
         came += hub.fetch(commit, todo, total)
         todo = _not_right(repository, folder, todo, show, again=attempt < TRIES)
-    if came or weights.missing(repository) is not None or repository.snapshot() != folder:
+    if came or hub_cache.missing(repository) is not None or repository.snapshot() != folder:
         hub.ask("settle", commit=commit, files=names)
     return Pulled(commit, folder, len(names), total, came)
 
@@ -145,7 +146,7 @@ def _has_weights(repository: Repository, names: list[str], files: Mapping[str, F
     if lacking := sorted(set(shards).difference(files)):
         few = ", ".join(lacking[:3]) + (" ..." if len(lacking) > 3 else "")
         raise PullError(f"{repository.id}: the repository itself lacks {few} of its own index")
-    if all(not weights.is_large(name) for name in names):
+    if all(not hub_cache.is_large(name) for name in names):
         raise PullError(
             f"{repository.id} has no weights that vLLM loads (safetensors, else bin or pt): is it a repository of "
             "another format, or of an adapter?"
@@ -158,7 +159,7 @@ def _room(repository: Repository, todo: Sequence[File]) -> None:
     coming -= sum(_begun(repository, file) for file in todo)
     if coming <= 0:
         return
-    free = shutil.disk_usage(weights.existing(repository.cache)).free
+    free = shutil.disk_usage(hub_cache.existing(repository.cache)).free
     needed = coming + max(coming // 20, 64 * BLOCK)
     if free < needed:
         raise PullError(
@@ -192,7 +193,7 @@ def clear(repository: Repository, folder: Path, file: File) -> None:
 
 def _not_right(repository: Repository, folder: Path, files: Sequence[File], show: Show, *, again: bool) -> list[File]:
     """Those that came damaged, or not at all: they are removed. Raises PullError unless they are fetched again."""
-    wrong = [file for file in files if not weights.present(folder, file)]
+    wrong = [file for file in files if not hub_cache.present(folder, file)]
     whole = [file for file in files if file not in wrong]
     wrong += damaged(folder, whole, lambda done, total: show.advance(repository.id, "verifying", done, total))
     for file in wrong:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from llm_supervisor.diagnosis.model import Rank, row
+from llm_supervisor.diagnosis.pattern import Rank, row
 
 # LiteLLM logs its upstreams' errors with their tracebacks; those of requests never say why the process ended
 REQUEST_HEADS = (

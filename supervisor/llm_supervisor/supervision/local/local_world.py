@@ -21,16 +21,14 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import NEW, Answer, Counters, Probe
+from llm_supervisor.core.probe import Asking, Canary, Question, Reading
 from llm_supervisor.core.program import Found
-from llm_supervisor.core.question import Asking, Canary, Question, Reading
-from llm_supervisor.core.record import to_record
+from llm_supervisor.core.serialize import to_record
 from llm_supervisor.core.spec import Kind, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Cause, Departure, Phase, State
 from llm_supervisor.diagnosis import Component, Diagnosis, diagnose
-from llm_supervisor.engines import weights
-from llm_supervisor.former import STATE, STATE_VERSION, Former, fifo_of, fifo_path
-from llm_supervisor.host import gpu, incident, kernel, log, net, output, probe, stacks
-from llm_supervisor.host.notify import Notifier
+from llm_supervisor.engines import hub_cache
+from llm_supervisor.host import gpu, http, incident, kmsg, log, net, output, pyspy
 from llm_supervisor.host.process import (
     COOKIE,
     PATIENCE,
@@ -51,8 +49,10 @@ from llm_supervisor.host.process import (
     spawn,
     transferred,
 )
-from llm_supervisor.runner import Refused, Swept
-from llm_supervisor.warm import Nurseries
+from llm_supervisor.host.systemd import Notifier
+from llm_supervisor.supervision.local.fork_servers import Nurseries
+from llm_supervisor.supervision.runner import Refused, Swept
+from llm_supervisor.supervision.state_file import STATE, STATE_VERSION, Former, fifo_of, fifo_path
 
 # What the service manager says to us and nobody else, and what belongs to our own interpreter
 _NOT_INHERITED = frozenset(
@@ -144,7 +144,7 @@ class RealWorld:
         self.incarnations: dict[str, Incarnation] = {}
         self._listeners: dict[tuple[str, int], socket.socket] = {}
         self._accepting: dict[str, tuple[str, int]] = {}  # programs that accept, or will, on one of these
-        self._targets: dict[str, tuple[object, probe.Target]] = {}
+        self._targets: dict[str, tuple[object, http.Target]] = {}
         self._read: dict[str, tuple[output.Position, bytes]] = {}
         self._rows: tuple[float, dict[int, Row]] = (float("-inf"), {})
         (runtime / "fifo").mkdir(mode=0o700, exist_ok=True)
@@ -438,9 +438,9 @@ class RealWorld:
         exited = state.exited if leaving.cause is Cause.EXITED else None
         kernel_says = []
         if living.first is not None and spec.kind is not Kind.COMMAND:
-            kernel_says = kernel.telling_lines(living.first[1] / os.sysconf("SC_CLK_TCK"))
+            kernel_says = kmsg.telling_lines(living.first[1] / os.sysconf("SC_CLK_TCK"))
         mine = {pid for pid, *_ in (*living.tree.seen, *living.expected, *filter(None, [living.first]))}
-        killed = [line for line in kernel_says if kernel.oom_victims([line]) & mine]
+        killed = [line for line in kernel_says if kmsg.oom_victims([line]) & mine]
         untold = exited == ExitStatus()  # of a child that is not ours: nobody says how it ended
         found = diagnose(
             b"\n".join([log, *(line.encode() for line in kernel_says if "Xid" in line)]),
@@ -623,7 +623,7 @@ class RealWorld:
         if (living := self.incarnations.get(spec.name)) is not None:
             vital = [row for row in living.tree.look(read_rows()) if row.comm.startswith(spec.vital or ("\0",))]
             pids = [living.leader.pid] if living.leader is not None else []
-            living.stacks = await stacks.dump(dict.fromkeys([*pids, *(row.pid for row in vital)]))
+            living.stacks = await pyspy.dump(dict.fromkeys([*pids, *(row.pid for row in vital)]))
 
     def output(self, name: str) -> tuple[list[bytes], bool]:
         """See ``runner.World``."""
@@ -635,13 +635,13 @@ class RealWorld:
 
     def downloaded(self, spec: ProgramSpec) -> int:
         """See ``runner.World``."""
-        return weights.growth(spec.launch.downloads)
+        return hub_cache.growth(spec.launch.downloads)
 
     async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
         """See ``runner.World``."""
         if question is None:
             assert not isinstance(asking.address, str)
-            return await probe.connect(*asking.address, timeout)
+            return await http.connect(*asking.address, timeout)
         reply = await (await self._target(name, asking)).ask(question.path, timeout)
         if isinstance(reply, Probe):
             return reply
@@ -686,12 +686,12 @@ class RealWorld:
             return reply
         return replace(canary.judge(reply.status, reply.body), took=reply.took)
 
-    async def _target(self, name: str, asking: Asking) -> probe.Target:
+    async def _target(self, name: str, asking: Asking) -> http.Target:
         known = self._targets.get(name)
         where = (asking.address, asking.headers)  # not what is asked: two plans of the same ask it by other functions
         if known is None or known[0] != where:
             address = net.reachable(asking.address) if isinstance(asking.address, str) else asking.address
-            before, known = known, (where, probe.Target(address, dict(asking.headers)))
+            before, known = known, (where, http.Target(address, dict(asking.headers)))
             self._targets[name] = known
             if before is not None:
                 await before[1].close()

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llm_supervisor import __version__, paths
-from llm_supervisor import former as fm
 from llm_supervisor.config import ConfigError, load, plan
-from llm_supervisor.ground import find_pythons, known_pythons, last_good
+from llm_supervisor.daemon.bootstrap import find_pythons, known_pythons, last_good
+from llm_supervisor.supervision import state_file as fm
 
 PATIENCE = 60.0  # seconds that a rehearsal may take
 FLAG = "--rehearse"

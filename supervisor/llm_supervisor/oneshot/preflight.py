@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from llm_supervisor import former, ground, paths
+from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, repositories_of, schema
-from llm_supervisor.engines import footprint, install, vllm, weights
-from llm_supervisor.engines.footprint import GIB, Footprint
+from llm_supervisor.daemon import bootstrap
+from llm_supervisor.engines import hub_cache, memory_estimate, vllm
+from llm_supervisor.engines.memory_estimate import GIB, Footprint
 from llm_supervisor.host import gpu, memory
 from llm_supervisor.host.process import find
+from llm_supervisor.oneshot import install
+from llm_supervisor.supervision import state_file
 
 ENGINE_RSS = 3 * GIB  # of the host's memory for a vLLM, its weights aside (seen: 3.1 with a tiny model)
 REPLICA_RSS = int(0.4 * GIB)
@@ -132,15 +135,15 @@ class Preflight:
             lacking = [
                 (one, what)
                 for one in repositories_of(self._config, model)
-                if (what := weights.missing(one)) is not None
+                if (what := hub_cache.missing(one)) is not None
             ]
             if lacking:  # that is a warning of the configuration already; here: whether there is room for it
                 for one, what in lacking:
-                    size = footprint.by_name(one.id) if what.size is None and one.weights else what.size
+                    size = memory_estimate.by_name(one.id) if what.size is None and one.weights else what.size
                     if size:
                         yield self._room(one.cache, size + SPARE, f"downloading {one.id}")
             elif folder is not None:
-                size = footprint.weights(folder)
+                size = memory_estimate.weights(folder)
                 detail = f"{folder}, " + (f"{_size(size)} of weights" if size else "no weights in it")
                 if size is None and vllm.by_name(model.vllm).get("load-format") != "dummy":
                     yield Finding("model", alias, Verdict.WARNING, detail, "is the download complete?")
@@ -154,7 +157,7 @@ class Preflight:
 
     def _of(self, model: schema.Model) -> Footprint | None:
         folder = self._folder(model)
-        return footprint.read(folder, vllm.by_name(model.vllm)) if folder is not None else None
+        return memory_estimate.read(folder, vllm.by_name(model.vllm)) if folder is not None else None
 
     def _memory(self) -> Iterator[Finding]:
         """Of the GPUs: they are there, and what is on each fits."""
@@ -188,7 +191,7 @@ class Preflight:
         if model.gpus or self._cpu or not names:
             return list(model.gpus)
         said = vllm.by_name(model.vllm)
-        return list(range(footprint.count(said.get("tensor-parallel-size")) or 1))
+        return list(range(memory_estimate.count(said.get("tensor-parallel-size")) or 1))
 
     def _without(self, alias: str, model: schema.Model) -> Finding:
         detail = f"gpus: {model.gpus}, and no NVIDIA GPU can be asked here"
@@ -255,7 +258,7 @@ class Preflight:
 
     def _ports(self) -> Iterator[Finding]:
         try:
-            ground.check_ports(self._config, lambda pid: pid in self._ours)
+            bootstrap.check_ports(self._config, lambda pid: pid in self._ours)
         except ConfigError as error:
             for problem in error.problems:
                 yield Finding("port", problem.path, Verdict.ERROR, problem.message, problem.advice)
@@ -305,7 +308,7 @@ class Preflight:
             yield _fine("folder", "runtime", str(usable))
 
     def _room(self, folder: Path, needed: int, subject: str) -> Finding:
-        usage = os.statvfs(weights.existing(folder))
+        usage = os.statvfs(hub_cache.existing(folder))
         free = usage.f_bavail * usage.f_frsize
         detail = f"{folder}: {_size(free)} are free"
         if needed > SPARE or free < needed:
@@ -351,7 +354,7 @@ def worst(findings: list[Finding]) -> Verdict:
 def _living(environ: Mapping[str, str]) -> Iterator[int]:
     """The processes of a daemon that runs, or has left engines: what they hold is not in the way."""
     for runtime in paths.runtime_dirs(environ):
-        there = former.read(runtime)
+        there = state_file.read(runtime)
         if there is None:
             continue
         mine = {row.pid for entry in there.programs.values() for row in find(entry.tree())}
@@ -375,9 +378,9 @@ def _version(python: Path, distribution: str) -> str | None:
 def _utilization(model: schema.Model) -> float:
     said = vllm.by_name(model.vllm)
     try:
-        return float(said.get("gpu-memory-utilization") or footprint.UTILIZATION)
+        return float(said.get("gpu-memory-utilization") or memory_estimate.UTILIZATION)
     except (TypeError, ValueError):
-        return footprint.UTILIZATION
+        return memory_estimate.UTILIZATION
 
 
 def _judge(need: Footprint, budget: int) -> tuple[Verdict, str]:
@@ -423,7 +426,7 @@ def _size(size: int) -> str:
 
 
 def _unwritable(folder: Path) -> str | None:
-    there = weights.existing(folder)
+    there = hub_cache.existing(folder)
     if not os.path.isdir(there):
         return f"{there} is no folder"
     if not os.access(there, os.W_OK | os.X_OK):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from llm_supervisor.config import schema, wording
+from llm_supervisor.config import errors, schema
 from llm_supervisor.config.source import Document, Problem, Where
 from llm_supervisor.engines import litellm, vllm
 from llm_supervisor.engines.options import Option, Options
@@ -98,7 +98,7 @@ def _limit(document: Document, place: Where, modality: str, limit: object) -> It
     elif count < 0:
         yield document.problem(place, f"must be at least 0, not {count}")
     elif modality not in _MODALITIES:
-        close = wording.near(modality, _MODALITIES)
+        close = errors.near(modality, _MODALITIES)
         message = f"is no {', '.join(_MODALITIES[:-1])} or {_MODALITIES[-1]}, which vLLM's models have"
         yield document.problem(place, message, close, warning=not close)  # a plugin's model may have others
 
@@ -165,7 +165,7 @@ def _meant_option(name: str, value: object, there: Options) -> str:
         return f"write runner: {vllm.TASKS[str(value)]}"
     if level := re.fullmatch(r"O(\d)", name):
         return f"write optimization-level: {level[1]}"
-    return wording.near(name, there) or "see `vllm serve --help`"
+    return errors.near(name, there) or "see `vllm serve --help`"
 
 
 # Kinds of which there may be keys; the last is one that is not known
@@ -214,7 +214,7 @@ def _no_value(name: str, option: Option, value: Any) -> tuple[str, str] | None:
         said = re.sub("-", "_", text.lower()) if option.kind == "word" else str(value)
         if said in option.choices:
             return None
-        close = wording.near(str(value), option.choices)
+        close = errors.near(str(value), option.choices)
         return f"must be one of {', '.join(option.choices)}, not {schema.short(value)}", close
     match option.kind:
         case "int" if not _reads(int, text):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from llm_supervisor.diagnosis.model import Rank, Values, number, row
+from llm_supervisor.diagnosis.pattern import Rank, Values, number, row
 
 _UNITS = {"bytes": 2**-30, "KiB": 2**-20, "MiB": 2**-10, "GiB": 1.0, "TiB": 1024.0}
 _SIZE = re.compile(r"([\d.]{1,16}) (bytes|KiB|MiB|GiB|TiB)")

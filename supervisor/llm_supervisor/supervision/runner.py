@@ -21,8 +21,8 @@ from llm_supervisor.core.effect import Effect
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.health import Action, Answer, Counters, Observation, Probe
+from llm_supervisor.core.probe import Asking, Canary, Question, Reader, Reading, Step
 from llm_supervisor.core.program import Found
-from llm_supervisor.core.question import Asking, Canary, Question, Reader, Reading, Step
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
 

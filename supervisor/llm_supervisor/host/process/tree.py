@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from llm_supervisor.host.process import cgroup
-from llm_supervisor.host.process.table import NO_COOKIE, Row, holds, read_cookie, read_row, read_rows
+from llm_supervisor.host.process.proc import NO_COOKIE, Row, holds, read_cookie, read_row, read_rows
 
 
 class Source(StrEnum):

@@ -15,15 +15,16 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from llm_supervisor import former as fm
 from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, Problem, keep, load, restore
 from llm_supervisor.config.plan import Pythons
-from llm_supervisor.engines import install, options
+from llm_supervisor.engines import options
 from llm_supervisor.host import net, output
-from llm_supervisor.host.notify import Notifier, take_descriptors
 from llm_supervisor.host.process import disinherit_descriptors, raise_descriptor_limit
-from llm_supervisor.world import write_atomically
+from llm_supervisor.host.systemd import Notifier, take_descriptors
+from llm_supervisor.oneshot import install
+from llm_supervisor.supervision import state_file as fm
+from llm_supervisor.supervision.local.local_world import write_atomically
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 # What was configured when all was well

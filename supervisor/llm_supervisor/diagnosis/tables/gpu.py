@@ -6,7 +6,7 @@ Messages as vLLM 0.32, torch, Triton, NVML and the CUDA runtime raise them; a fe
 
 from __future__ import annotations
 
-from llm_supervisor.diagnosis.model import Rank, row
+from llm_supervisor.diagnosis.pattern import Rank, row
 
 DEVICES = (
     row(

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_supervisor.core.record import from_record
+from llm_supervisor.core.serialize import from_record
 from llm_supervisor.core.spec import StopSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.host import output
 from llm_supervisor.host.process import boot_id, find, identify, read_rows
-from llm_supervisor.host.process.sweep import Tree
+from llm_supervisor.host.process.tree import Tree
 
 STATE = "state.json"
 # 2: how each program was, and not only what it left; written by, and for, daemons since 0.2

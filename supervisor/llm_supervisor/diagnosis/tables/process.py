@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import signal
 
-from llm_supervisor.diagnosis.model import Diagnosis, Rank, Values, row
+from llm_supervisor.diagnosis.pattern import Diagnosis, Rank, Values, row
 
 # Sent by whoever stops a program. Being ended by one of these is no failure.
 ASKED_TO_LEAVE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})

@@ -9,8 +9,8 @@ from pathlib import Path
 from llm_supervisor.config import schema, source
 from llm_supervisor.config.load import Config
 from llm_supervisor.config.source import Problem
-from llm_supervisor.engines import vllm, weights
-from llm_supervisor.engines.weights import Repository, size_text
+from llm_supervisor.engines import hub_cache, vllm
+from llm_supervisor.engines.hub_cache import Repository, size_text
 
 
 def engine_environ(config: Config, model: schema.Model) -> dict[str, str]:
@@ -23,13 +23,13 @@ def repositories_of(config: Config, model: schema.Model) -> tuple[Repository, ..
     if config.model_path(model) is not None:
         return ()
     options = vllm.by_name(model.vllm)
-    return weights.repositories(model.model, model.source, options, engine_environ(config, model))
+    return hub_cache.repositories(model.model, model.source, options, engine_environ(config, model))
 
 
 def fetched(taken: Sequence[Repository]) -> Path | None:
     """The folder to be given to an engine instead of the id: of what is whole from ModelScope, as vLLM (0.32) asks
     Hugging Face for the image processor of a model there, and fails."""
-    if len(taken) != 1 or taken[0].source != "modelscope" or weights.missing(taken[0]) is not None:
+    if len(taken) != 1 or taken[0].source != "modelscope" or hub_cache.missing(taken[0]) is not None:
         return None
     return taken[0].snapshot()
 
@@ -39,7 +39,9 @@ def not_cached(config: Config) -> list[Problem]:
     itself has time."""
     document, found = source.layered(config.files), []
     for alias, model in config.root.models.items():
-        lacking = [(one, what) for one in repositories_of(config, model) if (what := weights.missing(one)) is not None]
+        lacking = [
+            (one, what) for one in repositories_of(config, model) if (what := hub_cache.missing(one)) is not None
+        ]
         if not lacking or not model.autostart:
             continue
         sizes = [what.size for _, what in lacking]
@@ -51,7 +53,7 @@ def not_cached(config: Config) -> list[Problem]:
         ids = list(dict.fromkeys(one.id for one, _ in lacking))
         verb, them = ("is", "it") if len(ids) == 1 else ("are", "them")
         where = lacking[0][0].cache
-        variable = weights.offline(engine_environ(config, model))
+        variable = hub_cache.offline(engine_environ(config, model))
         then = f"and {variable} forbids to download {them}" if variable else f"so its start downloads {them}{size}"
         message = f"{' and '.join(ids)} {verb} {'incomplete' if begun else 'not'} in the cache {where},"
         advice = f"before the start: llm-supervisor pull {alias}"

@@ -28,8 +28,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-INSIDE = Path(__file__).parent / "inside"
-LOCKS = Path(__file__).parent / "locks"
+INSIDE = Path(__file__).parents[1] / "engines/inside"
+LOCKS = Path(__file__).parents[1] / "engines/locks"
 HOOK = ("llm_supervisor_cpu_torch.py", "llm_supervisor_cpu_torch.pth")
 STAMP = "llm-supervisor.json"
 WARM_STAMP = "llm-supervisor-warm.json"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from llm_supervisor import __version__, paths
 
 if TYPE_CHECKING:
-    from llm_supervisor.daemon import Daemon, Show
+    from llm_supervisor.daemon.daemon import Daemon, Show
 
 OK, FAILED, WRONG, NOT_READY, NO_DAEMON = 0, 1, 2, 3, 4
 
@@ -184,11 +184,12 @@ def _no_config() -> int:
 
 def _run(options: argparse.Namespace) -> int:
     # before anything that takes time: a stop must not kill a half-made daemon
-    from llm_supervisor import ground
+    from llm_supervisor.daemon import bootstrap
 
-    ground.hold_signals()
-    from llm_supervisor import daemon, upgrade
+    bootstrap.hold_signals()
     from llm_supervisor.config import ConfigError
+    from llm_supervisor.daemon import daemon as main_daemon
+    from llm_supervisor.daemon import upgrade as upgrading
     from llm_supervisor.host import log
 
     files = paths.find_config(options.config)
@@ -201,11 +202,11 @@ def _run(options: argparse.Namespace) -> int:
     log.configure(level="warning" if showing and sys.stderr.isatty() else "info")
     try:
         if options.rehearse:
-            return upgrade.perform(files, paths.make_runtime_dir(environ), environ)
-        return daemon.run(files, environ, _show if showing else None)
+            return upgrading.perform(files, paths.make_runtime_dir(environ), environ)
+        return main_daemon.run(files, environ, _show if showing else None)
     except ConfigError as error:
         return _print_problems(error)
-    except (ground.Refusal, OSError) as error:
+    except (bootstrap.Refusal, OSError) as error:
         return _complain(str(error))
 
 
@@ -250,7 +251,7 @@ def _show(daemon: Daemon) -> Show:
 
 
 def _announce(daemon: Daemon, curl: Any) -> None:
-    from llm_supervisor.clients import from_file
+    from llm_supervisor.oneshot.clients import from_file
 
     if daemon.plan.endpoint is None:
         print("Ready.", flush=True)
@@ -269,9 +270,9 @@ def _announce(daemon: Daemon, curl: Any) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from llm_supervisor import presets
     from llm_supervisor.host import gpu, net
     from llm_supervisor.names import nearest
+    from llm_supervisor.oneshot import presets
 
     known = presets.names()
     if options.preset is None:
@@ -305,7 +306,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _install(options: argparse.Namespace) -> int:
-    from llm_supervisor.engines import install
+    from llm_supervisor.oneshot import install
 
     data = paths.data_dir(os.environ)
     unknown = [engine for engine in options.engine if engine not in ("vllm", "litellm")]
@@ -332,7 +333,8 @@ def _install(options: argparse.Namespace) -> int:
 
 def _try_warm(env: Any, tiny_model: str | None, say: Callable[[str], None]) -> None:
     """Whether `warm: auto` may fork all of vLLM on this machine."""
-    from llm_supervisor.engines import canary, install
+    from llm_supervisor.engines import canary
+    from llm_supervisor.oneshot import install
 
     model = Path(tiny_model or env.path / "tiny-glm-4.1v").absolute()
     request = json.dumps(canary.chat("tiny", "what is this?", vision=True, max_tokens=8) | {"temperature": 0}).encode()
@@ -344,7 +346,8 @@ def _try_warm(env: Any, tiny_model: str | None, say: Callable[[str], None]) -> N
 
 def _learn_options(python: str | None) -> Any:
     """The options of that vLLM, asked of itself if need be: that takes some seconds, once."""
-    from llm_supervisor.engines import install, options
+    from llm_supervisor.engines import options
+    from llm_supervisor.oneshot import install
 
     data = paths.data_dir(os.environ)
     if python is None:
@@ -358,10 +361,10 @@ def _learn_options(python: str | None) -> Any:
 def _check(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from llm_supervisor import preflight
     from llm_supervisor.config import ConfigError, load, not_cached
     from llm_supervisor.host import gpu
-    from llm_supervisor.preflight import Verdict
+    from llm_supervisor.oneshot import preflight
+    from llm_supervisor.oneshot.preflight import Verdict
 
     files = paths.find_config(options.config)
     if not files:
@@ -413,7 +416,7 @@ def _check(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> int:
     import yaml
 
-    from llm_supervisor.config import ConfigError, load, plan, secret, show
+    from llm_supervisor.config import ConfigError, load, plan, secrets, show
 
     if options.what == "schema":
         print(json.dumps(show.json_schema(), indent=2))
@@ -425,11 +428,11 @@ def _config(options: argparse.Namespace) -> int:
         config = load(files, os.environ, _learn_options)
     except ConfigError as error:
         return _print_problems(error)
-    from llm_supervisor import ground
+    from llm_supervisor.daemon import bootstrap
 
     runtime = paths.runtime_dirs(os.environ)[0]
-    pythons = ground.expected_pythons(config, paths.data_dir(os.environ))
-    seen = show.shown(config, plan(config, runtime=runtime, pythons=pythons, master_key=secret.HIDDEN))
+    pythons = bootstrap.expected_pythons(config, paths.data_dir(os.environ))
+    seen = show.shown(config, plan(config, runtime=runtime, pythons=pythons, master_key=secrets.HIDDEN))
     for problem in config.warnings:
         print(f"warning: {problem}", file=sys.stderr)
     if options.json:
@@ -454,10 +457,9 @@ def _config(options: argparse.Namespace) -> int:
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from llm_supervisor import pull
     from llm_supervisor.config import ConfigError, load
-    from llm_supervisor.engines import install
-    from llm_supervisor.engines.weights import size_text
+    from llm_supervisor.engines.hub_cache import size_text
+    from llm_supervisor.oneshot import install, pull
 
     files = paths.find_config(options.config)
     try:
@@ -512,7 +514,7 @@ def _pull(options: argparse.Namespace) -> int:
 def _pulling() -> Iterator[Any]:
     """A bar on a terminal, a line every few seconds elsewhere; on standard error, as what was asked for goes to
     standard output."""
-    from llm_supervisor.engines.weights import size_text
+    from llm_supervisor.engines.hub_cache import size_text
 
     if not sys.stderr.isatty():
         yield _PullLines(size_text)
@@ -612,8 +614,8 @@ def _no_daemon(error: Exception) -> int:
 def _orphans() -> list[str]:
     """What a daemon that is no more left running: its programs, by their leaders, or by who of their trees outlives
     them (of vLLM the EngineCore, with all of the GPU's memory)."""
-    from llm_supervisor import former as fm
     from llm_supervisor.host.process import find
+    from llm_supervisor.supervision import state_file as fm
 
     found = []
     for runtime in paths.runtime_dirs(os.environ):
@@ -731,11 +733,12 @@ def _stop(options: argparse.Namespace) -> int:
         return _act(options) if options.name else _complain("stop: name a program, or all, or --orphans")
     import asyncio
 
-    from llm_supervisor import daemon, ground
+    from llm_supervisor.daemon import bootstrap
+    from llm_supervisor.daemon import daemon as main_daemon
 
     try:
-        found = asyncio.run(daemon.sweep_orphans(os.environ))
-    except ground.Refusal as error:
+        found = asyncio.run(main_daemon.sweep_orphans(os.environ))
+    except bootstrap.Refusal as error:
         _complain(str(error))
         return FAILED
     for name, count in found.items():
@@ -911,8 +914,8 @@ def _gateway_status() -> dict[str, Any] | int:
 
 
 def _env(options: argparse.Namespace) -> int:
-    from llm_supervisor import clients
     from llm_supervisor.names import nearest
+    from llm_supervisor.oneshot import clients
 
     status = _gateway_status()
     if isinstance(status, int):
@@ -946,9 +949,9 @@ def _env(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     import asyncio
 
-    from llm_supervisor import tour
     from llm_supervisor.config import ConfigError, load
     from llm_supervisor.names import nearest
+    from llm_supervisor.oneshot import verify
 
     status = _gateway_status()
     if isinstance(status, int):
@@ -971,16 +974,16 @@ def _verify(options: argparse.Namespace) -> int:
         return FAILED
     groups = [model for model in asked if model not in disabled]
     left_out = [model["name"] for model in groups if not model["local"] and not options.cloud]
-    plan = tour.plan(config, [model for model in groups if model["name"] not in left_out])
+    plan = verify.plan(config, [model for model in groups if model["name"] not in left_out])
     nothing = not plan
-    plan = plan or [tour.ANSWERS]
+    plan = plan or [verify.ANSWERS]
 
-    def show(row: tour.Row) -> None:
+    def show(row: verify.Row) -> None:
         if not options.json:
             print(row.line(width), flush=True)
 
     width = max([len(model["name"]) for model in groups] + [len(one.group) for one in plan], default=0)
-    rows = asyncio.run(tour.run(status["endpoint"], key, plan, options.timeout, show))
+    rows = asyncio.run(verify.run(status["endpoint"], key, plan, options.timeout, show))
     failed = [row for row in rows if not row.ok]
     if options.json:
         left_out += [model["name"] for model in disabled]
@@ -1222,7 +1225,3 @@ def _prefixes(names: Sequence[str]) -> dict[str, bytes]:
             text = f"\x1b[{colours[number % len(colours)]}m{text}\x1b[0m"
         found[name] = text.encode()
     return found
-
-
-if __name__ == "__main__":
-    sys.exit(main())

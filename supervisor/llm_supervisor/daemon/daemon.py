@@ -23,22 +23,21 @@ from typing import Any
 
 import yaml
 
-from llm_supervisor import __version__, paths, upgrade
-from llm_supervisor import former as fm
+from llm_supervisor import __version__, paths
 from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached, plan
 from llm_supervisor.config.plan import Planned, Pythons
-from llm_supervisor.control.messages import About, ModelGroup, event_message, outcome, settled, status_message
+from llm_supervisor.control.protocol import About, ModelGroup, event_message, outcome, settled, status_message
 from llm_supervisor.control.server import REQUESTS, ControlServer
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet
-from llm_supervisor.core.change import Action, Change, changes
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.health import Answer, Observation
 from llm_supervisor.core.hold import hold, hold_elsewhere
+from llm_supervisor.core.reload import Action, Change, changes
 from llm_supervisor.core.spec import Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State, Wanted
-from llm_supervisor.engines import litellm
-from llm_supervisor.ground import (
+from llm_supervisor.daemon import upgrade
+from llm_supervisor.daemon.bootstrap import (
     LAST_GOOD,
     SIGNALS,
     Ground,
@@ -49,12 +48,14 @@ from llm_supervisor.ground import (
     master_key,
     take_lock,
 )
-from llm_supervisor.host import gpu, log, memory, net, output, probe
+from llm_supervisor.engines import litellm
+from llm_supervisor.host import gpu, http, log, memory, net, output
 from llm_supervisor.host.process import become_subreaper, find
 from llm_supervisor.names import SOCKET
-from llm_supervisor.runner import HEARTBEAT, Runner
-from llm_supervisor.warm import TEND
-from llm_supervisor.world import RealWorld, write_atomically
+from llm_supervisor.supervision import state_file as fm
+from llm_supervisor.supervision.local.fork_servers import TEND
+from llm_supervisor.supervision.local.local_world import RealWorld, write_atomically
+from llm_supervisor.supervision.runner import HEARTBEAT, Runner
 
 # How often systemd is told how things stand (seconds); its watchdog is fed at least three times per period
 TELL = 5.0
@@ -818,7 +819,7 @@ class Daemon:
                 asked = runner.state.incarnation
                 seen = {}
                 for need, address in needs.items():
-                    found = await probe.connect(*address, NEED_TIMEOUT)
+                    found = await http.connect(*address, NEED_TIMEOUT)
                     if found.answer is not Answer.OK:
                         found = replace(found, answer=Answer.WRONG, detail=f"{found.detail}; {WITHOUT[need]}")
                     seen[need] = found

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from llm_supervisor.diagnosis import gpu, litellm, memory, models, process, vllm
-from llm_supervisor.diagnosis.model import NONE, Component, Diagnosis, Pattern, Rank, filled
-from llm_supervisor.diagnosis.read import Fault, Line, Raised, faults_of, lines_of, text_of
+from llm_supervisor.diagnosis.pattern import NONE, Component, Diagnosis, Pattern, Rank, filled
+from llm_supervisor.diagnosis.tables import gpu, litellm, memory, models, process, vllm
+from llm_supervisor.diagnosis.tracebacks import Fault, Line, Raised, faults_of, lines_of, text_of
 
 EVIDENCE, EVIDENCE_WIDTH = 6, 400
 UNKNOWN_ADVICE = (
