@@ -3,13 +3,14 @@
 # make test    everything this machine can run, the real vLLM and LiteLLM included
 # make soak    what takes long: saturation, floods, many faults
 # make bench   figures
+# make locks   resolve the engines' lock files again; UPGRADE=1 takes the newest releases
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TINY := .demo/tiny-glm-4.1v
 
-.PHONY: run check lint test test-clients soak bench bench-engines clean
+.PHONY: run locks check lint test test-clients soak bench bench-engines clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/llm-supervisor install --tiny-model $(TINY)
@@ -20,6 +21,9 @@ $(VENV)/.runtime: pyproject.toml
 	@echo "Making the daemon's environment in $(VENV) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e . 2>&1 | { grep -v 'is ignored: it is neither' || true; }
 	@test -x $(BIN)/llm-supervisor && touch $@
+
+locks: $(VENV)/.dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/support/make_locks.py $(if $(UPGRADE),--upgrade)
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Adding what the tests need ..."

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_supervisor import paths
-from llm_supervisor.oneshot import install
+from llm_supervisor.engines import environment as envs
 from tests.daemon.harness import Daemon
 from tests.engines import test_warm as warm
 from tests.engines.conftest import ALIAS, ROOT, Engines, config
@@ -43,7 +43,7 @@ def main() -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     data = paths.data_dir(os.environ)
-    pythons = [install.environment(name, data).python for name in ("vllm", "litellm")]
+    pythons = [envs.environment(name, data).python for name in ("vllm", "litellm")]
     engines = Engines(*pythons, ROOT / ".demo/tiny-glm-4.1v")
     try:
         first_start(engines, folder / "unmeasured", "off")  # so that all files are in memory for both

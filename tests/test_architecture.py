@@ -30,14 +30,13 @@ FLOORS: Mapping[str, int] = {
     "supervision": 2,
     "example": 2,  # makes the curl line that the command prints, from an engine's canary
     "oneshot": 3,
-    "oneshot.install": 1,  # until its environment's half moves down to engines/
     "daemon.bootstrap": 3,
     "oneshot.preflight": 4,
     "daemon": 5,
     "cli": 6,
 }
 # Packages whose modules may import each other: one thing in several files
-ONE_THING = ("core", "host.process", "diagnosis", "config", "supervision", "daemon", "cli")
+ONE_THING = ("core", "host.process", "diagnosis", "config", "supervision", "daemon", "cli", "oneshot")
 # What would make the core depend on when and where it runs
 IMPURE = frozenset(
     """asyncio concurrent datetime io logging multiprocessing os pathlib random secrets select selectors shutil signal

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from llm_supervisor import paths
-from llm_supervisor.oneshot import install
+from llm_supervisor.engines import environment as envs
 from tests.daemon.harness import Daemon, free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,7 +63,7 @@ def engines() -> Engines:
         [sys.executable, "-m", "llm_supervisor.cli", "install", "--tiny-model", str(model)], check=True, timeout=2400
     )
     data = paths.data_dir(os.environ)
-    return Engines(install.environment("vllm", data).python, install.environment("litellm", data).python, model)
+    return Engines(envs.environment("vllm", data).python, envs.environment("litellm", data).python, model)
 
 
 def config(engines: Engines, **more: object) -> dict[str, object]:

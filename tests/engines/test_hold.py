@@ -20,8 +20,8 @@ import openai
 import pytest
 import yaml
 
+from llm_supervisor.engines.environment import INSIDE
 from llm_supervisor.host import net
-from llm_supervisor.oneshot.install import INSIDE
 from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import knocking
 from tests.engines.conftest import ALIAS, Engines, config

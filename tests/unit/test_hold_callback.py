@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llm_supervisor.oneshot import install
+from llm_supervisor.engines import environment as envs
 
 BASE, OTHER = "http://127.0.0.1:8000/v1", "http://127.0.0.1:8001/v1"
 ENGINE = {"model_name": "glm", "litellm_params": {"api_base": BASE}}
@@ -43,7 +43,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     stands["litellm.proxy.proxy_server"].llm_router = None
     for name, stand in stands.items():
         monkeypatch.setitem(sys.modules, name, stand)
-    spec = importlib.util.spec_from_file_location("hold_under_test", install.INSIDE / "litellm_hold.py")
+    spec = importlib.util.spec_from_file_location("hold_under_test", envs.INSIDE / "litellm_hold.py")
     assert spec is not None and spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)

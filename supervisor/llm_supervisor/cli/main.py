@@ -306,53 +306,36 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _install(options: argparse.Namespace) -> int:
+    from llm_supervisor.engines.environment import InstallError
     from llm_supervisor.oneshot import install
+    from llm_supervisor.oneshot.progress import Lines
 
-    data = paths.data_dir(os.environ)
     unknown = [engine for engine in options.engine if engine not in ("vllm", "litellm")]
     if unknown:
         return _complain(f"no such engine: {', '.join(unknown)}; there are vllm and litellm")
-
-    def say(line: str) -> None:
-        print(line, flush=True)
-
+    tiny_model = Path(options.tiny_model).absolute() if options.tiny_model else None
     try:
-        wanted = dict.fromkeys(options.engine or ("litellm", "vllm"))
-        made = {engine: install.install(engine, data, say=say) for engine in wanted}
-        if options.tiny_model:
-            vllm = made.get("vllm") or install.install("vllm", data, say=say)
-            install.make_tiny_model(vllm.python, Path(options.tiny_model).absolute(), say=say)
-        if "vllm" in made:
-            _learn_options(str(made["vllm"].python))
-            _try_warm(made["vllm"], options.tiny_model, say)
-    except install.InstallError as error:
+        install.install_all(
+            tuple(dict.fromkeys(options.engine)) or ("litellm", "vllm"),
+            paths.data_dir(os.environ),
+            report=Lines(sys.stdout),
+            tiny_model=tiny_model,
+        )
+    except InstallError as error:
         _complain(str(error))
         return FAILED
     return OK
 
 
-def _try_warm(env: Any, tiny_model: str | None, say: Callable[[str], None]) -> None:
-    """Whether `warm: auto` may fork all of vLLM on this machine."""
-    from llm_supervisor.engines import canary
-    from llm_supervisor.oneshot import install
-
-    model = Path(tiny_model or env.path / "tiny-glm-4.1v").absolute()
-    request = json.dumps(canary.chat("tiny", "what is this?", vision=True, max_tokens=8) | {"temperature": 0}).encode()
-    try:
-        install.warm_test(env, install.make_tiny_model(env.python, model, say=say), request, say=say)
-    except OSError as error:
-        say(f"the warm start could not be tried: {error}")
-
-
 def _learn_options(python: str | None) -> Any:
     """The options of that vLLM, asked of itself if need be: that takes some seconds, once."""
+    from llm_supervisor.engines import environment as envs
     from llm_supervisor.engines import options
-    from llm_supervisor.oneshot import install
 
     data = paths.data_dir(os.environ)
     if python is None:
-        env = install.environment("vllm", data)
-        if not install.is_complete(env):
+        env = envs.environment("vllm", data)
+        if not envs.is_complete(env):
             return None
         python = str(env.python)
     return options.learn(python, data)
@@ -458,8 +441,9 @@ def _config(options: argparse.Namespace) -> int:
 
 def _pull(options: argparse.Namespace) -> int:
     from llm_supervisor.config import ConfigError, load
+    from llm_supervisor.engines import environment as envs
     from llm_supervisor.engines.hub_cache import size_text
-    from llm_supervisor.oneshot import install, pull
+    from llm_supervisor.oneshot import pull
 
     files = paths.find_config(options.config)
     try:
@@ -472,10 +456,10 @@ def _pull(options: argparse.Namespace) -> int:
     except pull.NoSuchName as error:
         return _complain(str(error))
     engine = config.root.engines.vllm if config is not None else None
-    env = install.environment("vllm", paths.data_dir(os.environ))
+    env = envs.environment("vllm", paths.data_dir(os.environ))
     if config is not None and engine is not None:
         python = str(config.executable(engine.python))
-    elif install.is_complete(env):
+    elif envs.is_complete(env):
         python = str(env.python)
     else:
         return _complain(

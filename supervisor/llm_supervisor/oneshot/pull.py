@@ -19,9 +19,10 @@ from typing import Any, Protocol
 
 from llm_supervisor.config import Config, engine_environ, repositories_of
 from llm_supervisor.engines import hub_cache
+from llm_supervisor.engines.environment import INSIDE
 from llm_supervisor.engines.hub_cache import File, Repository, size_text
+from llm_supervisor.host.command import run
 from llm_supervisor.names import nearest
-from llm_supervisor.oneshot import install
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try of what may pass
 TRIES = 2  # downloads of a file that arrives damaged
@@ -266,9 +267,9 @@ class _Hub:
         with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
             json.dump(task, file)
             file.flush()
-            command: list[str | Path] = [self._python, install.INSIDE / "pull.py", file.name]
+            command: list[str | Path] = [self._python, INSIDE / "pull.py", file.name]
             try:
-                status = install.run(command, Path(os.devnull), hear=self._line, environ=environ)
+                status = run(command, Path(os.devnull), hear=self._line, environ=environ)
             except OSError as error:
                 raise PullError(f"{self._python} cannot be run: {error.strerror}") from error
         ended = self._said.get("event") != "error"

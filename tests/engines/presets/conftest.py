@@ -20,7 +20,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from llm_supervisor.engines import canary
-from llm_supervisor.oneshot import install
+from llm_supervisor.engines import environment as envs
 from tests.daemon.harness import Daemon
 from tests.engines.conftest import ROOT, Engines
 from tests.programs import command_line
@@ -111,7 +111,7 @@ def running(name: str, folder: Path, engines: Engines, models: Mapping[str, Mapp
 
 def tiny(engines: Engines, kind: str) -> Path:
     """The tiny model of that kind, made once for as long as its maker stays as it is."""
-    makers = [install.INSIDE / "tiny_glm41v.py", *sorted(MAKER.parent.rglob("*.py"))]
+    makers = [envs.INSIDE / "tiny_glm41v.py", *sorted(MAKER.parent.rglob("*.py"))]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in makers)).hexdigest()[:12]
     folder = ROOT / f".demo/tiny-{kind}-{digest}"
     if not folder.is_dir():

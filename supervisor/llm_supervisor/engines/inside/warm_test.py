@@ -13,10 +13,12 @@ import ctypes
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -27,7 +29,7 @@ FORK_SERVER = Path(__file__).with_name("fork_server.py")
 MODULE = "vllm.entrypoints.openai.api_server"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 COOKIE_ROOM = 192
-IMPORT_PATIENCE, START_PATIENCE = 300.0, 150.0  # seconds
+IMPORT_PATIENCE, START_PATIENCE, LEAVING_PATIENCE = 300.0, 150.0, 10.0  # seconds
 # Of a GPU that may have other work to do
 OPTIONS = ["--max-model-len", "2048", "--enforce-eager", "--dtype", "bfloat16", "--gpu-memory-utilization", "0.05"]
 
@@ -42,7 +44,9 @@ class Slow(Failed):
 
 def environment() -> dict[str, str]:
     """What the engine gets."""
-    more = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONUNBUFFERED": "1"}
+    # what vLLM keeps in temporary folders goes with the trial's own
+    more = {"TMPDIR": tempfile.gettempdir(), "VLLM_RPC_BASE_PATH": tempfile.gettempdir()}
+    more |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **more, "SPT_NOENV": "1"}
 
 
@@ -121,21 +125,47 @@ def trial(server: Server, request: bytes) -> tuple[str, float]:
             raise Failed(f"no answer: {json.dumps(answer)[:300]}")
         return json.dumps(answer["choices"][0]["message"]), took
     finally:
-        kill_everything(server.process.pid)
+        end_everything(pid, server.process.pid)
 
 
-def kill_everything(but: int) -> None:
-    """Every descendant, and what was left to us as the subreaper, but that one."""
+def end_everything(leader: int, but: int) -> None:
+    """End the engine, in order where it lets itself: every descendant, and what was left to us as the subreaper, but
+    the process ``but``. Nothing of it stays in /dev/shm."""
     import psutil
 
     me = psutil.Process()
-    while living := [one for one in me.children(recursive=True) if one.pid != but]:
-        for one in living:
+
+    def living() -> list[psutil.Process]:
+        return [one for one in me.children(recursive=True) if one.pid != but]
+
+    shared = set().union(*(shared_memory(one.pid) for one in living()))
+    try:
+        # A vLLM that is told to leave removes its shared memory within a second; a killed one leaves it for ever.
+        psutil.Process(leader).terminate()
+        psutil.wait_procs(living(), timeout=LEAVING_PATIENCE)
+    except psutil.Error:
+        pass
+    while rest := living():
+        for one in rest:
             try:
                 one.kill()
                 one.wait(10)
             except psutil.Error:
                 continue
+    for process in psutil.process_iter():
+        shared -= shared_memory(process.pid)
+    for name in shared:
+        Path("/dev/shm", name).unlink(missing_ok=True)
+
+
+def shared_memory(pid: int) -> set[str]:
+    """Names in /dev/shm that the process has mapped."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape")
+    except OSError:
+        return set()
+    names = (line.partition(" /dev/shm/")[2] for line in maps.splitlines())
+    return {name for name in names if name and not name.endswith(" (deleted)")}
 
 
 def main() -> None:
@@ -147,6 +177,7 @@ def main() -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # not SIGKILL: engines would be left
     log = fcntl.fcntl(os.open(output, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), fcntl.F_DUPFD_CLOEXEC, 10)
     server = None
+    tempfile.tempdir = tempfile.mkdtemp(prefix="llm-supervisor-trial-")
     try:
         server = Server(model, log)
         results = [trial(server, request) for _ in range(2)]
@@ -158,6 +189,7 @@ def main() -> None:
     finally:
         if server is not None:
             server.close()
+        shutil.rmtree(tempfile.tempdir, ignore_errors=True)
     print(json.dumps(said), flush=True)
 
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.programs import free_port
-from tests.unit.test_footprint import GLM_41V
 
 from llm_supervisor.cli import main
 from llm_supervisor.config import load
+from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines.memory_estimate import GIB
 from llm_supervisor.host import gpu, memory
 from llm_supervisor.host.gpu import Driver, Memory
-from llm_supervisor.oneshot import install
 from llm_supervisor.oneshot.preflight import Finding, Preflight, Verdict, worst
+from tests.programs import free_port
+from tests.unit.test_footprint import GLM_41V
 
 FINE, WARNING, ERROR = Verdict
 
@@ -92,8 +92,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     (model / "config.json").write_text(json.dumps(GLM_41V))
     with open(model / "model.safetensors", "wb") as file:
         file.truncate(18 * GIB)
-    vllm = environment(tmp_path / "v", vllm=install.pins("vllm")["vllm"], nvidia_cuda_runtime="13.0.96")
-    litellm = environment(tmp_path / "l", litellm=install.pins("litellm")["litellm"])
+    vllm = environment(tmp_path / "v", vllm=envs.pins("vllm")["vllm"], nvidia_cuda_runtime="13.0.96")
+    litellm = environment(tmp_path / "l", litellm=envs.pins("litellm")["litellm"])
     config = {
         "gateway": {"port": free_port()},
         "engines": {"vllm": {"python": vllm}, "litellm": {"python": litellm}},
@@ -123,7 +123,7 @@ def test_no_environment(host: Host) -> None:
         assert (found.verdict, found.advice) == (ERROR, f"llm-supervisor install {engine}")
         assert "is not there" in found.detail
         assert host.find("disk", f"installing {engine}").verdict is FINE
-    install.environment("vllm", host.folder / "home").path.mkdir(parents=True)
+    envs.environment("vllm", host.folder / "home").path.mkdir(parents=True)
     assert "is not finished" in host.find("engine", "vllm").detail
 
 
@@ -131,7 +131,7 @@ def test_another_version(host: Host) -> None:
     host.config["engines"]["vllm"]["python"] = environment(host.folder / "old", vllm="0.18.0+cu129")
     found = host.find("engine", "vllm")
     assert (found.verdict, found.detail.split()[0]) == (WARNING, "0.18.0")
-    assert install.pins("vllm")["vllm"] in found.detail
+    assert envs.pins("vllm")["vllm"] in found.detail
     host.config["engines"]["vllm"]["python"] = environment(host.folder / "none")
     found = host.find("engine", "vllm")
     assert found.verdict is WARNING
