@@ -226,7 +226,8 @@ def test_a_unix_socket_whatever_the_length_of_its_path(tmp_path: Path, length: i
         listening.close()
         server.behave = "close"
         await target.close()
-        os.unlink(path)
+        if os.path.exists(path):  # Python 3.13 has removed it with the server
+            os.unlink(path)
         answers.append(await target_of(path))
         return answers
 
