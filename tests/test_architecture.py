@@ -19,12 +19,15 @@ SOURCE = Path(__file__).parents[1] / "supervisor" / PACKAGE
 FLOORS: Mapping[str, int] = {
     "": 0,
     "core": 0,
-    "names": 0,  # a few words that everybody shares
+    # Below everything: words, numbers and places that all floors share
+    "suggest": -2,
+    "units": -1,
+    "redaction": -1,
+    "paths": -1,
     "host": 1,
     "engines": 1,
     "diagnosis": 1,
     "control": 1,
-    "paths": 1,
     "config": 2,
     "control.server": 2,
     "supervision": 2,
@@ -151,7 +154,7 @@ def test_the_core_is_pure(module: str) -> None:
         top = full.partition(".")[0]
         ours = inside(full)
         if ours is not None:
-            assert ours.partition(".")[0] == "core", f"line {line}: {full}"
+            assert ours.partition(".")[0] in ("core", "units"), f"line {line}: {full}"
         else:
             assert top in sys.stdlib_module_names, f"line {line}: {full} is not of the standard library"
             assert top not in IMPURE, f"line {line}: {full}"

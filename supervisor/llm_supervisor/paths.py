@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 NAME = "llm-supervisor"
+SOCKET = "control.sock"  # in the runtime folder
 CONFIGS = ("supervisor.yaml", "/etc/llm-supervisor/supervisor.yaml")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_supervisor import units
 from llm_supervisor.config import not_cached, plan, repositories_of
 from llm_supervisor.config.plan import Pythons
 from llm_supervisor.core.spec import ProgramSpec
@@ -188,12 +189,19 @@ def test_a_download_is_seen_by_its_growth(tmp_path: Path) -> None:
     assert hub_cache.growth([tmp_path, tmp_path / "nothing"]) == 8
 
 
-SIZES = {0: "0 bytes", 999: "999 bytes", 1500: "1.5 kB", 123_456: "123 kB", 20_600_000_000: "20.6 GB", 3e12: "3.0 TB"}
+SIZES = {
+    0: "0 bytes",
+    999: "999 bytes",
+    1536: "1.5 KiB",
+    123 << 10: "123 KiB",
+    20.6 * (1 << 30): "20.6 GiB",
+    3 << 40: "3.0 TiB",
+}
 
 
 @pytest.mark.parametrize(("size", "text"), SIZES.items())
 def test_sizes_for_people(size: float, text: str) -> None:
-    assert hub_cache.size_text(size) == text
+    assert units.size_text(size) == text
 
 
 # What is said ---------------------------------------------------------------------------------------------------------
@@ -228,7 +236,7 @@ def test_a_start_that_would_download_is_told(place: Place) -> None:
     both = f"org/a and org/tok are not in the cache {cache}, so its start downloads them"
     assert said(place, "vllm: {tokenizer: org/tok}")[0][2] == both
     one = cached(cache, WHOLE, listed={name: len(text) for name, text in WHOLE.items()} | {"vocab.txt": 2_000_000})
-    incomplete = f"org/a is incomplete in the cache {cache}, so its start downloads it (2.0 MB)"
+    incomplete = f"org/a is incomplete in the cache {cache}, so its start downloads it (1.9 MiB)"
     assert said(place) == [(6, "models.a.model", incomplete, advice)]
     (one.folder / "snapshots" / COMMIT / "vocab.txt").write_bytes(bytes(2_000_000))
     assert said(place) == []

@@ -21,9 +21,10 @@ from types import FrameType
 import pytest
 import yaml
 
-from llm_supervisor.config import ConfigError, keep, load, plan, restore, secrets, show
+from llm_supervisor.config import ConfigError, keep, load, plan, restore, show
 from llm_supervisor.config.plan import Pythons
 from llm_supervisor.oneshot import presets
+from llm_supervisor.redaction import HIDDEN
 from tests.config.conftest import GOOD, NATIVE, Place
 from tests.config.test_wrong_by_people import MAIN, OPTIONS
 
@@ -236,7 +237,7 @@ def outcome(files: list[Path], folder: Path) -> str:
         assert 0 <= problem.line <= len(lines), problem
     if config is None:
         return "refused"
-    made = plan(config, runtime=folder, pythons=Pythons("p", "p", vllm_cpu=True), master_key=secrets.HIDDEN)
+    made = plan(config, runtime=folder, pythons=Pythons("p", "p", vllm_cpu=True), master_key=HIDDEN)
     for planned in made.programs.values():
         words = [*planned.spec.launch.argv, *(word for pair in planned.spec.launch.env for word in pair)]
         assert all(isinstance(word, str) and "\0" not in word for word in words)

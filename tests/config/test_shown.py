@@ -10,11 +10,12 @@ import jsonschema
 import pytest
 import yaml
 
+from llm_supervisor import redaction
 from llm_supervisor.cli import main
 from llm_supervisor.config import ConfigError, keep, load, restore
-from llm_supervisor.config.secrets import HIDDEN
-from llm_supervisor.config.show import json_schema, redact
+from llm_supervisor.config.show import json_schema, redact_value
 from llm_supervisor.engines import litellm
+from llm_supervisor.redaction import HIDDEN
 from tests.config.conftest import GOOD, Place
 
 ROOT = Path(__file__).parent.parent.parent
@@ -192,8 +193,8 @@ NO_SECRETS = """
 
 
 def test_what_a_secret_is_called() -> None:
-    assert [name for name in NAMED_SECRETS if not litellm.SECRET.fullmatch(name)] == []
-    assert [name for name in NO_SECRETS if litellm.SECRET.fullmatch(name)] == []
+    assert [name for name in NAMED_SECRETS if not redaction.names_secret(name)] == []
+    assert [name for name in NO_SECRETS if redaction.names_secret(name)] == []
 
 
 HIDDEN_VALUES = {
@@ -272,7 +273,7 @@ def test_a_list_keeps_what_litellm_would_not_look_up() -> None:
     clean, variables = litellm.hide(native)
     assert sorted(variables.values()) == ["k", "of-a-mapping"]
     assert (clean["a"]["api_keys"][0], clean["a"]["urls"]) == ("of-a-list", ["http://u:p@h"])
-    assert redact(native["a"], [])["api_keys"] == [HIDDEN, {"key": HIDDEN}]
+    assert redact_value(native["a"], [])["api_keys"] == [HIDDEN, {"key": HIDDEN}]
 
 
 def test_a_wrong_one_is_shown_as_problems(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,7 +282,7 @@ def test_a_wrong_one_is_shown_as_problems(place: Place, capsys: pytest.CaptureFi
 
 
 def test_redaction_goes_everywhere() -> None:
-    assert redact({"a": ["x secret y", 3, None], "b": {"c": "secret"}}, ["secret"]) == {
+    assert redact_value({"a": ["x secret y", 3, None], "b": {"c": "secret"}}, ["secret"]) == {
         "a": [f"x {HIDDEN} y", 3, None],
         "b": {"c": HIDDEN},
     }

@@ -12,7 +12,7 @@ import pytest
 
 from llm_supervisor.control.client import NoDaemon, lines, request
 from llm_supervisor.host import net
-from llm_supervisor.names import SOCKET
+from llm_supervisor.paths import SOCKET
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 

@@ -139,7 +139,7 @@ def _moment(text: str) -> float:
     """Seconds since the epoch."""
     from datetime import datetime
 
-    from llm_supervisor.names import seconds
+    from llm_supervisor.units import seconds
 
     if not text.isdecimal() and (ago := seconds(text)) is not None:
         return time.time() - ago
@@ -271,8 +271,8 @@ def _announce(daemon: Daemon, curl: Any) -> None:
 
 def _init(options: argparse.Namespace) -> int:
     from llm_supervisor.host import gpu, net
-    from llm_supervisor.names import nearest
     from llm_supervisor.oneshot import presets
+    from llm_supervisor.suggest import nearest
 
     known = presets.names()
     if options.preset is None:
@@ -399,7 +399,7 @@ def _check(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> int:
     import yaml
 
-    from llm_supervisor.config import ConfigError, load, plan, secrets, show
+    from llm_supervisor.config import ConfigError, load, plan, show
 
     if options.what == "schema":
         print(json.dumps(show.json_schema(), indent=2))
@@ -415,7 +415,9 @@ def _config(options: argparse.Namespace) -> int:
 
     runtime = paths.runtime_dirs(os.environ)[0]
     pythons = bootstrap.expected_pythons(config, paths.data_dir(os.environ))
-    seen = show.shown(config, plan(config, runtime=runtime, pythons=pythons, master_key=secrets.HIDDEN))
+    from llm_supervisor.redaction import HIDDEN
+
+    seen = show.shown(config, plan(config, runtime=runtime, pythons=pythons, master_key=HIDDEN))
     for problem in config.warnings:
         print(f"warning: {problem}", file=sys.stderr)
     if options.json:
@@ -442,8 +444,8 @@ def _config(options: argparse.Namespace) -> int:
 def _pull(options: argparse.Namespace) -> int:
     from llm_supervisor.config import ConfigError, load
     from llm_supervisor.engines import environment as envs
-    from llm_supervisor.engines.hub_cache import size_text
     from llm_supervisor.oneshot import pull
+    from llm_supervisor.units import size_text
 
     files = paths.find_config(options.config)
     try:
@@ -498,7 +500,7 @@ def _pull(options: argparse.Namespace) -> int:
 def _pulling() -> Iterator[Any]:
     """A bar on a terminal, a line every few seconds elsewhere; on standard error, as what was asked for goes to
     standard output."""
-    from llm_supervisor.engines.hub_cache import size_text
+    from llm_supervisor.units import size_text
 
     if not sys.stderr.isatty():
         yield _PullLines(size_text)
@@ -631,7 +633,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _status_once(options: argparse.Namespace) -> int:
     from llm_supervisor.control.client import NoDaemon
-    from llm_supervisor.names import nearest
+    from llm_supervisor.suggest import nearest
 
     try:
         _, answer = _ask("GET", "/v1/status")
@@ -663,12 +665,14 @@ def _is_fine(program: dict[str, Any]) -> bool:
 
 
 def _print_status(answer: dict[str, Any]) -> None:
+    from llm_supervisor.units import clock_text
+
     programs = answer["programs"]
     width = max((len(program["name"]) for program in programs), default=0) + 2
     for program in programs:
         parts = []
         if program["pid"] is not None:
-            parts.append(f"pid {program['pid']}, uptime {_clock(program['uptime_s'])}")
+            parts.append(f"pid {program['pid']}, uptime {clock_text(program['uptime_s'])}")
         if program["progress"]:
             step = program["progress"]
             parts.append(step["step"] + (f" {step['done']}/{step['total']}" if step["total"] else ""))
@@ -705,13 +709,6 @@ def _disabled(model: dict[str, Any]) -> str:
     return f"{model['name']} is disabled: {model['reason']}; set it, then `llm-supervisor reload`"
 
 
-def _clock(seconds: float | None) -> str:
-    whole = int(seconds or 0)
-    days, whole = divmod(whole, 86400)
-    head = f"{days} days, " if days else ""
-    return f"{head}{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-
-
 def _stop(options: argparse.Namespace) -> int:
     if not options.orphans:
         return _act(options) if options.name else _complain("stop: name a program, or all, or --orphans")
@@ -737,7 +734,7 @@ def _act(options: argparse.Namespace) -> int:
     from urllib.parse import quote
 
     from llm_supervisor.control.client import NoDaemon
-    from llm_supervisor.names import nearest
+    from llm_supervisor.suggest import nearest
 
     try:
         _, answer = _ask("GET", "/v1/status")
@@ -898,8 +895,8 @@ def _gateway_status() -> dict[str, Any] | int:
 
 
 def _env(options: argparse.Namespace) -> int:
-    from llm_supervisor.names import nearest
     from llm_supervisor.oneshot import clients
+    from llm_supervisor.suggest import nearest
 
     status = _gateway_status()
     if isinstance(status, int):
@@ -934,8 +931,8 @@ def _verify(options: argparse.Namespace) -> int:
     import asyncio
 
     from llm_supervisor.config import ConfigError, load
-    from llm_supervisor.names import nearest
     from llm_supervisor.oneshot import verify
+    from llm_supervisor.suggest import nearest
 
     status = _gateway_status()
     if isinstance(status, int):
@@ -1009,7 +1006,7 @@ def _shutdown(options: argparse.Namespace) -> int:
 
 def _events(options: argparse.Namespace) -> int:
     from llm_supervisor.control.client import NoDaemon, lines
-    from llm_supervisor.names import nearest
+    from llm_supervisor.suggest import nearest
 
     try:
         runtime, status = _find()
@@ -1053,7 +1050,7 @@ def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
 def _explain(options: argparse.Namespace) -> int:
     """From the incident's folder: so it works when no daemon lives, too."""
     from llm_supervisor.host import incident, output
-    from llm_supervisor.names import nearest
+    from llm_supervisor.suggest import nearest
 
     folder = paths.incident_dir(os.environ)
     known = {path.name for path in folder.glob("*")} if folder.is_dir() else set()
@@ -1126,7 +1123,7 @@ def _logs(options: argparse.Namespace) -> int:
     """Straight from the files: so the last words can be read when no daemon lives, too."""
     from llm_supervisor.control.client import NoDaemon
     from llm_supervisor.host import output
-    from llm_supervisor.names import nearest
+    from llm_supervisor.suggest import nearest
 
     folder, known = paths.log_dir(os.environ), []
     try:

@@ -10,7 +10,8 @@ from llm_supervisor.config import schema, source
 from llm_supervisor.config.load import Config
 from llm_supervisor.config.source import Problem
 from llm_supervisor.engines import hub_cache, vllm
-from llm_supervisor.engines.hub_cache import Repository, size_text
+from llm_supervisor.engines.hub_cache import Repository
+from llm_supervisor.units import size_text
 
 
 def engine_environ(config: Config, model: schema.Model) -> dict[str, str]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pydantic
 
+from llm_supervisor import redaction
 from llm_supervisor.config import schema
 from llm_supervisor.config.source import Document, Problem, Where, path_words
-from llm_supervisor.engines import litellm, vllm
+from llm_supervisor.engines import vllm
+from llm_supervisor.suggest import near, short
 
 # What others call it
 _ELSEWHERE = {
@@ -77,19 +78,12 @@ def complaint(
     return document.problem(where, f"must be {item['msg'].removeprefix('Input should be ')}{not_this}")
 
 
-def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """``did you mean ...?``, of what is known; empty when nothing is near. Case, ``-`` and ``_`` make no difference."""
-    plain = {re.sub("[-_. ]", "", one.lower()): one for one in known}
-    close = difflib.get_close_matches(re.sub("[-_. ]", "", word.lower())[:100], plain, n=1, cutoff=cutoff)
-    return f"did you mean {plain[close[0]]}?" if close else ""
-
-
 def _either(words: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _shown(where: Where, given: object) -> str:
-    if any(litellm.SECRET.fullmatch(str(part)) for part in where):
+    if any(redaction.names_secret(str(part)) for part in where):
         return "that"
     match given:
         case None:
@@ -100,7 +94,7 @@ def _shown(where: Where, given: object) -> str:
             return "a mapping"
         case list():
             return "a list"
-    return schema.short(given)
+    return short(given)
 
 
 def _is_number(given: object, pattern: str = r"\d{1,18}") -> typing.TypeGuard[str]:

@@ -22,11 +22,13 @@ from typing import Any
 
 import pydantic
 
+from llm_supervisor import redaction
 from llm_supervisor.config import env_file, errors, litellm_include, schema, secrets, source
 from llm_supervisor.config.checks import litellm_file, vllm_options
 from llm_supervisor.config.source import ConfigError, Document, Problem, Where
 from llm_supervisor.engines import hub_cache, litellm, vllm
 from llm_supervisor.engines.options import Options
+from llm_supervisor.suggest import near, short
 
 GATEWAY = "gateway"
 
@@ -124,7 +126,7 @@ def load(
 
 def _hushed(problem: Problem, hidden: Sequence[str]) -> Problem:
     """A value of the wrong kind is shown, but no key that came into the wrong place."""
-    path, message, advice = (secrets.hush(text, hidden) for text in (problem.path, problem.message, problem.advice))
+    path, message, advice = (redaction.redact(text, hidden) for text in (problem.path, problem.message, problem.advice))
     return replace(problem, path=path, message=message, advice=advice)
 
 
@@ -245,7 +247,7 @@ def _verbatim(where: Where, kind: str) -> bool:
         return True
     if len(where) > 2 and where[0] in ("models", "programs", GATEWAY):
         return where[1 if where[0] == GATEWAY else 2] in ("env", "command") or (
-            where[2] == "vllm" and litellm.SECRET.fullmatch(str(where[-1])) is not None
+            where[2] == "vllm" and redaction.names_secret(str(where[-1]))
         )
     return False
 
@@ -387,7 +389,7 @@ def _check_gateway(root: schema.Root, path: Path, document: Document, reading: _
         try:
             ipaddress.ip_address(gateway.host)
         except ValueError:
-            message = f"{schema.short(gateway.host)} is no name and no address of this machine"
+            message = f"{short(gateway.host)} is no name and no address of this machine"
             reading.add(document.problem((GATEWAY, "host"), message, _meant_host(gateway.host)))
     for name, advice in _NOT_OF_THE_GATEWAY.items():
         if name in gateway.env:
@@ -551,7 +553,7 @@ def _check_argv(alias: str, model: schema.Model, document: Document, reading: _R
                 said = said[part]
             if isinstance(said, str) and said.startswith(("/", "~/", "./")):
                 continue  # where it is
-            certain = _CERTAIN.fullmatch(called) or litellm.has_password(str(said))
+            certain = _CERTAIN.fullmatch(called) or redaction.has_password(str(said))
             if certain or _PERHAPS.fullmatch(called):
                 advice = "write env: {HF_TOKEN: ...}" if name == "hf-token" else "give it by env, or in a file"
                 place: Where = ("models", alias, "vllm", *where)
@@ -693,7 +695,7 @@ def _beside(file: str) -> str:
         there = [one for one in os.listdir(os.path.dirname(file)) if one != os.path.basename(file)]
     except (OSError, ValueError):
         return ""
-    return errors.near(os.path.basename(file), there)
+    return near(os.path.basename(file), there)
 
 
 def _check_programs(
@@ -718,7 +720,7 @@ def _check_programs(
             if not _is_host(host) or not port.isdecimal() or not 0 < int(port) < 65536:
                 bare = re.fullmatch(r"(?:\w+://|\s*)(?:([\w.-]*):)?([1-9]\d{0,4})[\s/]*", program.ready.tcp)
                 advice = f'write "{bare[1] or "127.0.0.1"}:{bare[2]}"' if bare and int(bare[2]) < 65536 else ""
-                message = f"{schema.short(program.ready.tcp)} is no host:port"
+                message = f"{short(program.ready.tcp)} is no host:port"
                 reading.add(document.problem((*here, "ready", "tcp"), message, advice))
         if program.ready.http is not None and split_url(program.ready.http) is None:
             advice = "write http://127.0.0.1:8080/health, for one"
@@ -809,7 +811,7 @@ def _check_aliases(root: schema.Root, native: Document, document: Document, read
         return
     for alias, of in litellm.aliases(data).items():
         if of not in groups:
-            advice = errors.near(of, groups) or f"there are: {', '.join(groups) or 'none'}"
+            advice = near(of, groups) or f"there are: {', '.join(groups) or 'none'}"
             reading.add(native.problem((*_ALIASES, alias), f"{of} is no group", advice, warning=True))
     # by the id of a deployment, too
     infos = [entry.get("model_info") for entry in entries if isinstance(entry, dict)]
@@ -820,7 +822,7 @@ def _check_aliases(root: schema.Root, native: Document, document: Document, read
     others += [one.get("group_name") for one in routing if isinstance(one, dict)] if isinstance(routing, list) else []
     for where, of in litellm_file.fallbacks(data):
         if of not in (*groups, *others, *ids):
-            advice = errors.near(of, [*groups, *map(str, others)]) or f"there are: {', '.join(groups) or 'none'}"
+            advice = near(of, [*groups, *map(str, others)]) or f"there are: {', '.join(groups) or 'none'}"
             reading.add(native.problem(where, f"{of} is no group", advice, warning=True))
 
 

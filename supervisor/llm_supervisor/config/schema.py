@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 import signal
@@ -13,39 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
-from llm_supervisor.names import seconds
-
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])i?)?b?\s*", re.IGNORECASE)
-
-
-def duration(value: object) -> float:
-    """Seconds from a number or ``500ms``, ``30s``, ``5m``, ``1h``, ``1d``."""
-    found: float | None = None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        found = float(value) if abs(value) < 1e18 else None
-    elif isinstance(value, str):
-        found = seconds(value)
-    if found is not None and 0 <= found < math.inf:
-        return found
-    raise ValueError(f"{short(value)} is no duration; write seconds, or 30s, 5m, 1h")
-
-
-def size(value: object) -> int:
-    """Bytes from a number or ``512K``, ``50MB``, ``1GiB`` (powers of 1024)."""
-    found_bytes = 0.0
-    if isinstance(value, int) and not isinstance(value, bool):
-        found_bytes = value
-    elif isinstance(value, str) and (found := _SIZE.fullmatch(value)):
-        found_bytes = float(found[1]) * (1024 ** ("kmgt".index(found[2].lower()) + 1) if found[2] else 1)
-    if 1 <= found_bytes < 1 << 62:
-        return int(found_bytes)
-    raise ValueError(f"{short(value)} is no size; write bytes, or 512K, 50MB, 1GB")
-
-
-def short(value: object) -> str:
-    """A value as it is shown in a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+from llm_supervisor.suggest import short
+from llm_supervisor.units import duration, size
 
 
 def _most_memory(value: int) -> int:

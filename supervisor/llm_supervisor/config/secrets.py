@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llm_supervisor import redaction
 from llm_supervisor.config.source import Where
-from llm_supervisor.engines import litellm, vllm
+from llm_supervisor.engines import vllm
 
-HIDDEN = "********"
 _LEAST = 6  # characters: shorter values are words, and found everywhere
-# Keys that say themselves that they are one, wherever they stand: the last resort, for a key in the wrong place
-_KEY = re.compile(
-    r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|vk|gsk|xai|hf|ghp|gho|github_pat|glpat|nvapi|pplx|xoxb)[-_]|AIza|AKIA)[A-Za-z0-9_-]{12,}"
-)
 
 
 # Of an env file, where keys are kept: names of what is none, besides numbers and addresses
@@ -37,7 +33,7 @@ def of(*blocks: Any, environ: Mapping[str, str], env_file: Mapping[str, str] | N
     file that are not plainly none; the longest first, as one may be a part of another."""
     found = {value for name, value in environ.items() if _named(name, value)}
     for block in blocks:
-        found |= {text for _, text in litellm.secrets_in(block)}
+        found |= {text for _, text in redaction.secrets_in(block)}
     names = {name for block in blocks for name in _names(block)}
     for name, value in (env_file or {}).items():
         if _named(name, value) or not (_plain(name, value) or value in names):
@@ -61,7 +57,7 @@ def _names(block: Any) -> Iterator[str]:
 
 
 def _named(name: str, value: str) -> bool:
-    return litellm.SECRET.fullmatch(name) is not None or litellm.has_password(value)
+    return redaction.names_secret(name) or redaction.has_password(value)
 
 
 def _plain(name: str, value: str) -> bool:
@@ -71,15 +67,8 @@ def _plain(name: str, value: str) -> bool:
     return bool(known or _NUMBER.fullmatch(value) or _ADDRESS.fullmatch(value))
 
 
-def hush(text: str, secrets: Iterable[str]) -> str:
-    """The text without them."""
-    for secret in secrets:
-        text = text.replace(secret, HIDDEN)
-    return _KEY.sub(HIDDEN, text)
-
-
 def places(value: Any) -> Iterator[Where]:
     """Where in a block there are secrets as such, not references to where they are."""
-    for where, text in litellm.secrets_in(value):
+    for where, text in redaction.secrets_in(value):
         if not text.startswith(("${", "os.environ")):
             yield where

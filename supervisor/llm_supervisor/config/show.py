@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from llm_supervisor import redaction
 from llm_supervisor.config import schema, secrets
 from llm_supervisor.config.load import Config
 from llm_supervisor.config.plan import Plan
-from llm_supervisor.config.secrets import HIDDEN
-from llm_supervisor.engines import litellm
+from llm_supervisor.redaction import HIDDEN
 
 
 def secrets_of(config: Config) -> list[str]:
@@ -19,23 +19,23 @@ def secrets_of(config: Config) -> list[str]:
     return secrets.of(said, config.native, key, environ=config.environ, env_file=config.env_values)
 
 
-def redact(value: Any, hidden: Iterable[str]) -> Any:
+def redact_value(value: Any, hidden: Iterable[str]) -> Any:
     """The same without these texts, wherever they are, and without what has the name of a secret."""
     if isinstance(value, Mapping):
-        return {redact(key, hidden): _hidden(str(key), item, hidden) for key, item in value.items()}
+        return {redact_value(key, hidden): _hidden(str(key), item, hidden) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redact(item, hidden) for item in value]
+        return [redact_value(item, hidden) for item in value]
     if isinstance(value, str):
-        return secrets.hush(value, hidden)
+        return redaction.redact(value, hidden)
     return value
 
 
 def _hidden(name: str, value: Any, hidden: Iterable[str]) -> Any:
-    if isinstance(value, (list, tuple)) and litellm.SECRET.fullmatch(name):
+    if isinstance(value, (list, tuple)) and redaction.names_secret(name):
         return [_hidden(name, item, hidden) for item in value]
     told = isinstance(value, str) and (not value or value == "none" or value.startswith(("os.environ/", "${")))
     plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-    return HIDDEN if plain and not told and litellm.SECRET.fullmatch(name) else redact(value, hidden)
+    return HIDDEN if plain and not told and redaction.names_secret(name) else redact_value(value, hidden)
 
 
 def shown(config: Config, plan: Plan) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def shown(config: Config, plan: Plan) -> dict[str, Any]:
         "argv": {name: list(planned.spec.launch.argv) for name, planned in plan.programs.items()},
         "litellm_config": plan.litellm_config,
     }
-    redacted: dict[str, Any] = redact(whole, hidden)
+    redacted: dict[str, Any] = redact_value(whole, hidden)
     return redacted
 
 

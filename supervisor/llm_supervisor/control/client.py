@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llm_supervisor.names import SOCKET
+from llm_supervisor.paths import SOCKET
 
 
 class NoDaemon(Exception):

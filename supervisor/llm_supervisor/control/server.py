@@ -28,7 +28,7 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import State
-from llm_supervisor.names import nearest
+from llm_supervisor.suggest import nearest
 
 REQUESTS: Mapping[str, type] = {
     "start": ev.StartRequested,

@@ -16,6 +16,7 @@ from typing import Literal
 from llm_supervisor.diagnosis.pattern import NONE, Component, Diagnosis, Pattern, Rank, filled
 from llm_supervisor.diagnosis.tables import gpu, litellm, memory, models, process, vllm
 from llm_supervisor.diagnosis.tracebacks import Fault, Line, Raised, faults_of, lines_of, text_of
+from llm_supervisor.redaction import redact_log
 
 EVIDENCE, EVIDENCE_WIDTH = 6, 400
 UNKNOWN_ADVICE = (
@@ -30,11 +31,6 @@ _NOISE_HEADS = (
     "Task exception was never retrieved",
     "--- Logging error ---",
     "Task was destroyed",
-)
-_SECRETS = (
-    (re.compile(r"\b(sk-[\w\-]{16,200}|hf_[A-Za-z0-9]{20,200}|Bearer [\w\-.]{8,400})"), "***"),
-    (re.compile(r"://[^/\s:@]{1,100}:[^/\s@]{1,200}@"), "://***@"),
-    (re.compile(r"((?:api[_-]?key|token|password|secret)['\"]?\s?[:=]\s?\[?['\"]?)[^\s'\",\]]{4,200}", re.I), r"\1***"),
 )
 
 
@@ -222,7 +218,7 @@ class _Look:
         if "validation error" in words and len(last.lines) > 1:
             words = f"{words}: {last.lines[1].text.strip()}"
         evidence = self._shown([last.lines[0], *context, *(raised.lines[0] for raised in fault.chain[:-1])])
-        return Diagnosis(kind, permanent, False, _clean(words), advice or UNKNOWN_ADVICE, evidence)
+        return Diagnosis(kind, permanent, False, redact_log(words), advice or UNKNOWN_ADVICE, evidence)
 
     def _of_lines(self, *, complaints: bool) -> Iterator[tuple[Pattern, Line, re.Match[str]]]:
         for pattern in self.rows:
@@ -257,7 +253,12 @@ class _Look:
             summary = next(iter(filled(pattern.summary, values)), pattern.kind.replace("_", " "))
             advice = " ".join(filled(pattern.advice, values))
             return Diagnosis(
-                pattern.kind, pattern.permanent, pattern.busy, _clean(summary), _clean(advice), self._shown(evidence)
+                pattern.kind,
+                pattern.permanent,
+                pattern.busy,
+                redact_log(summary),
+                redact_log(advice),
+                self._shown(evidence),
             )
 
         return Found(pattern.rank, line, finish)
@@ -268,10 +269,4 @@ class _Look:
         return self._shown(said[-EVIDENCE:])
 
     def _shown(self, lines: list[Line]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(_clean(line.raw.rstrip())[:EVIDENCE_WIDTH] for line in lines))[:EVIDENCE]
-
-
-def _clean(words: str) -> str:
-    for pattern, instead in _SECRETS:
-        words = pattern.sub(instead, words)
-    return words
+        return tuple(dict.fromkeys(redact_log(line.raw.rstrip())[:EVIDENCE_WIDTH] for line in lines))[:EVIDENCE]

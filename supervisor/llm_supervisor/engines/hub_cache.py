@@ -378,15 +378,6 @@ def growth(folders: Iterable[Path | str]) -> int:
     return total
 
 
-def size_text(size: float) -> str:
-    """Bytes for people: ``18.2 GB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
 def files_of(said: Iterable[Mapping[str, Any]]) -> list[File]:
     """The files that ``inside/pull.py`` tells of."""
     return [File(str(one["path"]), int(one["size"]), one.get("sha256"), one.get("oid")) for one in said]

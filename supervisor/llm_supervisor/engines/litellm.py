@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llm_supervisor.core.health import Answer, Probe
+from llm_supervisor.redaction import REFERENCE, names_secret, secrets_in
 
 MASTER_KEY = "LITELLM_MASTER_KEY"
 # LiteLLM itself refuses to start with these (exit 3); we say so before anything is spawned
 WEAK_KEYS = frozenset({"", "sk-1234"})
-_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,61 +133,13 @@ def lacks_version(params: Mapping[str, Any], environ: Mapping[str, str]) -> bool
 
     def value(name: str) -> str:
         said = params.get(name)
-        found = _REFERENCE.fullmatch(said.strip()) if isinstance(said, str) else None
+        found = REFERENCE.fullmatch(said.strip()) if isinstance(said, str) else None
         return str((environ.get(found[1]) if found else said) or "")
 
     provider = value("custom_llm_provider") or value("model").partition("/")[0]
     base = value("api_base") or value("base_url")
     path = re.sub(r"^\w+://[^/]*", "", base)
     return provider in _OPENAI_LIKE and bool(base) and not re.search(r"/v\d", path)
-
-
-# What a value is called that is a secret: words that are nothing else wherever they end a name, and words that must
-# stand by themselves in it (bypass and oauth do not, dbPass does)
-SECRET = re.compile(
-    r"""
-    (?! (?-i:(?:OLD)?PWD)$                  # the shell's: a folder
-      | (?:.*[_-])?custom_auth$             # a function of LiteLLM's
-      | (?:.*[_-])?per(?:[_-]\w+)?[_-]token$  # a price
-      | (?:.*[_-])?(?:bos|eos|pad|unk|sep|cls|mask|start|end|special)[_-]token$  # a tokenizer's
-      | (?:.*[_-])?(?:image|video|audio|max|min)[_-]token$
-    )
-    (?: .*(?: passwords? | passwd | passphrase | pwd | secrets? | credentials? | authorization | database_ur[li]
-            | webhooks?(?:[_-]?ur[li])? | api[_-]?keys | auth[_-]?value
-            | (?:api|access|auth|account|client|license|master|private|secret|session|shared|sign|signing|ssh)
-              (?:key|token) )
-      | (?: .*(?: [_-] | (?-i:[a-z0-9](?=[A-Z])) ) )? (?: key | token | auth | pass | dsn | cookie ) )
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-_WITH_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")  # of a URL
-# What such a place holds that is none
-_NO_SECRET = frozenset({"", "none", "null", "empty", "dummy", "fake", "not-needed"})
-
-
-def has_password(value: str) -> bool:
-    """Whether it is, or holds, a URL with one."""
-    return _WITH_PASSWORD.search(value) is not None
-
-
-def secrets_in(
-    value: Any, where: tuple[str | int, ...] = (), name: str = ""
-) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every secret as such that a block holds, not references to where they are, each with its place. ``name`` is what
-    the value is called: a list is what each of its items is, and so is what webhooks are sorted by."""
-    if isinstance(value, Mapping):
-        hooks = "webhook" in name.lower() and SECRET.fullmatch(name)
-        for key, item in value.items():
-            if key != "model_group_alias":  # names on both sides
-                yield from secrets_in(item, (*where, key), name if hooks else str(key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from secrets_in(item, (*where, index), name)
-    elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        text, called = str(value), SECRET.fullmatch(name) is not None
-        secret = called or (isinstance(value, str) and has_password(text))
-        if secret and not _REFERENCE.fullmatch(text.strip()) and text.strip().lower() not in _NO_SECRET:
-            yield where, text
 
 
 def hide(native: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -269,7 +221,7 @@ def behind(
     found: dict[str, list[str | None]] = {}
     for entry in config.get("model_list") or []:
         base = _mapping(entry.get("litellm_params")).get("api_base") or ""
-        reference = _REFERENCE.fullmatch(str(base).strip())
+        reference = REFERENCE.fullmatch(str(base).strip())
         said = environ.get(reference[1], "") if reference else str(base)
         ours = engines_at.get(re.sub(r"//(localhost|\[::1\])(?=:)", "//127.0.0.1", said.rstrip("/")))
         found.setdefault(str(entry.get("model_name")), []).append(ours)
@@ -288,7 +240,7 @@ def carries(key: str) -> bool:
 def references(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Every ``os.environ/NAME`` in a configuration, with its place."""
     if isinstance(value, str):
-        if found := _REFERENCE.fullmatch(value.strip()):
+        if found := REFERENCE.fullmatch(value.strip()):
             yield path, found[1]
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -312,7 +264,7 @@ def redis_address(config: Mapping[str, Any], environ: Mapping[str, str]) -> tupl
         return None
     values = {}
     for name, value in said.items():
-        found = _REFERENCE.fullmatch(value.strip()) if isinstance(value, str) else None
+        found = REFERENCE.fullmatch(value.strip()) if isinstance(value, str) else None
         values[name] = environ.get(found[1]) if found else value
         values[name] = values[name] or environ.get(f"REDIS_{name.upper()}")
     try:
@@ -368,7 +320,7 @@ def late(config: Mapping[str, Any], keys: Collection[str]) -> frozenset[str]:
     """The variables that LiteLLM reads when it starts or is asked, and not while it is imported: where the
     configuration is, what that refers to, and keys. So another key is no reason to import everything again."""
     referred = {name for _, name in references(config) if not name.startswith("LITELLM_")}
-    secret = {name for name in keys if name.startswith("LLM_SUPERVISOR_") or SECRET.fullmatch(name)}
+    secret = {name for name in keys if name.startswith("LLM_SUPERVISOR_") or names_secret(name)}
     return frozenset({"CONFIG_FILE_PATH", MASTER_KEY, *referred, *secret})
 
 

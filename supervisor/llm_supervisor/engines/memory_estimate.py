@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GIB = 1024**3
+from llm_supervisor.units import GIB
+
 UTILIZATION = 0.92  # vLLM's default of gpu-memory-utilization
 _BATCHED = 8192  # tokens of one step while vLLM measures itself; its default on a server's GPU
 _SEQUENCES = 256  # of which it samples at once

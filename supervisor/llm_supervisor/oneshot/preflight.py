@@ -20,10 +20,11 @@ from llm_supervisor.config import Config, ConfigError, repositories_of, schema
 from llm_supervisor.daemon import bootstrap
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import hub_cache, memory_estimate, vllm
-from llm_supervisor.engines.memory_estimate import GIB, Footprint
+from llm_supervisor.engines.memory_estimate import Footprint
 from llm_supervisor.host import gpu, memory
 from llm_supervisor.host.process import find
 from llm_supervisor.supervision import state_file
+from llm_supervisor.units import GIB, size_text
 
 ENGINE_RSS = 3 * GIB  # of the host's memory for a vLLM, its weights aside (seen: 3.1 with a tiny model)
 REPLICA_RSS = int(0.4 * GIB)
@@ -144,7 +145,7 @@ class Preflight:
                         yield self._room(one.cache, size + SPARE, f"downloading {one.id}")
             elif folder is not None:
                 size = memory_estimate.weights(folder)
-                detail = f"{folder}, " + (f"{_size(size)} of weights" if size else "no weights in it")
+                detail = f"{folder}, " + (f"{size_text(size)} of weights" if size else "no weights in it")
                 if size is None and vllm.by_name(model.vllm).get("load-format") != "dummy":
                     yield Finding("model", alias, Verdict.WARNING, detail, "is the download complete?")
                 else:
@@ -211,19 +212,21 @@ class Preflight:
             others = [(pid, used) for pid, used in there.holders if pid not in self._ours]
             free = there.total - there.used + sum(used for pid, used in there.holders if pid in self._ours)
             budget = int(share * there.total)
-            place = f"GPU {index} ({names[index]}): {_size(budget)} are its own ({share:g} of {_size(there.total)})"
+            place = (
+                f"GPU {index} ({names[index]}): {size_text(budget)} are its own ({share:g} of {size_text(there.total)})"
+            )
             parts = {"budget": budget, "free": free, **_parts(need)}
             if free < budget:
-                who = ", ".join(f"pid {pid} ({_size(used)})" for pid, used in others) or "nobody that NVML names"
-                detail = f"{place}, {_size(free)} are free; in use by {who}"
+                who = ", ".join(f"pid {pid} ({size_text(used)})" for pid, used in others) or "nobody that NVML names"
+                detail = f"{place}, {size_text(free)} are free; in use by {who}"
                 advice = "end what uses it, or lower gpu-memory-utilization: vLLM refuses to start with less"
                 yield Finding("gpu", alias, Verdict.ERROR, detail, advice, parts)
             elif need is None:
-                detail = f"{place}, {_size(free)} are free; what the model needs cannot be told from here"
+                detail = f"{place}, {size_text(free)} are free; what the model needs cannot be told from here"
                 yield Finding("gpu", alias, Verdict.FINE, detail, parts=parts)
             else:
                 verdict, advice = _judge(need, budget)
-                detail = f"{place}, {_size(free)} are free; it needs {_told(need)}"
+                detail = f"{place}, {size_text(free)} are free; it needs {_told(need)}"
                 yield Finding("gpu", alias, verdict, detail, advice, parts)
 
     def _host_memory(self) -> Iterator[Finding]:
@@ -242,13 +245,15 @@ class Preflight:
                 if need is not None:
                     parts[f"{alias}: weights"] = need.weights
                     if need.kv_cache > cache:
-                        detail = f"the KV cache of a request of {need.max_len:,} tokens needs {_size(need.kv_cache)}"
+                        detail = (
+                            f"the KV cache of a request of {need.max_len:,} tokens needs {size_text(need.kv_cache)}"
+                        )
                         detail += f", VLLM_CPU_KVCACHE_SPACE gives {space} GiB"
                         advice = f"max-model-len: {_longest(need, cache)} fits"
                         yield Finding("memory", alias, Verdict.WARNING, detail, advice, _parts(need))
                 parts[f"{alias}: kv_cache"] = cache
         needed, free = sum(parts.values()), memory.available()
-        detail = f"about {_size(needed)} are needed ({_listed(parts)}), {_size(free)} are free"
+        detail = f"about {size_text(needed)} are needed ({_listed(parts)}), {size_text(free)} are free"
         if needed > free:
             yield Finding("memory", "host", Verdict.WARNING, detail, "an estimate; the OOM killer does not ask", parts)
         else:
@@ -310,9 +315,9 @@ class Preflight:
     def _room(self, folder: Path, needed: int, subject: str) -> Finding:
         usage = os.statvfs(hub_cache.existing(folder))
         free = usage.f_bavail * usage.f_frsize
-        detail = f"{folder}: {_size(free)} are free"
+        detail = f"{folder}: {size_text(free)} are free"
         if needed > SPARE or free < needed:
-            detail += f", up to {_size(needed)} are needed"
+            detail += f", up to {size_text(needed)} are needed"
         if free < needed:
             return Finding("disk", subject, Verdict.WARNING, detail, "make room, or choose a folder on a larger disk")
         return _fine("disk", subject, detail)
@@ -329,7 +334,7 @@ class Preflight:
             yield Finding("shm", str(self._shm), Verdict.ERROR, f"cannot be used: {error.strerror}", "mount a tmpfs")
             return
         free = usage.f_bavail * usage.f_frsize
-        detail = f"{_size(free)} are free, the engines may use {_size(needed)}"
+        detail = f"{size_text(free)} are free, the engines may use {size_text(needed)}"
         if free < needed:
             advice = "docker run --shm-size=8g, or mount -o remount,size=8g /dev/shm"
             yield Finding("shm", str(self._shm), Verdict.WARNING, detail, advice)
@@ -410,19 +415,14 @@ def _parts(need: Footprint | None) -> dict[str, int]:
 
 def _told(need: Footprint) -> str:
     return (
-        f"about {_size(need.total)}: weights {_size(need.weights)}, KV cache for {need.max_len:,} tokens "
-        f"{_size(need.kv_cache)}, activations {_size(need.activations)}, context and graphs {_size(need.context)}"
+        f"about {size_text(need.total)}: weights {size_text(need.weights)}, KV cache for {need.max_len:,} tokens "
+        f"{size_text(need.kv_cache)}, activations {size_text(need.activations)}, "
+        f"context and graphs {size_text(need.context)}"
     )
 
 
 def _listed(parts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
-
-
-def _size(size: int) -> str:
-    if size < GIB // 10:
-        return f"{size / 1024**2:.1f} MiB"
-    return f"{size / GIB:.1f} GiB"
+    return ", ".join(f"{name} {size_text(size)}" for name, size in parts.items() if size)
 
 
 def _unwritable(folder: Path) -> str | None:

@@ -20,9 +20,10 @@ from typing import Any, Protocol
 from llm_supervisor.config import Config, engine_environ, repositories_of
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.environment import INSIDE
-from llm_supervisor.engines.hub_cache import File, Repository, size_text
+from llm_supervisor.engines.hub_cache import File, Repository
 from llm_supervisor.host.command import run
-from llm_supervisor.names import nearest
+from llm_supervisor.suggest import nearest
+from llm_supervisor.units import size_text
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try of what may pass
 TRIES = 2  # downloads of a file that arrives damaged

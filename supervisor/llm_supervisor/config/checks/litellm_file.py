@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from llm_supervisor.config import errors
 from llm_supervisor.config.source import Document, Problem, Where, path_words
+from llm_supervisor.suggest import near
 
 # The words that people write most; a word near one of them is that one, mistyped
 _TOP = "include model_list litellm_settings general_settings router_settings environment_variables guardrails".split()
@@ -144,7 +144,7 @@ def _mistyped(
         if key in known or "_cost" in str(key):  # of prices there are too many kinds
             continue
         swapped = next((f"did you mean {name}?" for name in rest if sorted(name) == sorted(str(key))), "")
-        if close := errors.near(str(key), rest, 0.8) or swapped:
+        if close := near(str(key), rest, 0.8) or swapped:
             message = "LiteLLM knows no such key, and does not say so"
             yield document.problem((*where, key), message, close, warning=True)
 
@@ -181,7 +181,7 @@ def _address(native: Document, where: Where, params: Mapping[str, Any]) -> Itera
     if provider == "vllm" and base:
         message = "vllm/ is a model in LiteLLM's own process, not a server"
         yield native.problem(here, message, "write hosted_vllm/ in its place", warning=True)
-    elif slash and provider not in _PROVIDERS and (close := errors.near(provider, _PROVIDERS, 0.8)):
+    elif slash and provider not in _PROVIDERS and (close := near(provider, _PROVIDERS, 0.8)):
         message = f"LiteLLM leaves a model of an unknown provider out: {provider}"
         yield native.problem(here, message, close, warning=True)
     if not isinstance(base, str) or provider not in _OWN_SERVERS or base.startswith("os.environ/") or "${" in base:

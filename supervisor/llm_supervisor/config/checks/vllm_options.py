@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from llm_supervisor.config import errors, schema
+from llm_supervisor.config import schema
 from llm_supervisor.config.source import Document, Problem, Where
 from llm_supervisor.engines import litellm, vllm
 from llm_supervisor.engines.options import Option, Options
+from llm_supervisor.suggest import near, short
 
 NO_KEY = "must be printable ASCII: no HTTP header can carry anything else"
 
@@ -69,7 +70,7 @@ def _limits(document: Document, here: Where, name: str, value: object) -> Iterat
         return  # none, or a key of a limit, or text that vLLM reads
     new = {modality: value} if modality else vllm.limits(value)
     if isinstance(value, str) and isinstance(new, dict):
-        message = f"{schema.short(value)} is the old form, which vLLM no longer reads: it is given a mapping"
+        message = f"{short(value)} is the old form, which vLLM no longer reads: it is given a mapping"
         yield document.problem(here, message, _as_limits(value), warning=True)
     elif isinstance(value, str):
         if not _reads(json.loads, value):
@@ -77,7 +78,7 @@ def _limits(document: Document, here: Where, name: str, value: object) -> Iterat
             return
         new = json.loads(value)
     if not isinstance(new, dict):
-        shown = "a list" if isinstance(value, list) else schema.short(value)
+        shown = "a list" if isinstance(value, list) else short(value)
         yield document.problem(here, f"must be a mapping, not {shown}", _as_limits(value))
         return
     if any(_PAIR.fullmatch(str(key)) for key in new):
@@ -91,14 +92,14 @@ def _limits(document: Document, here: Where, name: str, value: object) -> Iterat
 def _limit(document: Document, place: Where, modality: str, limit: object) -> Iterator[Problem]:
     count = limit.get("count", 0) if isinstance(limit, dict) else limit
     if isinstance(count, bool) or not isinstance(count, int):
-        shown = "nothing" if count is None else schema.short(count)
+        shown = "nothing" if count is None else short(count)
         quoted = isinstance(count, str) and count.isdecimal()
         advice = f"write {count}, without quotes" if quoted else f"write {modality}: 1, for one"
         yield document.problem(place, f"must be a whole number, not {shown}", advice)
     elif count < 0:
         yield document.problem(place, f"must be at least 0, not {count}")
     elif modality not in _MODALITIES:
-        close = errors.near(modality, _MODALITIES)
+        close = near(modality, _MODALITIES)
         message = f"is no {', '.join(_MODALITIES[:-1])} or {_MODALITIES[-1]}, which vLLM's models have"
         yield document.problem(place, message, close, warning=not close)  # a plugin's model may have others
 
@@ -165,7 +166,7 @@ def _meant_option(name: str, value: object, there: Options) -> str:
         return f"write runner: {vllm.TASKS[str(value)]}"
     if level := re.fullmatch(r"O(\d)", name):
         return f"write optimization-level: {level[1]}"
-    return errors.near(name, there) or "see `vllm serve --help`"
+    return near(name, there) or "see `vllm serve --help`"
 
 
 # Kinds of which there may be keys; the last is one that is not known
@@ -214,19 +215,19 @@ def _no_value(name: str, option: Option, value: Any) -> tuple[str, str] | None:
         said = re.sub("-", "_", text.lower()) if option.kind == "word" else str(value)
         if said in option.choices:
             return None
-        close = errors.near(str(value), option.choices)
-        return f"must be one of {', '.join(option.choices)}, not {schema.short(value)}", close
+        close = near(str(value), option.choices)
+        return f"must be one of {', '.join(option.choices)}, not {short(value)}", close
     match option.kind:
         case "int" if not _reads(int, text):
-            return f"must be a whole number, not {schema.short(value)}", ""
+            return f"must be a whole number, not {short(value)}", ""
         case "float" if not _reads(float, text):
-            return f"must be a number, not {schema.short(value)}", ""
+            return f"must be a number, not {short(value)}", ""
         case "count" | "count or auto" if not _SHORT.fullmatch(text) and not _reads(int, text):
             if option.kind != "count" and text.lower() == "auto":
                 return None
             broken = re.fullmatch(r"\d+\.\d+[KMGT]", text)
             advice = f"K, M and G are powers of 1024, of whole numbers: write {text.lower()}" if broken else ""
-            return f"must be a whole number, or one like 25k (25000) or 25K (25600), not {schema.short(value)}", advice
+            return f"must be a whole number, or one like 25k (25000) or 25K (25600), not {short(value)}", advice
         case "json" if isinstance(value, str) and not _reads(json.loads, text):
             return "is text that is no JSON", "write a mapping"
         case "object" if not isinstance(value, dict):
@@ -246,7 +247,7 @@ def _no_object(name: str, value: object) -> tuple[str, str] | None:
     text = str(value).strip() if isinstance(value, str) else ""
     if text.startswith("{") and text.endswith("}"):
         return None  # numbers like 25k may be in it, which vLLM takes there
-    shown = "a list" if isinstance(value, list) else schema.short(value)
+    shown = "a list" if isinstance(value, list) else short(value)
     level = name == "compilation-config" and isinstance(value, int)
     return f"must be a mapping, not {shown}", f"write {{mode: {value}}}" if level else _LINES
 
