@@ -10,11 +10,11 @@ from functools import partial
 
 import pytest
 
-from llm_supervisor.core.health import Answer, Probe
+from llm_supervisor.core.health import Answer, ProbeResult
 from llm_supervisor.core.probe import Step
 from llm_supervisor.engines import litellm, vllm
 
-Judge = Callable[[int, bytes], Probe]
+Judge = Callable[[int, bytes], ProbeResult]
 JUDGES: dict[str, Judge] = {
     "health": vllm.judge_health,
     "models": partial(vllm.judge_models, served_name="glm"),
@@ -109,7 +109,7 @@ def test_any_status_with_any_body(name: str) -> None:
             body = bytearray(models("glm") if dice.random() < 0.5 else groups(glm=True))
             for _ in range(dice.randint(0, 4)):
                 body[dice.randrange(len(body))] = dice.randrange(256)
-            assert isinstance(JUDGES[name](status, bytes(body)), Probe)
+            assert isinstance(JUDGES[name](status, bytes(body)), ProbeResult)
 
 
 # vLLM's counters --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import yaml
 
 from llm_supervisor.config import Plan, plan
 from llm_supervisor.config.plan import Pythons, around_proxies, key_variable
-from llm_supervisor.core.probe import Asking
+from llm_supervisor.core.probe import ProbePlan
 from llm_supervisor.core.spec import Kind
 from llm_supervisor.engines import litellm, vllm
 from tests.config.conftest import GOOD, Place
@@ -40,7 +40,7 @@ def env(made: Plan, name: str = "a") -> dict[str, str]:
     return dict(made.programs[name].spec.launch.env)
 
 
-def asking(made: Plan, name: str = "a") -> Asking:
+def asking(made: Plan, name: str = "a") -> ProbePlan:
     found = made.programs[name].asking
     assert found is not None
     return found
@@ -278,7 +278,7 @@ def test_the_gateways_specification(place: Place) -> None:
         "LITELLM_LOG": "INFO",
     }
     assert dict(asking(made_, "gateway").headers) == {"Authorization": f"Bearer {KEY}"}
-    questions = [question.path for question in asking(made_, "gateway").questions]
+    questions = [question.path for question in asking(made_, "gateway").probes]
     assert questions == ["/health/liveliness", "/model_group/info"]
     general = {"master_key": "os.environ/LITELLM_MASTER_KEY"}
     assert made_.litellm_config == {"model_list": [], "general_settings": general}
@@ -378,11 +378,11 @@ def test_programs(place: Place) -> None:
     made_ = made(place, GOOD)
     redis, web = made_.programs["redis"], made_.programs["web"]
     assert redis.spec.launch.argv == ("redis-server", "--port", "6379")
-    assert (redis.asking, redis.spec.ready_after) == (Asking(("127.0.0.1", 6379)), None)
+    assert (redis.asking, redis.spec.ready_after) == (ProbePlan(("127.0.0.1", 6379)), None)
     assert (redis.spec.launch.cwd, web.spec.launch.cwd) == (None, str(place.folder / "tiny"))
     assert env(made_, "web") == {"DEBUG": "1"}
     assert asking(made_, "web").address == ("localhost", 8080)
-    assert [question.path for question in asking(made_, "web").questions] == ["/health"]
+    assert [question.path for question in asking(made_, "web").probes] == ["/health"]
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_programs(place: Place) -> None:
 def test_ways_of_being_ready(place: Place, ready: str, address: tuple[str, int], path: str | None) -> None:
     found = asking(made(place, f"programs:\n  p:\n    command: [sh]\n    ready: {{{ready}}}\n"), "p")
     assert found.address == address
-    assert [question.path for question in found.questions] == ([] if path is None else [path])
+    assert [question.path for question in found.probes] == ([] if path is None else [path])
 
 
 def test_ready_by_age(place: Place) -> None:

@@ -18,8 +18,9 @@ from typing import get_args
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
-from llm_supervisor.core.health import Answer, Counters, Observation, Probe
-from llm_supervisor.core.program import leftover, step
+from llm_supervisor.core.health import Answer, Counters, Observation, ProbeResult
+from llm_supervisor.core.program import step
+from llm_supervisor.core.recovery import leftover
 from llm_supervisor.core.spec import HealthSpec, Kind, Launch, ProgramSpec, RestartPolicy, RestartSpec
 from llm_supervisor.core.state import Phase, State
 
@@ -35,7 +36,7 @@ COMMAND = replace(ENGINE, kind=Kind.COMMAND, ready_after=1.0)
 _MANUAL = replace(ENGINE, autostart=False)
 SPECS = (ENGINE, _EAGER, _ONE_SHOT, COMMAND, _MANUAL)
 
-_OK, _SILENT, _DEAD = Probe(Answer.OK), Probe(Answer.SILENT), Probe(Answer.DEAD)
+_OK, _SILENT, _DEAD = ProbeResult(Answer.OK), ProbeResult(Answer.SILENT), ProbeResult(Answer.DEAD)
 _SOME, _PERMANENT = Failure("some", "it failed"), Failure("permanent", "it cannot work", permanent=True)
 _BUSY = Failure("busy", "what it needs is taken", busy=True)
 _AT_WORK = Counters((1.0,), running=1)

@@ -9,12 +9,12 @@ from dataclasses import replace
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
-from llm_supervisor.core.health import Answer, Counters, Probe
-from llm_supervisor.core.probe import Asking, Canary, Question, Reader, Reading
-from llm_supervisor.core.program import Found
+from llm_supervisor.core.health import Answer, Counters, ProbeResult
+from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan, Reader
+from llm_supervisor.core.recovery import Remnant
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
-from llm_supervisor.supervision.runner import Refused, Runner, Swept
+from llm_supervisor.supervision.runner import Runner, SpawnRefused, Swept
 
 from .makers import CHECKED, PID
 from .virtual_time import play
@@ -23,7 +23,7 @@ SIGKILL = 9
 CPU_TICK = 1
 
 
-def _judge(status: int, body: bytes) -> Probe:
+def _judge(status: int, body: bytes) -> ProbeResult:
     raise AssertionError("the fake world answers by itself")
 
 
@@ -32,11 +32,11 @@ def _read(body: bytes) -> Counters:
 
 
 # As a gateway is asked, and as an engine is
-ASKING = Asking(
-    ("127.0.0.1", 8000), (Question("liveness", "/health", _judge), Question("catalogue", "/v1/models", _judge))
+ASKING = ProbePlan(
+    ("127.0.0.1", 8000), (HttpProbe("liveness", "/health", _judge), HttpProbe("catalogue", "/v1/models", _judge))
 )
 ENGINE_ASKING = replace(
-    ASKING, reading=Reading("/metrics", _read), canary=Canary("/v1/completions", lambda nonce: {}, _judge)
+    ASKING, metrics=MetricsProbe("/metrics", _read), canary=Canary("/v1/completions", lambda nonce: {}, _judge)
 )
 
 
@@ -49,7 +49,7 @@ class FakeWorld:
         self.asking_now: list[str] = []  # signals whose answers are on their way
         self.cancelled: list[tuple[float, str]] = []  # time, signal
         self.spawn_takes = 0.0
-        self.found = Found(None, remains=False, began=False)  # of what a former daemon recorded
+        self.found = Remnant(None, remains=False, began=False)  # of what a former daemon recorded
         self.warm = False  # the second start and later ones are, where they may be
         self.refusals: list[Failure] = []  # one for each of the next spawns
         self.leaves_after: float | None = 1.0  # seconds between SIGTERM and the leader's exit; None: it does not
@@ -96,11 +96,11 @@ class FakeWorld:
         self.did(f"spawn {incarnation}" if warm else f"spawn {incarnation} cold")
         await asyncio.sleep(self.spawn_takes)
         if self.refusals:
-            raise Refused(self.refusals.pop(0))
+            raise SpawnRefused(self.refusals.pop(0))
         self._post, self._incarnation, self._spawned_at = post, incarnation, self.now
         return PID + incarnation, warm and incarnation > 1 and self.warm
 
-    def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Found:
+    def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Remnant:
         """See ``runner.World``."""
         self.did(f"adopt {incarnation}")
         self._post, self._incarnation = post, incarnation
@@ -154,21 +154,23 @@ class FakeWorld:
         self.lines = self.lines[len(written) :]
         return written, bool(written)
 
-    async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
+    async def ask(self, name: str, asking: ProbePlan, question: HttpProbe | None, timeout: float) -> ProbeResult:
         """See ``runner.World``."""
         return await self._answer(question.signal if question is not None else "connect", timeout)
 
-    async def read(self, name: str, asking: Asking, reading: Reading, timeout: float) -> tuple[Probe, Counters | None]:
+    async def read(
+        self, name: str, asking: ProbePlan, reading: MetricsProbe, timeout: float
+    ) -> tuple[ProbeResult, Counters | None]:
         """See ``runner.World``."""
         probe = await self._answer("metrics", timeout)
         self.work += 1 if self.works else 0
         return probe, Counters((self.work,), self.running, self.waiting) if probe.answer is Answer.OK else None
 
-    async def send(self, name: str, asking: Asking, canary: Canary, timeout: float) -> Probe:
+    async def send(self, name: str, asking: ProbePlan, canary: Canary, timeout: float) -> ProbeResult:
         """See ``runner.World``."""
         return await self._answer("canary", timeout)
 
-    async def _answer(self, signal: str, timeout: float) -> Probe:
+    async def _answer(self, signal: str, timeout: float) -> ProbeResult:
         self.asks.append((self.now, signal, timeout))
         self.asking_now.append(signal)
         takes = self.ask_takes.get(signal, 0.0)
@@ -180,10 +182,10 @@ class FakeWorld:
         finally:
             self.asking_now.remove(signal)
         if takes >= timeout:
-            return Probe(Answer.SILENT, "no answer", timeout)
+            return ProbeResult(Answer.SILENT, "no answer", timeout)
         if self.now - self._spawned_at < self.answers_from:
-            return Probe(Answer.REFUSED, "refused", takes)
-        return Probe(self.answers.get(signal, Answer.OK), "", takes)
+            return ProbeResult(Answer.REFUSED, "refused", takes)
+        return ProbeResult(self.answers.get(signal, Answer.OK), "", takes)
 
     def close_listener(self, name: str) -> None:
         """See ``runner.World``."""
@@ -193,7 +195,7 @@ class FakeWorld:
 class Stage:
     """A runner in its fake world, and everything it published: (time, before, state, event)."""
 
-    def __init__(self, spec: ProgramSpec, asking: Asking | None, reader: Reader | None) -> None:
+    def __init__(self, spec: ProgramSpec, asking: ProbePlan | None, reader: Reader | None) -> None:
         self.loop = asyncio.get_running_loop()
         self.world = FakeWorld()
         self.published: list[tuple[float, State, State, Event]] = []
@@ -241,7 +243,7 @@ def act(
     scene: Scene,
     spec: ProgramSpec = CHECKED,
     *,
-    asking: Asking | None = ASKING,
+    asking: ProbePlan | None = ASKING,
     reader: Reader | None = None,
     sweep_first: bool = False,
     recorded: State | None = None,

@@ -13,7 +13,7 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core.effect import Effect
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
-from llm_supervisor.core.health import Answer, Counters, Observation, Probe
+from llm_supervisor.core.health import Answer, Counters, Observation, ProbeResult
 from llm_supervisor.core.program import step
 from llm_supervisor.core.spec import HealthSpec, Kind, Launch, ProgramSpec, RestartSpec, StopSpec
 from llm_supervisor.core.state import Phase, State
@@ -37,9 +37,9 @@ PERMANENT = Failure("spawn_failed", "no such file: vllm", "Install it.", permane
 BUSY = Failure("port_taken", "port 8000 is taken", "End its holder.", busy=True)
 
 
-def probe(answer: Answer | None) -> Probe | None:
+def probe(answer: Answer | None) -> ProbeResult | None:
     """A probe with that answer; None for one that was not asked."""
-    return None if answer is None else Probe(answer, f"answered {answer.value}")
+    return None if answer is None else ProbeResult(answer, f"answered {answer.value}")
 
 
 def seen(
@@ -64,9 +64,9 @@ def seen(
         catalogue=probe(catalogue),
         metrics=probe(metrics),
         counters=counters,
-        canary=None if canary is None else replace(Probe(canary, f"answered {canary.value}"), took=took),
+        canary=None if canary is None else replace(ProbeResult(canary, f"answered {canary.value}"), took=took),
         stopped=stopped,
-        routes={group: Probe(answer, f"answered {answer.value}") for group, answer in (routes or {}).items()},
+        routes={group: ProbeResult(answer, f"answered {answer.value}") for group, answer in (routes or {}).items()},
     )
 
 

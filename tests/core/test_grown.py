@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 from llm_supervisor.core.fleet import grown
-from llm_supervisor.core.state import Phase, State
+from llm_supervisor.core.state import Phase, Startup, State
 
 from .makers import CHECKED
 
 SPECS = {name: replace(CHECKED, name=name, max_rss=100) for name in ("one", "two")}
-OLDER, YOUNGER = State(Phase.RUNNING, pid=1, spawned=10.0), State(Phase.RUNNING, pid=2, spawned=20.0)
+OLDER, YOUNGER = (
+    State(Phase.RUNNING, pid=1, startup=Startup(spawned=10.0)),
+    State(Phase.RUNNING, pid=2, startup=Startup(spawned=20.0)),
+)
 
 
 @pytest.mark.parametrize(

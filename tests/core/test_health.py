@@ -20,26 +20,19 @@ from llm_supervisor.core import health as hl
 from llm_supervisor.core.health import (
     FAILED,
     NEW,
-    RULES,
-    Action,
     Answer,
     Counters,
     Health,
-    Probe,
-    Rule,
-    Sign,
-    Signs,
+    ProbeResult,
+    Reaction,
     Word,
-    fuse,
-    next_judgement,
     observe,
-    readiness,
-    signs,
     wants_canary,
 )
 from llm_supervisor.core.program import step
 from llm_supervisor.core.spec import HealthSpec, ProgramSpec
 from llm_supervisor.core.state import Phase
+from llm_supervisor.core.verdict import RULES, Rule, Sign, Signs, fuse, next_judgement, readiness, signs
 
 from .makers import ALL_OK, CHECKED, ENGINE, at, seen
 
@@ -92,61 +85,61 @@ WORDS_OF: dict[str, tuple[Sign, ...]] = {
 # What an example shows of the signals that it does not name
 QUIET = {signal: words[0] for signal, words in WORDS_OF.items()}
 
-Decision = tuple[str, Word, Action]
+Decision = tuple[str, Word, Reaction]
 
 
 def by_hand(shown: Signs) -> Decision:
     """The decision, asked question by question. Written apart from ``RULES``."""
     # Is it dead, or hung for so long that nothing is worth a grace?
     if shown.liveness is Sign.GONE:
-        return "gone", Word.UNHEALTHY, Action.KILL
+        return "gone", Word.UNHEALTHY, Reaction.KILL
     if shown.progress is Sign.STALLED:
-        return "stalled", Word.UNHEALTHY, Action.KILL
+        return "stalled", Word.UNHEALTHY, Reaction.KILL
     # Does it work? Then whatever fails may only be waiting; but what did get an answer, and a wrong one, is to be told.
     if shown.progress is Sign.MOVING:
         if shown.catalogue is Sign.WRONG:
-            return "working on the wrong", Word.DEGRADED, Action.KEEP
+            return "working on the wrong", Word.DEGRADED, Reaction.KEEP
         if shown.canary in (Sign.WRONG, Sign.SHAKY, Sign.FAILING):
-            return "working, but", Word.DEGRADED, Action.KEEP
-        return "working", Word.BUSY, Action.KEEP
+            return "working, but", Word.DEGRADED, Reaction.KEEP
+        return "working", Word.BUSY, Reaction.KEEP
     # Does it fail to answer? Silence may be business as long as a canary or the grace of a stall will tell.
     something_tells = shown.canary is not Sign.NONE or shown.progress is Sign.STILL
     for name, answer in (("", shown.liveness), ("catalogue ", shown.catalogue)):
         if answer is Sign.FAILING:
-            return f"{name}failing", Word.UNHEALTHY, Action.LEAVE
+            return f"{name}failing", Word.UNHEALTHY, Reaction.LEAVE
         if answer is Sign.MUTE and not something_tells:
-            return f"{name}silent", Word.UNHEALTHY, Action.LEAVE
+            return f"{name}silent", Word.UNHEALTHY, Reaction.LEAVE
     # May it be hung?
     if shown.tree is Sign.STOPPED:
-        return "frozen", Word.UNHEALTHY, Action.DOUBT
+        return "frozen", Word.UNHEALTHY, Reaction.DOUBT
     if shown.progress is Sign.STILL:
         # It answered when it was asked last: it may be at something long, and is asked again.
         if shown.canary is Sign.FINE:
-            return "waiting", Word.BUSY, Action.DOUBT
-        return "standing", Word.UNHEALTHY, Action.DOUBT
+            return "waiting", Word.BUSY, Reaction.DOUBT
+        return "standing", Word.UNHEALTHY, Reaction.DOUBT
     for name, answer in (("", shown.liveness), ("catalogue ", shown.catalogue)):
         if answer is Sign.MUTE:
-            return f"{name}mute", Word.UNHEALTHY, Action.DOUBT
+            return f"{name}mute", Word.UNHEALTHY, Reaction.DOUBT
     # Does it fail to work?
     if shown.canary is Sign.FAILING:
-        return "canary failing", Word.UNHEALTHY, Action.LEAVE
+        return "canary failing", Word.UNHEALTHY, Reaction.LEAVE
     if shown.canary in (Sign.SHAKY, Sign.MUTE):
-        return "canary shaky", Word.UNHEALTHY, Action.DOUBT
+        return "canary shaky", Word.UNHEALTHY, Reaction.DOUBT
     # Does it answer something else than it should? A restart would bring the same again.
     if shown.catalogue is Sign.WRONG:
-        return "wrong catalogue", Word.DEGRADED, Action.KEEP
+        return "wrong catalogue", Word.DEGRADED, Reaction.KEEP
     if shown.canary is Sign.WRONG:
-        return "wrong answer", Word.DEGRADED, Action.KEEP
+        return "wrong answer", Word.DEGRADED, Reaction.KEEP
     if shown.routes is Sign.WRONG:
-        return "wrong route", Word.DEGRADED, Action.KEEP
+        return "wrong route", Word.DEGRADED, Reaction.KEEP
     # Once is not yet a reason.
     if shown.liveness is Sign.SHAKY:
-        return "shaky", Word.READY, Action.DOUBT
+        return "shaky", Word.READY, Reaction.DOUBT
     if shown.catalogue is Sign.SHAKY:
-        return "catalogue shaky", Word.READY, Action.DOUBT
+        return "catalogue shaky", Word.READY, Reaction.DOUBT
     if shown.liveness is Sign.UNKNOWN:
-        return "not asked", Word.UNKNOWN, Action.KEEP
-    return "fine", Word.READY, Action.KEEP
+        return "not asked", Word.UNKNOWN, Reaction.KEEP
+    return "fine", Word.READY, Reaction.KEEP
 
 
 # Every combination of words, and what is to be decided
@@ -169,7 +162,7 @@ def shown_by(because: str) -> Signs:
 
 def showing(shown: Signs) -> Health:
     """A folded state that ``signs`` reads as these words, at NOW."""
-    probes: dict[str, Probe] = {}
+    probes: dict[str, ProbeResult] = {}
     failures: dict[str, int] = {}
     answers = {
         Sign.FINE: (Answer.OK, 0),
@@ -183,10 +176,10 @@ def showing(shown: Signs) -> Health:
         word = getattr(shown, signal)
         if word in answers:
             answer, failures[signal] = answers[word]
-            probes[signal] = Probe(answer, f"the {signal} said {answer.value}")
+            probes[signal] = ProbeResult(answer, f"the {signal} said {answer.value}")
     if shown.routes is Sign.WRONG:
-        probes["route right"] = Probe(Answer.OK, "gets 3 tokens")
-        probes["route wrong"] = Probe(Answer.INVALID, "gets nothing")
+        probes["route right"] = ProbeResult(Answer.OK, "gets 3 tokens")
+        probes["route wrong"] = ProbeResult(Answer.INVALID, "gets nothing")
     load = 0 if shown.progress in (Sign.IDLE, Sign.MOVED) else 1
     return Health(
         probes=probes,
@@ -272,7 +265,7 @@ def test_neighbours_that_change_places_are_noticed(row: int) -> None:
 @pytest.mark.parametrize("row", range(len(RULES)), ids=[rule.name for rule in RULES])
 def test_another_action_or_word_is_noticed(row: int) -> None:
     rule = RULES[row]
-    changed = [replace(rule, action=action) for action in Action if action is not rule.action]
+    changed = [replace(rule, action=action) for action in Reaction if action is not rule.action]
     changed += [replace(rule, word=word) for word in Word if word is not rule.word]
     for other in changed:
         assert notices([*RULES[:row], other, *RULES[row + 1 :]], MATCHED[row])
@@ -289,14 +282,14 @@ def test_what_works_is_not_restarted() -> None:
     """Law 8. A refused connection, or a death by its own word, is no failed probe: nothing works there."""
     for shown, (_, _, action) in EXPECTED.items():
         if shown.progress is Sign.MOVING and shown.liveness is not Sign.GONE:
-            assert action in (Action.KEEP, Action.DOUBT), shown
+            assert action in (Reaction.KEEP, Reaction.DOUBT), shown
 
 
 def test_nothing_is_restarted_below_its_threshold() -> None:
     over = {Sign.MUTE, Sign.FAILING, Sign.GONE, Sign.STALLED}
     for shown, (_, _, action) in EXPECTED.items():
         if not over & {shown.liveness, shown.progress, shown.catalogue, shown.canary}:
-            assert action in (Action.KEEP, Action.DOUBT), shown
+            assert action in (Reaction.KEEP, Reaction.DOUBT), shown
 
 
 def test_a_wrong_list_a_wrong_answer_and_a_wrong_route_are_no_reasons_to_restart() -> None:
@@ -305,14 +298,14 @@ def test_a_wrong_list_a_wrong_answer_and_a_wrong_route_are_no_reasons_to_restart
         for shown, (_, _, action) in EXPECTED.items():
             if getattr(shown, signal) is Sign.WRONG:
                 fine = EXPECTED[replace(shown, **{signal: Sign.FINE})][2]
-                assert action is fine or action in (Action.KEEP, Action.DOUBT), shown
+                assert action is fine or action in (Reaction.KEEP, Reaction.DOUBT), shown
 
 
 def test_a_wrong_list_does_not_hide_a_reason_to_restart() -> None:
     """A program that fails its liveness check is not kept because its list is wrong as well."""
     for shown, (_, _, action) in EXPECTED.items():
-        if shown.catalogue is Sign.WRONG and EXPECTED[replace(shown, catalogue=Sign.FINE)][2] is Action.LEAVE:
-            assert action is Action.LEAVE, shown
+        if shown.catalogue is Sign.WRONG and EXPECTED[replace(shown, catalogue=Sign.FINE)][2] is Reaction.LEAVE:
+            assert action is Reaction.LEAVE, shown
 
 
 def test_doubt_has_an_end() -> None:
@@ -320,13 +313,13 @@ def test_doubt_has_an_end() -> None:
     for shown, (_, _, action) in EXPECTED.items():
         ends = shown.canary is not Sign.NONE or shown.progress in (Sign.MOVING, Sign.STILL)
         if Sign.MUTE in (shown.liveness, shown.catalogue) and not ends:
-            assert action in (Action.LEAVE, Action.KILL), shown
+            assert action in (Reaction.LEAVE, Reaction.KILL), shown
 
 
 def test_doubt_wants_a_canary() -> None:
     """Whoever waits for doubt asks here whether to send one: a no would make it ask again at once, for ever."""
     for shown, (rule, word, action) in EXPECTED.items():
-        if action is Action.DOUBT and shown.canary is not Sign.NONE:
+        if action is Reaction.DOUBT and shown.canary is not Sign.NONE:
             health = replace(showing(shown), proved_at=NOW, verdict=hl.Verdict(rule, word, action, ""))
             assert wants_canary(spec_of(shown), health, NOW), shown
 
@@ -369,7 +362,7 @@ def test_reasons_are_for_people(because: str, reason: str) -> None:
 def words_of(answer: Answer | None, failures: int) -> list[Sign]:
     """Liveness, catalogue and canary, each with that answer."""
     asked = ("liveness", "catalogue", "canary")
-    probes = {} if answer is None else {signal: Probe(answer) for signal in asked}
+    probes = {} if answer is None else {signal: ProbeResult(answer) for signal in asked}
     shown = signs(SPEC, Health(probes=probes, failures=dict.fromkeys(asked, failures)), NOW)
     return [shown.liveness, shown.catalogue, shown.canary]
 
@@ -542,19 +535,19 @@ def test_what_ends_the_suspicion(then: hl.Observation, since: int | None) -> Non
 
 def test_a_reading_without_an_answer_is_suspect_from_the_moment_it_was_asked_for() -> None:
     working = fold(seen(work=5.0, running=1), seen(work=6.0, running=1))
-    unread = hl.Observation(metrics=Probe(Answer.SILENT, took=60.0))
+    unread = hl.Observation(metrics=ProbeResult(Answer.SILENT, took=60.0))
     assert observe(working, unread, NOW + 80).suspect_since == NOW + 20
 
 
 @pytest.mark.parametrize("signal", ["liveness", "catalogue"])
 def test_a_silence_behind_work_that_is_being_done_is_no_failure(signal: str) -> None:
-    silences = [hl.Observation(**{signal: Probe(Answer.SILENT)})] * 3
+    silences = [hl.Observation(**{signal: ProbeResult(Answer.SILENT)})] * 3
     before = fold(seen(work=5.0, running=1), *silences)
     assert before.failures[signal] == 3
     assert fold(seen(work=6.0, running=1), start=before).failures[signal] == 0
     assert fold(seen(work=5.0, running=1), start=before).failures[signal] == 3, "nothing is being done"
     assert fold(seen(work=6.0), start=before).failures[signal] == 3, "the work is gone"
-    refused = fold(seen(work=5.0, running=1), *[hl.Observation(**{signal: Probe(Answer.INVALID)})] * 3)
+    refused = fold(seen(work=5.0, running=1), *[hl.Observation(**{signal: ProbeResult(Answer.INVALID)})] * 3)
     assert fold(seen(work=6.0, running=1), start=refused).failures[signal] == 3, "an answer waited for nothing"
 
 
@@ -642,7 +635,7 @@ def test_whatever_is_seen(observations: list[hl.Observation], canary: bool) -> N
         verdict = fuse(spec, health, now)
         assert (verdict.rule, verdict.word, verdict.action) == EXPECTED[signs(spec, health, now)]
         health = replace(health, verdict=verdict)
-        if verdict.action is Action.DOUBT:
+        if verdict.action is Reaction.DOUBT:
             assert wants_canary(spec, health, now) == canary
         now += 10.0
 
@@ -669,7 +662,7 @@ def test_when_a_canary_is_wanted(what: str, observations: list[hl.Observation], 
     health = fold(*observations)
     now = NOW + 10.0 * (len(observations) - 1)
     if doubt:
-        health = replace(health, verdict=hl.Verdict("doubt", Word.UNHEALTHY, Action.DOUBT, ""))
+        health = replace(health, verdict=hl.Verdict("doubt", Word.UNHEALTHY, Reaction.DOUBT, ""))
     assert wants_canary(SPEC, health, now) is wants
     assert not wants_canary(replace(SPEC, canary=False), health, now)
 
@@ -702,7 +695,7 @@ def test_readiness(
     liveness: Answer | None, catalogue: Answer | None, canary: Answer | None, rule: str, reason: str
 ) -> None:
     verdict = readiness(SPEC, fold(seen(liveness, catalogue, canary)))
-    assert (verdict.rule, verdict.action, verdict.reason) == (rule, Action.KEEP, reason)
+    assert (verdict.rule, verdict.action, verdict.reason) == (rule, Reaction.KEEP, reason)
     words = {"starting": Word.STARTING, "ready": Word.READY}
     assert verdict.word is words.get(rule, Word.DEGRADED)
 

@@ -10,7 +10,7 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, hold, hold_elsewhere
 from llm_supervisor.core.program import step
-from llm_supervisor.core.state import Phase, State, Wanted
+from llm_supervisor.core.state import Phase, Startup, State, Wanted
 
 from .makers import CHECKED
 
@@ -42,14 +42,16 @@ def test_until_when(cold_took: float | None, limit: float | None, until: float) 
 def test_a_warm_start_is_tried_first_at_nobodys_cost() -> None:
     """It may hang until it is given up, and a cold one must still be waited for."""
     cold = hold(replace(DOWN, cold_took=40.0), None, 120.0).until
-    for tried in ({"warm": True}, {"cold_next": True}):
-        seen = hold(replace(DOWN, cold_took=40.0, **tried), None, 120.0)
+    for tried in (replace(DOWN, startup=Startup(warm=True)), replace(DOWN, cold_next=True)):
+        seen = hold(replace(tried, cold_took=40.0), None, 120.0)
         assert seen.until - 100 == 2 * (cold - 100)
-        assert hold(replace(DOWN, cold_took=40.0, **tried), 7.0, 120.0).until == 107.0, "who says how long is heeded"
+        assert hold(replace(tried, cold_took=40.0), 7.0, 120.0).until == 107.0, "who says how long is heeded"
 
 
 def test_a_restart_that_was_asked_for_is_waited_for_from_when_it_has_left() -> None:
-    state = State(Phase.RUNNING, Wanted.UP, incarnation=1, pid=5, ready_since=1.0, spawned=0.0, cold_took=20.0)
+    state = State(
+        Phase.RUNNING, Wanted.UP, incarnation=1, pid=5, ready_since=1.0, startup=Startup(spawned=0.0), cold_took=20.0
+    )
     state, _ = step(CHECKED, state, ev.RestartRequested(), 50.0)
     assert (state.phase, state.down_since) == (Phase.TERMINATING, 50.0)
     assert state.deadline is not None
@@ -73,7 +75,7 @@ def test_what_is_final(phase: Phase) -> None:
 
 def test_an_outage_begins_when_it_stops_running_and_lasts_until_it_runs() -> None:
     """However often it is started meanwhile."""
-    state = State(Phase.RUNNING, Wanted.UP, incarnation=1, pid=5, ready_since=1.0, spawned=0.0)
+    state = State(Phase.RUNNING, Wanted.UP, incarnation=1, pid=5, ready_since=1.0, startup=Startup(spawned=0.0))
     state, _ = step(CHECKED, state, ev.Exited(1, ExitStatus(1)), 50.0)
     assert state.down_since == 50.0
     state, _ = step(CHECKED, state, ev.SweepFinished(1), 51.0)

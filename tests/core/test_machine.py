@@ -18,7 +18,8 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import Answer, HealthSpec
-from llm_supervisor.core.program import leftover, step
+from llm_supervisor.core.program import step
+from llm_supervisor.core.recovery import leftover
 from llm_supervisor.core.spec import ProgramSpec, RestartPolicy, RestartSpec, StopSpec
 from llm_supervisor.core.state import WORDS, Phase, State, Wanted
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from llm_supervisor.control.protocol import ModelGroup, model_message
+from llm_supervisor.control.protocol import model_message
 from llm_supervisor.core import event as ev
+from llm_supervisor.core.group import ModelGroup
 from llm_supervisor.core.health import Answer
 from llm_supervisor.core.spec import Kind
 from llm_supervisor.core.state import Phase
@@ -35,12 +36,12 @@ def test_a_local_group_is_ready_when_its_route_was_proved(
 ) -> None:
     gateway = walk(GATEWAY, at(Phase.RUNNING), ev.Observed(1, seen(routes=routes)), now=1.0)
     states = {"gateway": gateway, "glm": at(Phase.RUNNING)}
-    asked = frozenset({"glm"} if by_canary else ())
-    group = ModelGroup("glm", vision=None, engines=("glm",), asked=asked)
-    message = model_message(group, {"gateway": GATEWAY, "glm": MODEL}, states)
+    proved = frozenset({"glm"} if by_canary else ())
+    group = ModelGroup("glm", vision=None, engines=("glm",))
+    message = model_message(group, {"gateway": GATEWAY, "glm": MODEL}, states, proved)
     assert (message["ready"], message["reason"]) == (why is None, why)
-    alias = ModelGroup("claude-code", vision=None, engines=("glm",), asked=asked)
-    assert model_message(alias, {"gateway": GATEWAY, "glm": MODEL}, states) == message | {"name": "claude-code"}
+    alias = ModelGroup("claude-code", vision=None, engines=("glm",))
+    assert model_message(alias, {"gateway": GATEWAY, "glm": MODEL}, states, proved) == message | {"name": "claude-code"}
 
 
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.FATAL])

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from llm_supervisor.control.protocol import settled
 from llm_supervisor.core import effect as do
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet, restart
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.health import Answer, Health
-from llm_supervisor.core.program import leftover, step
+from llm_supervisor.core.program import step
+from llm_supervisor.core.recovery import leftover
+from llm_supervisor.core.request import settled
 from llm_supervisor.core.restart import FRESH, History
 from llm_supervisor.core.spec import ProgramSpec, RestartPolicy, RestartSpec
 from llm_supervisor.core.state import Phase, State, Wanted
@@ -611,7 +612,7 @@ def test_a_new_incarnation_inherits_nothing_of_the_one_before() -> None:
     state = walk(CHECKED, state, ev.Observed(1, ALL_OK), now=NOW + 20)
     state = walk(CHECKED, state, ev.Exited(1, ExitStatus(1)), ev.SweepFinished(1), now=NOW + 30)
     assert (state.phase, state.incarnation, state.starts, state.restarts) == (Phase.STARTING, 2, 2, 1)
-    assert (state.pid, state.ready_since, state.loaded_at, state.loading, state.leaving) == (None,) * 5
+    assert (state.pid, state.ready_since, state.startup.loaded_at, state.startup.loading, state.leaving) == (None,) * 5
     assert state.health == Health()
     state = walk(CHECKED, state, ev.Spawned(2, PID), now=NOW + 30)
     late = walk(CHECKED, state, ev.Advanced(2, loading=False), now=NOW + 1800)
@@ -653,7 +654,7 @@ def test_without_a_check_it_is_ready_by_age_and_forgiven_only_after_its_probatio
     state = fail(UNCHECKED, state, NOW)
     assert state.deadline is not None
     state = walk(UNCHECKED, state, ev.DeadlinePassed(), ev.Spawned(2, PID), now=state.deadline)
-    began = state.spawned
+    began = state.startup.spawned
     assert began is not None
     state = walk(UNCHECKED, state, ev.DeadlinePassed(), now=began + 1)
     assert state.phase is Phase.RUNNING
@@ -786,10 +787,10 @@ def test_loading_extends_the_budget_and_being_alive_does_not() -> None:
     assert state.deadline == NOW + budget
     state = walk(CHECKED, state, ev.Advanced(1, True, "loading weights", 3, 5), now=NOW + 1750)
     assert state.deadline == NOW + 1750 + stall
-    assert str(state.loading) == "loading weights 3/5"
+    assert str(state.startup.loading) == "loading weights 3/5"
     state = walk(CHECKED, state, ev.Advanced(1, loading=False), now=NOW + 1760)
     assert state.deadline == NOW + 1750 + stall
-    assert str(state.loading) == "loading weights 3/5"
+    assert str(state.startup.loading) == "loading weights 3/5"
 
 
 def test_a_stall_is_called_a_stall_at_its_very_deadline() -> None:

@@ -14,20 +14,22 @@ from llm_supervisor.core.effect import Effect
 from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.core.health import Answer
 from llm_supervisor.core.hold import hold
-from llm_supervisor.core.program import Found, leftover, recovered, step
+from llm_supervisor.core.program import step
+from llm_supervisor.core.recovery import Remnant, leftover, recovered
+from llm_supervisor.core.restart import History
 from llm_supervisor.core.serialize import from_record, to_record
 from llm_supervisor.core.spec import ProgramSpec
-from llm_supervisor.core.state import Cause, Phase, State, Wanted
+from llm_supervisor.core.state import Cause, Loading, Phase, Startup, State, Wanted
 
 from .diagram import walk as every_state
 from .fake_world import FakeWorld, Stage, act
 from .makers import ALL_OK, CHECKED, PID, UNCHECKED, at, walk
 
 NOW = 1000.0
-ALIVE = Found(PID, remains=True, began=True)
-DEAD = Found(None, remains=False, began=True)
-HEADLESS = Found(None, remains=True, began=True)
-NEVER = Found(None, remains=False, began=False)
+ALIVE = Remnant(PID, remains=True, began=True)
+DEAD = Remnant(None, remains=False, began=True)
+HEADLESS = Remnant(None, remains=True, began=True)
+NEVER = Remnant(None, remains=False, began=False)
 FOUND = (ALIVE, DEAD, HEADLESS, NEVER)
 
 
@@ -38,6 +40,28 @@ def test_a_record_is_plain_and_says_all_but_the_health() -> None:
         assert from_record(json.loads(text)) == replace(state, health=hl.NEW)
         seen += 1
     assert seen > 100
+
+
+# As version 0.1.0 wrote it before ``Startup`` was a value of its own
+FLAT = """
+{"phase": "starting", "wanted": "up", "incarnation": 3, "pid": 4711, "deadline": 1890.5, "began": 90.25,
+"spawned": 90.5, "alive_since": 90.5, "spawning": false, "warm": true, "cold_next": false, "cold_took": 41.5,
+"down_since": 88.0, "sweeps": 0, "ready_since": null, "loaded_at": 99.0, "stirred_at": 99.5,
+"loading": {"step": "loading weights", "done": 3, "total": 5}, "leaving": null,
+"exited": {"code": null, "signal": 9}, "failure": {"kind": "x", "summary": "was killed by signal 9", "advice": "",
+"permanent": null, "incident": null, "busy": false}, "history": {"failures": [88.0], "free": true}, "orphaned": false,
+"starts": 3, "restarts": 2, "reason": "not asked yet"}
+"""
+
+
+def test_a_record_of_the_first_version_is_read_and_written_as_it_was() -> None:
+    record = json.loads(FLAT)
+    state = from_record(record)
+    startup = Startup(
+        90.5, 90.5, False, True, loaded_at=99.0, stirred_at=99.5, loading=Loading("loading weights", 3, 5)
+    )
+    assert (state.phase, state.startup, state.history) == (Phase.STARTING, startup, History((88.0,), True))
+    assert json.loads(json.dumps(to_record(state))) == record, "an older daemon reads it as well"
 
 
 def test_a_record_of_another_version() -> None:
@@ -51,7 +75,7 @@ def test_a_record_of_another_version() -> None:
 
 
 @pytest.mark.parametrize("found", FOUND, ids=str)
-def test_whatever_was_recorded_it_goes_on(found: Found) -> None:
+def test_whatever_was_recorded_it_goes_on(found: Remnant) -> None:
     """Nothing starts that was not wanted, nor beside what lives, and every waiting phase has its deadline."""
     for spec, state, _ in every_state():
         after, effects = recovered(spec, replace(state, health=hl.NEW), found, NOW)
@@ -66,7 +90,7 @@ def test_whatever_was_recorded_it_goes_on(found: Found) -> None:
 
 
 @pytest.mark.parametrize("found", FOUND, ids=str)
-def test_a_record_that_does_not_say_since_when_it_is_down_says_so_from_now_on(found: Found) -> None:
+def test_a_record_that_does_not_say_since_when_it_is_down_says_so_from_now_on(found: Remnant) -> None:
     """Another version's. Else a request would wait as long as it is not back, whatever the limit."""
     for spec, state, _ in every_state():
         after, _ = recovered(spec, replace(state, health=hl.NEW, down_since=None), found, NOW)
@@ -83,7 +107,7 @@ def test_what_a_former_daemon_left_is_waited_for_within_the_limit() -> None:
     assert hold(state, 30.0, NOW + 900).until == NOW + 30
 
 
-def go_on(phase: Phase, found: Found, spec: ProgramSpec = CHECKED) -> tuple[State, tuple[Effect, ...]]:
+def go_on(phase: Phase, found: Remnant, spec: ProgramSpec = CHECKED) -> tuple[State, tuple[Effect, ...]]:
     return recovered(spec, replace(at(phase, spec), health=hl.NEW), found, NOW)
 
 
@@ -103,13 +127,13 @@ def test_what_has_no_check_is_ready_for_being_alive() -> None:
 
 def test_one_wrong_answer_of_an_adopted_program_ends_nothing() -> None:
     state, _ = go_on(Phase.RUNNING, ALIVE)
-    silent = replace(ALL_OK, liveness=hl.Probe(Answer.SILENT), catalogue=None, canary=None)
+    silent = replace(ALL_OK, liveness=hl.ProbeResult(Answer.SILENT), catalogue=None, canary=None)
     assert walk(CHECKED, state, ev.Observed(1, silent), now=NOW + 1).phase is Phase.RUNNING
 
 
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.STARTING])
 @pytest.mark.parametrize("found", [DEAD, HEADLESS], ids=["dead", "headless"])
-def test_what_died_meanwhile_has_died(phase: Phase, found: Found) -> None:
+def test_what_died_meanwhile_has_died(phase: Phase, found: Remnant) -> None:
     """Swept, and then back as if somebody had seen it: at once after readiness, else with a strike."""
     state, effects = go_on(phase, found)
     assert state.phase is Phase.SWEEPING

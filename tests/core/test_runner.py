@@ -15,7 +15,7 @@ import pytest
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.core.health import Answer
-from llm_supervisor.core.probe import Asking, Step
+from llm_supervisor.core.probe import ProbePlan, Step
 from llm_supervisor.core.state import Cause, Phase, Wanted
 from llm_supervisor.supervision.runner import HEARTBEAT
 
@@ -182,7 +182,7 @@ def test_a_download_that_goes_on_extends_the_budget() -> None:
 
     async def scene(stage: Stage) -> None:
         await stage.at(2500.2)
-        assert str(stage.state.loading) == "downloading"
+        assert str(stage.state.startup.loading) == "downloading"
         stage.world.downloads = 0
         await stage.until(Phase.TERMINATING)
 
@@ -192,7 +192,7 @@ def test_a_download_that_goes_on_extends_the_budget() -> None:
 def test_what_it_is_doing_is_published() -> None:
     async def scene(stage: Stage) -> None:
         await stage.at(1.2)
-        assert str(stage.state.loading) == "loading weights 3/5"
+        assert str(stage.state.startup.loading) == "loading weights 3/5"
 
     lines = [(1.0, b"loading 2/5"), (1.0, b"loading 3/5"), (1.0, b"chatter")]
     act(scene, reader=read, prepare=given(answers=NOBODY_ANSWERS, lines=lines))
@@ -420,7 +420,7 @@ def deaths(*times: float) -> Callable[[Stage], object]:
 
 def test_a_warm_start_is_asked_soon_and_often() -> None:
     stage = act(deaths(10.0), prepare=given(warm=True, spawn_takes=0.0, answers_from=0.05))
-    assert stage.state.warm
+    assert stage.state.startup.warm
     assert stage.phases[-1][1] == "RUNNING"
     assert stage.phases[-1][0] - 10.0 < 0.1, "a start that takes so little is not found at the pace of a long one"
 
@@ -453,7 +453,7 @@ def test_what_a_cold_start_says_of_a_permanent_failure_holds() -> None:
         stage.world.exit(ExitStatus(1))
         await stage.at(12)
         assert stage.state.phase is Phase.STARTING
-        assert not stage.state.warm
+        assert not stage.state.startup.warm
         stage.world.exit(ExitStatus(1))
         await stage.at(13)
 
@@ -617,13 +617,13 @@ def test_stopped_members_are_seen_with_the_next_question() -> None:
 
 
 def test_a_plain_port_is_asked_by_connecting() -> None:
-    stage = act(never(15), asking=Asking(("127.0.0.1", 6379)))
+    stage = act(never(15), asking=ProbePlan(("127.0.0.1", 6379)))
     assert {what for _, what, _ in stage.world.asks} == {"connect"}
     assert stage.state.ready
 
 
 def test_a_program_with_one_question_needs_no_other() -> None:
-    stage = act(never(15), asking=replace(ASKING, questions=ASKING.questions[:1]))
+    stage = act(never(15), asking=replace(ASKING, probes=ASKING.probes[:1]))
     assert {what for _, what, _ in stage.world.asks} == {"liveness"}
     assert stage.state.ready
 

@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from llm_supervisor.core.health import Probe
+from llm_supervisor.core.health import ProbeResult
 from llm_supervisor.engines import canary, vllm
 from llm_supervisor.host.http import Target
 from tests.daemon.harness import free_port
@@ -141,7 +141,7 @@ class Recorder:
         at = self.now
         reply = await self._target.ask(path, timeout, body)
         row: Row = {"at": at, "signal": kind, "took": round(reply.took, 3)}
-        if isinstance(reply, Probe):
+        if isinstance(reply, ProbeResult):
             row["none"] = reply.answer.value
         else:
             row["status"] = reply.status
@@ -266,7 +266,7 @@ async def keep_page(port: int) -> None:
     """The lines of a real page that matter, with their neighbours."""
     target = Target(("127.0.0.1", port))
     reply = await target.ask("/metrics", 10)
-    assert not isinstance(reply, Probe)
+    assert not isinstance(reply, ProbeResult)
     lines = [line for line in reply.body.split(b"\n") if SERIES.search(line)]
     (DATA / "metrics.txt").write_bytes(b"\n".join(lines) + b"\n")
     await target.close()

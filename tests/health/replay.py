@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event, ExitStatus
-from llm_supervisor.core.health import Answer, Counters, Observation, Probe, wants_canary
+from llm_supervisor.core.health import Answer, Counters, Observation, ProbeResult, wants_canary
 from llm_supervisor.core.program import step
 from llm_supervisor.core.spec import HealthSpec, ProgramSpec
 from llm_supervisor.core.state import Loading, Phase, State
@@ -19,7 +19,7 @@ from .script import ENGINE_SPEC, Row
 
 DATA = Path(__file__).parent / "data"
 SERVED = "tiny"
-FINE = Observation(liveness=Probe(Answer.OK), catalogue=Probe(Answer.OK), canary=Probe(Answer.OK))
+FINE = Observation(liveness=ProbeResult(Answer.OK), catalogue=ProbeResult(Answer.OK), canary=ProbeResult(Answer.OK))
 ALIVE = (Phase.STARTING, Phase.RUNNING)
 # The pace of the recordings, and a grace that fits into them
 HEALTH = HealthSpec(
@@ -102,8 +102,8 @@ class _Player:
         before = self.state
         self.state, _ = step(self.spec, before, event, now)
         self.result.rules.add(self.state.health.verdict.rule)
-        if self.state.loading is not None and self.state.loading != before.loading:
-            self.result.loading.append(self.state.loading)
+        if self.state.startup.loading is not None and self.state.startup.loading != before.startup.loading:
+            self.result.loading.append(self.state.startup.loading)
         if (before.word, before.health_word) != (self.state.word, self.state.health_word):
             running = self.state.phase is Phase.RUNNING
             cause = self.state.health.verdict.rule if running else self.state.phase.value
@@ -124,7 +124,7 @@ def _event(row: dict[str, Any], blind: bool) -> Event | None:
         case "metrics" if "counters" in row:
             *work, running, waiting = row["counters"]
             counters = Counters(tuple(work), running, waiting)
-            return ev.Observed(1, Observation(metrics=Probe(Answer.OK, took=row["took"]), counters=counters))
+            return ev.Observed(1, Observation(metrics=ProbeResult(Answer.OK, took=row["took"]), counters=counters))
     return ev.Observed(1, Observation(**{row["signal"]: _probe(row)}))
 
 
@@ -135,9 +135,9 @@ def _of_process(name: str, state: str) -> Event:
     return ev.Observed(1, Observation(stopped=stopped))
 
 
-def _probe(row: dict[str, Any]) -> Probe:
+def _probe(row: dict[str, Any]) -> ProbeResult:
     if "none" in row:
-        return Probe(Answer(row["none"]), f"no answer: {row['none']}", row["took"])
+        return ProbeResult(Answer(row["none"]), f"no answer: {row['none']}", row["took"])
     status, body = row["status"], json.dumps(row.get("body")).encode()
     match row["signal"]:
         case "liveness":
@@ -146,4 +146,4 @@ def _probe(row: dict[str, Any]) -> Probe:
             return vllm.judge_models(status, body, SERVED)
         case "canary":
             return canary.judge(status, body)
-    return Probe(Answer.INVALID, f"answers {status}")
+    return ProbeResult(Answer.INVALID, f"answers {status}")

@@ -17,8 +17,8 @@ from itertools import zip_longest
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event, ExitStatus
-from llm_supervisor.core.health import Answer, Counters, Observation, Probe, Word
-from llm_supervisor.core.probe import Asking, Canary, Question, Reading
+from llm_supervisor.core.health import Answer, Counters, Observation, ProbeResult, Word
+from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan
 from llm_supervisor.core.spec import HealthSpec, Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.engines import canary, litellm, vllm
@@ -29,24 +29,24 @@ SERVED = "glm"
 LOADS = 20.0  # seconds that an engine takes to listen, where a script does not say when it does
 SIGKILL = 9
 
-ENGINE = Asking(
+ENGINE = ProbePlan(
     ("127.0.0.1", 8000),
     (
-        Question("liveness", "/health", vllm.judge_health),
-        Question("catalogue", "/v1/models", partial(vllm.judge_models, served_name=SERVED)),
+        HttpProbe("liveness", "/health", vllm.judge_health),
+        HttpProbe("catalogue", "/v1/models", partial(vllm.judge_models, served_name=SERVED)),
     ),
-    reading=Reading("/metrics", vllm.read_metrics),
+    metrics=MetricsProbe("/metrics", vllm.read_metrics),
     canary=Canary(
         "/v1/chat/completions",
         partial(canary.chat_canary, model=SERVED, vision=True),
         partial(canary.judge, expect=None),
     ),
 )
-GATEWAY = Asking(
+GATEWAY = ProbePlan(
     "gateway.sock",
     (
-        Question("liveness", "/health/liveliness", litellm.judge_liveliness),
-        Question(
+        HttpProbe("liveness", "/health/liveliness", litellm.judge_liveliness),
+        HttpProbe(
             "catalogue", "/model_group/info", partial(litellm.judge_groups, expected={SERVED: True, "cloud": None})
         ),
     ),
@@ -88,7 +88,7 @@ class Facts:
 class ScriptedWorld:
     """See ``runner.World``: one engine, or one gateway, in no process at all."""
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: ProbePlan) -> None:
         self.facts = Facts()
         self.asking = asking
         self.runner: Runner | None = None
@@ -128,7 +128,11 @@ class ScriptedWorld:
                 self._post(ev.MemberLost(self._incarnation, 7, "VLLM::" + value))
             case "route":  # the daemon asks through the gateway, and tells the gateway's runner
                 assert self.runner is not None
-                probe = Probe(Answer.SILENT, "no answer within 30 s", 30.0) if value == "hang" else _canary_probe(value)
+                probe = (
+                    ProbeResult(Answer.SILENT, "no answer within 30 s", 30.0)
+                    if value == "hang"
+                    else _canary_probe(value)
+                )
                 self.runner.post(ev.Observed(self._incarnation, Observation(routes={SERVED: probe})))
             case _:
                 assert hasattr(self.facts, key), f"no such word: {key}"
@@ -206,24 +210,26 @@ class ScriptedWorld:
 
     # Answers ----------------------------------------------------------------------------------------------
 
-    async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
+    async def ask(self, name: str, asking: ProbePlan, question: HttpProbe | None, timeout: float) -> ProbeResult:
         """See ``runner.World``."""
         assert question is not None
         wanted = self.facts.health if question.signal == "liveness" else self.facts.models
         reply = await self._reply(wanted, question.path, timeout, self._page)
-        return reply if isinstance(reply, Probe) else question.judge(*reply)
+        return reply if isinstance(reply, ProbeResult) else question.judge(*reply)
 
-    async def read(self, name: str, asking: Asking, reading: Reading, timeout: float) -> tuple[Probe, Counters | None]:
+    async def read(
+        self, name: str, asking: ProbePlan, reading: MetricsProbe, timeout: float
+    ) -> tuple[ProbeResult, Counters | None]:
         """See ``runner.World``."""
         reply = await self._reply(self.facts.metrics, reading.path, timeout, self._page)
-        if isinstance(reply, Probe):
+        if isinstance(reply, ProbeResult):
             return reply, None
         counters = reading.read(reply[1]) if reply[0] == 200 else None
         if counters is None:
-            return Probe(Answer.INVALID, f"{reading.path} ({reply[0]}) shows no counters"), None
-        return Probe(Answer.OK), counters
+            return ProbeResult(Answer.INVALID, f"{reading.path} ({reply[0]}) shows no counters"), None
+        return ProbeResult(Answer.OK), counters
 
-    async def send(self, name: str, asking: Asking, canary: Canary, timeout: float) -> Probe:
+    async def send(self, name: str, asking: ProbePlan, canary: Canary, timeout: float) -> ProbeResult:
         """See ``runner.World``."""
         self.canaries.append(self.now)
         wanted = self.facts.canary
@@ -241,7 +247,7 @@ class ScriptedWorld:
         if self.facts.frozen and wanted not in ("400", "404"):  # the API server refuses by itself
             wanted = "hang"
         reply = await self._reply(wanted, canary.path, timeout, self._page)
-        if isinstance(reply, Probe):
+        if isinstance(reply, ProbeResult):
             return replace(reply, took=timeout if reply.answer is Answer.SILENT else takes)
         if wanted in ("ok", "empty"):
             self._count()
@@ -250,16 +256,18 @@ class ScriptedWorld:
             self._finished += 1
         return replace(canary.judge(*reply), took=takes)
 
-    async def _reply(self, wanted: str, path: str, timeout: float, page: Callable[[str, str], Reply]) -> Reply | Probe:
+    async def _reply(
+        self, wanted: str, path: str, timeout: float, page: Callable[[str, str], Reply]
+    ) -> Reply | ProbeResult:
         up = self.facts.up == "yes" or (self.facts.up == "later" and self.now >= self._spawned_at + LOADS)
         if wanted == "hang" and up:
             try:
                 async with asyncio.timeout(timeout):
                     await asyncio.Event().wait()
             except TimeoutError:
-                return Probe(Answer.SILENT, f"no answer from {path} within {timeout:g} s", timeout)
+                return ProbeResult(Answer.SILENT, f"no answer from {path} within {timeout:g} s", timeout)
         if wanted == "refused" or not up:
-            return Probe(Answer.REFUSED, "127.0.0.1:8000 refuses connections (Connection refused)")
+            return ProbeResult(Answer.REFUSED, "127.0.0.1:8000 refuses connections (Connection refused)")
         return page(path, wanted)
 
     def _page(self, path: str, wanted: str) -> Reply:
@@ -307,7 +315,7 @@ def _answer(tokens: int) -> bytes:
     return json.dumps({"choices": [{"message": message}], "usage": {"completion_tokens": tokens}}).encode()
 
 
-def _canary_probe(wanted: str) -> Probe:
+def _canary_probe(wanted: str) -> ProbeResult:
     if wanted == "ok":
         return canary.judge(200, _answer(4))
     return canary.judge(int(wanted), json.dumps({"error": {"message": REFUSALS.get(wanted, "it fails")}}).encode())

@@ -16,8 +16,10 @@ from functools import partial
 import pytest
 
 from llm_supervisor.core import health as hl
-from llm_supervisor.core.health import Action, Health, Rule, Sign, Signs, Word
+from llm_supervisor.core import verdict as vd
+from llm_supervisor.core.health import Health, Reaction, Word
 from llm_supervisor.core.spec import HealthSpec
+from llm_supervisor.core.verdict import Rule, Sign, Signs
 
 from .script import differences, perform
 from .test_recorded import STORIES, problems
@@ -50,7 +52,7 @@ def wrong_signs() -> list[str]:
         name, word, action, because = (cell.strip() for cell in line.split("|"))
         named = dict(part.split() for part in because.split(", "))
         seen = replace(FINE, **{signal: Sign(sign) for signal, sign in named.items()})
-        rule = next(rule for rule in hl.RULES if rule.matches(seen))
+        rule = next(rule for rule in vd.RULES if rule.matches(seen))
         if (rule.name, rule.word, rule.action) != (name, word, action):
             wrong.append(line)
     return wrong
@@ -77,7 +79,7 @@ def turns() -> Iterator[Turns]:
     turns = Turns(Counter())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hl, "wants_canary", turns.watch(hl.wants_canary))
-        patch.setattr(hl, "fuse", turns.watch(hl.fuse))
+        patch.setattr(vd, "fuse", turns.watch(vd.fuse))
         yield turns
 
 
@@ -101,12 +103,12 @@ def deciders() -> dict[str, list[Callable[[], list[str]]]]:
 
 def changed(number: int) -> Iterator[tuple[str, tuple[Rule, ...]]]:
     """The table with that row changed, in every way."""
-    rule = hl.RULES[number]
-    before, after = hl.RULES[:number], hl.RULES[number + 1 :]
+    rule = vd.RULES[number]
+    before, after = vd.RULES[:number], vd.RULES[number + 1 :]
     for word in Word:
         if word is not rule.word:
             yield f"word {word}", (*before, replace(rule, word=word), *after)
-    for action in Action:
+    for action in Reaction:
         if action is not rule.action:
             yield f"action {action}", (*before, replace(rule, action=action), *after)
     yield "gone", before + after
@@ -124,14 +126,14 @@ def test_the_table_of_signs_holds() -> None:
     assert not wrong_signs()
 
 
-@pytest.mark.parametrize("number", range(len(hl.RULES)), ids=[rule.name for rule in hl.RULES])
+@pytest.mark.parametrize("number", range(len(vd.RULES)), ids=[rule.name for rule in vd.RULES])
 def test_a_changed_row_is_noticed(
     number: int, deciders: dict[str, list[Callable[[], list[str]]]], turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plays = [*deciders.get(hl.RULES[number].name, []), wrong_signs]
+    plays = [*deciders.get(vd.RULES[number].name, []), wrong_signs]
     unnoticed = []
     for what, table in list(changed(number)):
-        monkeypatch.setattr(hl, "RULES", table)
+        monkeypatch.setattr(vd, "RULES", table)
         if not any(fails(play, turns) for play in plays):
             unnoticed.append(what)
         monkeypatch.undo()

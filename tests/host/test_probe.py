@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor.core.health import Answer, Probe
+from llm_supervisor.core.health import Answer, ProbeResult
 from llm_supervisor.host import net
 from llm_supervisor.host.http import Reply, Target, connect
 from tests.programs import free_port
@@ -79,10 +79,10 @@ async def at_tcp(server: Server) -> tuple[asyncio.Server, tuple[str, int]]:
     return listening, listening.sockets[0].getsockname()[:2]
 
 
-def ask(behave: bytes | str, timeout: float = 5.0, **headers: str) -> Reply | Probe:
+def ask(behave: bytes | str, timeout: float = 5.0, **headers: str) -> Reply | ProbeResult:
     """One question to a server that behaves like that."""
 
-    async def go() -> Reply | Probe:
+    async def go() -> Reply | ProbeResult:
         listening, address = await at_tcp(Server(behave))
         target = Target(address, headers)
         try:
@@ -132,13 +132,13 @@ ODD = [
 def test_odd_servers(behave: bytes | str, answer: Answer, detail: str) -> None:
     timeout = 0.2 if answer is Answer.SILENT else 20
     probe = ask(behave, timeout)
-    assert isinstance(probe, Probe)
+    assert isinstance(probe, ProbeResult)
     assert (probe.answer, probe.detail[: len(detail)]) == (answer, detail)
     assert probe.took < timeout + 2
 
 
 def test_nobody_listens() -> None:
-    async def go() -> tuple[Reply | Probe, Probe]:
+    async def go() -> tuple[Reply | ProbeResult, ProbeResult]:
         target = Target(("127.0.0.1", port))
         try:
             return await target.ask("/health", 5), await connect("127.0.0.1", port, 5)
@@ -147,13 +147,13 @@ def test_nobody_listens() -> None:
 
     port = free_port()
     asked, connected = asyncio.run(go())
-    assert isinstance(asked, Probe)
+    assert isinstance(asked, ProbeResult)
     assert asked.answer is connected.answer is Answer.REFUSED
     assert asked.detail == connected.detail == f"127.0.0.1:{port} refuses connections (Connection refused)"
 
 
 def test_a_port_that_accepts() -> None:
-    async def go() -> Probe:
+    async def go() -> ProbeResult:
         listening, (host, port) = await at_tcp(Server("hang"))
         try:
             return await connect(host, port, 5)
@@ -167,7 +167,7 @@ def test_a_port_that_accepts() -> None:
 def test_a_full_backlog_is_silence_not_refusal() -> None:
     """A busy server is not a dead one: it only does not come round to accepting."""
 
-    async def go(port: int) -> tuple[Probe, Reply | Probe]:
+    async def go(port: int) -> tuple[ProbeResult, Reply | ProbeResult]:
         target = Target(("127.0.0.1", port))
         try:
             return await connect("127.0.0.1", port, 0.2), await target.ask("/health", 0.2)
@@ -185,14 +185,14 @@ def test_a_full_backlog_is_silence_not_refusal() -> None:
         connected, asked = asyncio.run(go(port))
         for one in waiting:
             one.close()
-    assert isinstance(asked, Probe)
+    assert isinstance(asked, ProbeResult)
     assert (connected.answer, asked.answer) == (Answer.SILENT, Answer.SILENT)
 
 
 def test_our_own_lack_of_descriptors_is_not_the_servers_death() -> None:
     """REFUSED kills an engine at once; that we cannot even open a socket says nothing about it."""
 
-    async def go() -> tuple[Reply | Probe, Probe]:
+    async def go() -> tuple[Reply | ProbeResult, ProbeResult]:
         listening, address = await at_tcp(Server(OK))
         target = Target(address)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -205,7 +205,7 @@ def test_our_own_lack_of_descriptors_is_not_the_servers_death() -> None:
             listening.close()
 
     asked, connected = asyncio.run(go())
-    assert isinstance(asked, Probe)
+    assert isinstance(asked, ProbeResult)
     assert (asked.answer, connected.answer) == (Answer.SILENT, Answer.SILENT), (asked, connected)
     assert "Too many open files" in asked.detail
     assert "Too many open files" in connected.detail
@@ -219,7 +219,7 @@ def test_a_unix_socket_whatever_the_length_of_its_path(tmp_path: Path, length: i
     path = str(folder / "s").ljust(length, "s") if length > 60 else str(folder / "s")
     server = Server(OK)
 
-    async def go() -> list[Reply | Probe]:
+    async def go() -> list[Reply | ProbeResult]:
         listening = await asyncio.start_unix_server(server._serve, sock=net.bind_unix(path))
         target = Target(net.reachable(path))
         answers = [await target.ask("/one", 5), await target.ask("/two", 5, json={"a": 1})]
@@ -231,7 +231,7 @@ def test_a_unix_socket_whatever_the_length_of_its_path(tmp_path: Path, length: i
         answers.append(await target_of(path))
         return answers
 
-    async def target_of(path: str) -> Reply | Probe:
+    async def target_of(path: str) -> Reply | ProbeResult:
         target = Target(net.reachable(path))
         try:
             return await target.ask("/three", 5)
@@ -241,7 +241,7 @@ def test_a_unix_socket_whatever_the_length_of_its_path(tmp_path: Path, length: i
     one, two, absent = asyncio.run(go())
     assert isinstance(one, Reply)
     assert isinstance(two, Reply)
-    assert isinstance(absent, Probe)
+    assert isinstance(absent, ProbeResult)
     assert absent.answer is Answer.REFUSED
     assert server.asked[0].startswith(b"GET /one HTTP/1.1\r\nHost: localhost\r\n")
     assert server.asked[1].startswith(b"POST /two HTTP/1.1\r\n")
@@ -253,7 +253,7 @@ def test_a_unix_socket_without_a_server_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "stale")
     net.bind_unix(path).close()
 
-    async def go() -> Reply | Probe:
+    async def go() -> Reply | ProbeResult:
         target = Target(path)
         try:
             return await target.ask("/", 5)
@@ -261,7 +261,7 @@ def test_a_unix_socket_without_a_server_is_refused(tmp_path: Path) -> None:
             await target.close()
 
     probe = asyncio.run(go())
-    assert isinstance(probe, Probe)
+    assert isinstance(probe, ProbeResult)
     assert probe.answer is Answer.REFUSED
     assert path in probe.detail
 
@@ -298,7 +298,7 @@ def test_connections_are_kept_and_made_anew() -> None:
     """One connection for many questions; when the server is another one, the next question finds it."""
     server = Server(OK)
 
-    async def go() -> list[Reply | Probe]:
+    async def go() -> list[Reply | ProbeResult]:
         listening, address = await at_tcp(server)
         target = Target(address)
         answers = [await target.ask("/", 5) for _ in range(5)]
@@ -319,7 +319,7 @@ def test_a_question_after_a_time_out_is_answered() -> None:
     """The time-out leaves no broken connection behind, nor any that stays open."""
     server = Server("hang")
 
-    async def go() -> tuple[Reply | Probe, Reply | Probe]:
+    async def go() -> tuple[Reply | ProbeResult, Reply | ProbeResult]:
         listening, address = await at_tcp(server)
         target = Target(address)
         first = await target.ask("/", 0.05)
@@ -331,7 +331,7 @@ def test_a_question_after_a_time_out_is_answered() -> None:
 
     before = len(os.listdir("/proc/self/fd"))
     first, second = asyncio.run(go())
-    assert isinstance(first, Probe)
+    assert isinstance(first, ProbeResult)
     assert isinstance(second, Reply)
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -339,7 +339,7 @@ def test_a_question_after_a_time_out_is_answered() -> None:
 @pytest.mark.parametrize("key", ["with\nnewline", "with\0nul", "schlüssel", "ключ", "\udce4"])
 def test_a_key_that_no_header_can_carry_is_no_exception(key: str) -> None:
     probe = ask(OK, Authorization=f"Bearer {key}")
-    assert isinstance(probe, (Probe, Reply))
+    assert isinstance(probe, (ProbeResult, Reply))
 
 
 def test_a_name_that_cannot_be_resolved_is_not_the_programs_death() -> None:

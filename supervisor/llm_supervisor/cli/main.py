@@ -229,7 +229,7 @@ def _show(daemon: Daemon) -> Show:
 
     def show(name: str, before: Any, state: Any) -> None:
         nonlocal announced
-        doing = str(state.loading) if state.loading and state.word == "STARTING" else ""
+        doing = str(state.startup.loading) if state.startup.loading and state.word == "STARTING" else ""
         words = state.word if not doing else f"{state.word}  {doing}"
         if state.word in ("RUNNING", "BACKOFF", "FATAL", "EXITED") or (state.word == "STOPPING" and state.reason):
             words += f"  {state.health_word.value if state.word == 'RUNNING' else ''} {state.reason}".rstrip()

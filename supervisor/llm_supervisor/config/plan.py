@@ -16,8 +16,9 @@ from llm_supervisor.config import schema
 from llm_supervisor.config.downloads import fetched, repositories_of
 from llm_supervisor.config.load import GATEWAY, Config, split_url
 from llm_supervisor.core.fleet import ReadyWhen
-from llm_supervisor.core.health import Answer, Probe
-from llm_supervisor.core.probe import Asking, Canary, Question, Reader, Reading
+from llm_supervisor.core.group import ModelGroup
+from llm_supervisor.core.health import Answer, ProbeResult
+from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan, Reader
 from llm_supervisor.core.spec import (
     HealthSpec,
     Kind,
@@ -50,24 +51,8 @@ class Planned:
     """One program: what it should be, how it is asked, and how its output tells its progress."""
 
     spec: ProgramSpec
-    asking: Asking | None = None
+    asking: ProbePlan | None = None
     reader: Reader | None = None
-
-
-@dataclass(frozen=True)
-class Group:
-    """A model as the gateway's clients see it. ``engines`` are ours behind it; none: somebody else's are, too.
-    ``disabled`` is why it cannot be asked at all."""
-
-    name: str
-    vision: bool | None
-    engines: tuple[str, ...]
-    disabled: str | None = None
-
-    @property
-    def local(self) -> bool:
-        """Whether only engines of ours answer it."""
-        return bool(self.engines)
 
 
 @dataclass(frozen=True)
@@ -77,7 +62,7 @@ class Plan:
     programs: Mapping[str, Planned]
     ready_when: ReadyWhen
     endpoint: str | None
-    groups: tuple[Group, ...]
+    groups: tuple[ModelGroup, ...]
     litellm_file: Path
     litellm_config: Mapping[str, Any] | None
     logs: schema.Logs
@@ -118,7 +103,7 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
         programs[alias] = _model(config, alias, model, pythons, runtime)
     litellm_file = runtime / "litellm_config.yaml"
     generated: dict[str, Any] | None = None
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ModelGroup, ...] = ()
     endpoint = spare = None
     if root.gateway is not None:
         generated, hidden = litellm.hide(_composed(config, _usable(config)[0]))
@@ -150,12 +135,12 @@ def _program(config: Config, name: str, program: schema.Program) -> Planned:
     asking = None
     if program.ready.tcp is not None:
         host, _, port = program.ready.tcp.rpartition(":")
-        asking = Asking((host.strip("[]"), int(port)))
+        asking = ProbePlan((host.strip("[]"), int(port)))
     elif program.ready.http is not None:
         split = split_url(program.ready.http)
         assert split is not None, "load() has checked it"
         address, path = split
-        asking = Asking(address, (Question("liveness", path, _judge_ok),))
+        asking = ProbePlan(address, (HttpProbe("liveness", path, _judge_ok),))
     spec = ProgramSpec(
         name=name,
         kind=Kind.COMMAND,
@@ -180,8 +165,8 @@ def _program(config: Config, name: str, program: schema.Program) -> Planned:
     return Planned(spec, asking)
 
 
-def _judge_ok(status: int, body: bytes) -> Probe:
-    return Probe(Answer.OK if status == 200 else Answer.INVALID, f"answers {status}")
+def _judge_ok(status: int, body: bytes) -> ProbeResult:
+    return ProbeResult(Answer.OK if status == 200 else Answer.INVALID, f"answers {status}")
 
 
 def _socket(config: Config, alias: str, model: schema.Model, runtime: Path) -> str | None:
@@ -251,14 +236,14 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, ru
         ),
         settings=_digest(_said(model)),
     )
-    asking = Asking(
+    asking = ProbePlan(
         place if isinstance(place, str) else ("127.0.0.1", place),
         (
-            Question("liveness", "/health", vllm.judge_health),
-            Question("catalogue", "/v1/models", partial(vllm.judge_models, served_name=served)),
+            HttpProbe("liveness", "/health", vllm.judge_health),
+            HttpProbe("catalogue", "/v1/models", partial(vllm.judge_models, served_name=served)),
         ),
         headers=(("Authorization", f"Bearer {api_key}"),) if api_key else (),
-        reading=Reading("/metrics", vllm.read_metrics),
+        metrics=MetricsProbe("/metrics", vllm.read_metrics),
         canary=_canary(model, served) if model.health.canary else None,
     )
     return Planned(spec, asking, vllm.step)
@@ -275,7 +260,7 @@ def _composed(config: Config, native: Mapping[str, Any]) -> dict[str, Any]:
     return litellm.compose(native, [_group(alias, model) for alias, model in config.root.models.items()])
 
 
-def groups_of(config: Config) -> tuple[Group, ...]:
+def groups_of(config: Config) -> tuple[ModelGroup, ...]:
     """What clients of the gateway may ask for: the local models first, other names last."""
     native, disabled = _usable(config)
     composed, whole = _composed(config, native), _composed(config, config.native)
@@ -283,7 +268,7 @@ def groups_of(config: Config) -> tuple[Group, ...]:
     behind = litellm.behind(composed, engines, config.environ)
     left, others = litellm.expected_groups(composed), litellm.aliases(whole)
     return tuple(
-        Group(name, vision, behind.get(name, ()), None if name in left else disabled.get(others.get(name, name)))
+        ModelGroup(name, vision, behind.get(name, ()), None if name in left else disabled.get(others.get(name, name)))
         for name, vision in {**litellm.expected_groups(whole), **left}.items()
     )
 
@@ -396,11 +381,11 @@ def _gateway(
     )
     redis = litellm.redis_address(generated, {**config.environ, **env})
     judge = partial(litellm.judge_groups, expected=litellm.expected_groups(generated))
-    asking = Asking(
+    asking = ProbePlan(
         uds,
         (
-            Question("liveness", "/health/liveliness", litellm.judge_liveliness),
-            Question("catalogue", "/model_group/info", judge),
+            HttpProbe("liveness", "/health/liveliness", litellm.judge_liveliness),
+            HttpProbe("catalogue", "/model_group/info", judge),
         ),
         headers=(("Authorization", f"Bearer {master_key}"),),
         routes={alias: _canary(model, alias) for alias, model in config.root.models.items() if model.health.canary},

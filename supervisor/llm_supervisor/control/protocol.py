@@ -11,21 +11,10 @@ from typing import Any
 
 from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.fleet import all_ready
-from llm_supervisor.core.health import ROUTE, Answer, Health, Word
-from llm_supervisor.core.spec import Kind, ProgramSpec
+from llm_supervisor.core.group import ModelGroup, why_unavailable
+from llm_supervisor.core.health import Health
+from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
-
-
-@dataclass(frozen=True, slots=True)
-class ModelGroup:
-    """A model as the gateway's clients see it. ``engines`` are those of ours behind it, none where it is a cloud's;
-    ``asked`` are engines that a canary through the gateway proves; ``disabled`` is why it cannot be asked at all."""
-
-    name: str
-    vision: bool | None
-    engines: tuple[str, ...] = ()
-    asked: frozenset[str] = frozenset()
-    disabled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +41,10 @@ def status_message(
     now: float,
     incarnations: Mapping[str, str],
     servers: Mapping[str, Mapping[str, object]] | None = None,
+    proved: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """The answer to ``GET /v1/status``, which ``status --json`` prints as it is. ``servers`` are the fork servers, by
-    program."""
+    program; ``proved`` the engines whose route through the gateway is proved by canaries."""
     servers = servers or {}
     return {
         "supervisor": {
@@ -73,41 +63,26 @@ def status_message(
         "programs": [
             program_message(specs[name], states[name], now, incarnations.get(name), servers.get(name)) for name in specs
         ],
-        "models": [model_message(group, specs, states) for group in groups],
+        "models": [model_message(group, specs, states, proved) for group in groups],
     }
 
 
-def model_message(group: ModelGroup, specs: Mapping[str, ProgramSpec], states: Mapping[str, State]) -> dict[str, Any]:
+def model_message(
+    group: ModelGroup,
+    specs: Mapping[str, ProgramSpec],
+    states: Mapping[str, State],
+    proved: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
     """One model of ``status``: ready when a request for it can be answered, else with the reason."""
-    gateways = [states[name] for name, spec in specs.items() if spec.kind is Kind.LITELLM]
-    why = None
-    if group.disabled is not None:
-        why = group.disabled
-    elif not any(state.phase is Phase.RUNNING for state in gateways):
-        why = "the gateway is not up"
-    elif group.engines:  # one that answers is enough
-        whys = [_why_not(name, states[name], gateways, name in group.asked) for name in group.engines]
-        why = None if None in whys else whys[0]
+    why = why_unavailable(group, specs, states, proved)
     return {
         "name": group.name,
-        "local": bool(group.engines),
+        "local": group.local,
         "vision": group.vision,
         "ready": why is None,
         "state": "ready" if why is None else "disabled" if group.disabled else "degraded",
         "reason": why,
     }
-
-
-def _why_not(name: str, engine: State, gateways: Sequence[State], asked: bool) -> str | None:
-    """Why a request for that engine cannot be answered; None when it can."""
-    if not engine.ready:
-        return f"{name} is {engine.word}: {engine.loading or engine.reason}"
-    routes = [gateway.health.probes.get(f"{ROUTE}{name}") for gateway in gateways]
-    wrong = next((route.detail for route in routes if route is not None and route.answer is not Answer.OK), None)
-    busy = engine.health_word is Word.BUSY  # others' requests prove enough
-    if wrong is None and asked and not any(routes) and not busy:
-        return "no request has gone through the gateway yet"
-    return wrong
 
 
 def program_message(
@@ -128,12 +103,12 @@ def program_message(
         "reason": state.reason,
         "pid": state.pid,
         "incarnation": incarnation,
-        "uptime_s": round(now - state.spawned, 3) if up and state.spawned is not None else None,
+        "uptime_s": round(now - state.startup.spawned, 3) if up and state.startup.spawned is not None else None,
         "restarts": state.restarts,
         "progress": progress_message(state),
         "probes": probes_message(state.health),
         "gpus": list(spec.gpus),
-        "started": None if state.pid is None else "warm" if state.warm else "cold",
+        "started": None if state.pid is None else "warm" if state.startup.warm else "cold",
         "fork_server": server,
         "exit": None if state.exited is None else {"code": state.exited.code, "signal": state.exited.signal},
         "retry_in_s": max(round(state.deadline - now, 3), 0)
@@ -160,9 +135,13 @@ def event_message(name: str, before: State, state: State, incarnation: str | Non
 
 def progress_message(state: State) -> dict[str, Any] | None:
     """What a starting program is doing; None when it does not start, or does not say."""
-    if state.loading is None or state.phase is not Phase.STARTING:
+    if state.startup.loading is None or state.phase is not Phase.STARTING:
         return None
-    return {"step": state.loading.step, "done": state.loading.done, "total": state.loading.total}
+    return {
+        "step": state.startup.loading.step,
+        "done": state.startup.loading.done,
+        "total": state.startup.loading.total,
+    }
 
 
 def probes_message(health: Health) -> dict[str, Any]:
@@ -189,29 +168,3 @@ def failure_message(failure: Failure | None) -> dict[str, Any] | None:
         "advice": failure.advice,
         "incident": failure.incident,
     }
-
-
-# What a request waits for -----------------------------------------------------------------------------------
-
-
-def settled(action: str, state: State, since: int) -> bool:
-    """Whether what ``action`` asked for has come about, or cannot any more. ``since`` is the incarnation at the time of
-    asking."""
-    if action == "stop":  # or somebody else has started it again
-        return state.phase in (Phase.STOPPED, Phase.FATAL) or state.incarnation > since
-    if state.phase in (Phase.STOPPED, Phase.FATAL):
-        return True
-    if state.phase is Phase.BACKOFF:
-        return state.incarnation > since  # the start that was asked for has failed; it tries again by itself
-    return state.phase is Phase.RUNNING and (state.incarnation > since or action == "start")
-
-
-def outcome(action: str, state: State) -> tuple[bool, str]:
-    """Whether it worked, and in words."""
-    if action == "stop":
-        stopped = state.phase in (Phase.STOPPED, Phase.FATAL)
-        return stopped, "stopped" if stopped else "was started again by somebody else"
-    if state.phase is Phase.RUNNING:
-        return True, "started" if action == "start" else "restarted"
-    why = state.failure.summary if state.failure else state.reason
-    return False, f"{state.word}: {why}"

@@ -23,9 +23,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from llm_supervisor.control.protocol import outcome, program_message, settled
+from llm_supervisor.control.protocol import program_message
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
+from llm_supervisor.core.request import outcome, settled
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.suggest import nearest

@@ -127,19 +127,9 @@ class Overslept:
     seconds: float
 
 
-Event = (
-    StartRequested
-    | StopRequested
-    | RestartRequested
-    | Spawned
-    | SpawnFailed
-    | Exited
-    | MemberLost
-    | Observed
-    | Advanced
-    | SweepFinished
-    | SweepStuck
-    | OrphansGone
-    | DeadlinePassed
-    | Overslept
+Request = StartRequested | StopRequested | RestartRequested
+ChildEvent = (
+    Spawned | SpawnFailed | Exited | MemberLost | Observed | Advanced | SweepFinished | SweepStuck | OrphansGone
 )
+ClockEvent = DeadlinePassed | Overslept
+Event = Request | ChildEvent | ClockEvent

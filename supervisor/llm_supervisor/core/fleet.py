@@ -19,7 +19,7 @@ class ReadyWhen(StrEnum):
     ALL = "all"
 
 
-def face(state: State) -> tuple[str, str, str, int]:
+def visible_state(state: State) -> tuple[str, str, str, int]:
     """What people see of a state: when this changes, something has happened that is worth telling."""
     verdict = state.health.verdict.rule if state.phase is Phase.RUNNING else ""
     return state.word, state.health_word.value, verdict, state.incarnation
@@ -54,7 +54,9 @@ def reached(when: ReadyWhen, specs: Mapping[str, ProgramSpec], states: Mapping[s
 def progressing(states: Iterable[State], now: float, within: float) -> bool:
     """Whether some start showed a sign of life in the last ``within`` seconds: such a start may take its time."""
     return any(
-        state.phase is Phase.STARTING and state.stirred_at is not None and now - state.stirred_at < within
+        state.phase is Phase.STARTING
+        and state.startup.stirred_at is not None
+        and now - state.startup.stirred_at < within
         for state in states
     )
 
@@ -77,7 +79,7 @@ def grown(specs: Mapping[str, ProgramSpec], states: Mapping[str, State], sizes: 
         for name, state in states.items()
         if state.phase is Phase.RUNNING and (most := specs[name].max_rss) is not None and (sizes.get(name) or 0) > most
     ]
-    return min(too_large, key=lambda name: states[name].spawned or 0.0, default=None)
+    return min(too_large, key=lambda name: states[name].startup.spawned or 0.0, default=None)
 
 
 # What uses others leaves before them: the gateway, which answers what it has in hand, then the engines, then what they
@@ -95,7 +97,7 @@ def in_words(states: Mapping[str, State]) -> str:
     """One line for systemd's STATUS= and for people: what is up, and what is not."""
     ready = [name for name, state in states.items() if state.ready]
     rest = [
-        f"{name} {state.loading or state.word.lower()}"
+        f"{name} {state.startup.loading or state.word.lower()}"
         for name, state in states.items()
         if not state.ready and not satisfied(state)
     ]

@@ -28,7 +28,7 @@ class Hold:
 def hold(state: State, limit: float | None, now: float) -> Hold:
     """What requests for this engine should do. ``limit`` is the configured hold in seconds; None: half as much again as
     its last cold start took, at most ``LONGEST``; where a warm start is tried first, the time after which that is
-    given up (``core.program``) is added, so that it is never worse than none."""
+    given up (``moves.warm_budget``) is added, so that it is never worse than none."""
     up = state.phase is Phase.RUNNING
     # one that a person has told to leave does not come back: nobody is to wait for it while it does
     final = state.phase in (Phase.STOPPED, Phase.FATAL) or (not up and state.wanted is Wanted.DOWN)
@@ -37,7 +37,7 @@ def hold(state: State, limit: float | None, now: float) -> Hold:
         asked = state.leaving is not None and state.leaving.cause is Cause.ASKED
         if state.phase is Phase.TERMINATING and asked and state.deadline is not None:
             since = max(since, state.deadline)  # what it has in hand it may answer until then
-        starts = 2 if state.warm or state.cold_next else 1
+        starts = 2 if state.startup.warm or state.cold_next else 1
         limit = LONGEST if state.cold_took is None else min(LONGEST, starts * max(1.5 * state.cold_took, LEAST))
     wait = MENDING if final else math.ceil(state.cold_took or LEAST)
     return Hold(up, since + limit, final, wait, "" if up else f"{state.word}: {state.reason}")

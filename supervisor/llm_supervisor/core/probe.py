@@ -1,6 +1,6 @@
-"""How a program is asked how it is: which questions, where, and what an answer means.
+"""How a program is probed: which requests, where, and what an answer means.
 
-Values and pure functions only; the asking is ``host.probe``'s.
+Values and pure functions only; ``host.http`` sends the requests.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from llm_supervisor.core.health import Counters, Probe
+from llm_supervisor.core.health import Counters, ProbeResult
 
-Judge = Callable[[int, bytes], Probe]
+Judge = Callable[[int, bytes], ProbeResult]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class HttpProbe:
     """One HTTP GET and the meaning of (status, body). ``signal`` is ``liveness`` or ``catalogue``."""
 
     signal: str
@@ -23,7 +23,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MetricsProbe:
     """Where an engine shows its counters, and how they are read: None when the page does not show them."""
 
     path: str
@@ -40,15 +40,15 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """All questions to one program. ``address`` is (host, port), or the path of a unix socket; without questions, a TCP
-    connection to it is the question. ``headers`` may hold a key, so it is kept out of ``repr``. ``routes`` are a
+class ProbePlan:
+    """All probes of one program. ``address`` is (host, port), or the path of a unix socket; without ``probes``, a TCP
+    connection to it is the only one. ``headers`` may hold a key, so it is kept out of ``repr``. ``routes`` are a
     gateway's canaries, by group; ``needs`` what it cannot do all of its work without, by name: (host, port)."""
 
     address: tuple[str, int] | str
-    questions: tuple[Question, ...] = ()
+    probes: tuple[HttpProbe, ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    reading: Reading | None = None
+    metrics: MetricsProbe | None = None
     canary: Canary | None = None
     routes: Mapping[str, Canary] = field(default_factory=dict)
     needs: Mapping[str, tuple[str, int]] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """Where a program is, what is wanted of it, and the words people see.
 
-Plain frozen data. Only ``program.step`` makes new states; everybody else reads.
+Plain frozen data. Only ``program``, ``moves`` and ``recovery`` make new states; everybody else reads.
 """
 
 from __future__ import annotations
@@ -81,6 +81,22 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
+class Startup:
+    """How the present incarnation was started, and how far its start has come. Times are monotonic seconds."""
+
+    spawned: float | None = None  # when it was asked for; from the leader's first moment on, when that was
+    alive_since: float | None = None  # when its leader was there
+    spawning: bool = False  # asked for, and not answered yet
+    warm: bool = False  # it began with everything imported
+    loaded_at: float | None = None  # last step of its loading
+    stirred_at: float | None = None  # last sign of life while starting
+    loading: Loading | None = None
+
+
+NOT_STARTED = Startup()
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """One program's state. Times are monotonic seconds; ``incarnation`` counts spawn requests, 0 is none yet."""
 
@@ -90,18 +106,12 @@ class State:
     pid: int | None = None
     deadline: float | None = None
     began: float | None = None  # when the present phase was entered
-    spawned: float | None = None  # when the present incarnation was asked for
-    alive_since: float | None = None  # when its leader was there
-    spawning: bool = False  # asked for, and not answered yet
-    warm: bool = False  # the present incarnation began with everything imported
+    startup: Startup = NOT_STARTED
     cold_next: bool = False  # a warm start failed: the next is cold
     cold_took: float | None = None  # seconds from the last cold start to readiness
     down_since: float | None = None  # since when it has not been running though it is under way; None while it runs
     sweeps: int = 0  # sweeps that have not answered yet
     ready_since: float | None = None
-    loaded_at: float | None = None  # last step of its loading
-    stirred_at: float | None = None  # last sign of life while starting
-    loading: Loading | None = None
     health: Health = NEW
     leaving: Departure | None = None
     exited: ExitStatus | None = None  # of the last leader that died

@@ -26,7 +26,7 @@ import yaml
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached, plan
 from llm_supervisor.config.plan import Planned, Pythons
-from llm_supervisor.control.protocol import About, ModelGroup, event_message, outcome, settled, status_message
+from llm_supervisor.control.protocol import About, event_message, status_message
 from llm_supervisor.control.server import REQUESTS, ControlServer
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet
@@ -34,6 +34,7 @@ from llm_supervisor.core.event import Event
 from llm_supervisor.core.health import Answer, Observation
 from llm_supervisor.core.hold import hold, hold_elsewhere
 from llm_supervisor.core.reload import Action, Change, changes
+from llm_supervisor.core.request import outcome, settled
 from llm_supervisor.core.spec import Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State, Wanted
 from llm_supervisor.daemon import upgrade
@@ -154,11 +155,11 @@ class Daemon:
             tuple(str(problem) for problem in self._problems),
             tuple(str(file) for file in self.config.files),
         )
-        asked = frozenset(alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes)
-        groups = [ModelGroup(one.name, one.vision, one.engines, asked, one.disabled) for one in self.plan.groups]
+        proved = frozenset(alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes)
         names = {name: uuid for name in self.runners if (uuid := self.incarnation(name))}
         servers = {name: one for name in self.runners if (one := self._world.nurseries.status(name)) is not None}
-        return status_message(about, self.specs, self.states, groups, asyncio.get_running_loop().time(), names, servers)
+        now = asyncio.get_running_loop().time()
+        return status_message(about, self.specs, self.states, self.plan.groups, now, names, servers, proved)
 
     def events(self, after: int) -> list[dict[str, Any]]:
         """What happened since the event of that number, oldest first, as far as it is kept."""
@@ -216,7 +217,7 @@ class Daemon:
             self._world.remember(name, state)
         if before.phase is not state.phase:
             self._tell_gateway()
-        if fleet.face(before) != fleet.face(state):
+        if fleet.visible_state(before) != fleet.visible_state(state):
             number = self._events[-1]["id"] + 1 if self._events else 1
             message = event_message(name, before, state, self.incarnation(name))
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -712,7 +713,7 @@ class Daemon:
         """Exec. Returns only when that did not work; then all is as it was."""
         loop = asyncio.get_running_loop()
         end = loop.time() + SPAWNS_WAIT
-        while any(state.spawning for state in self.states.values()) and loop.time() < end and not self.ending:
+        while any(state.startup.spawning for state in self.states.values()) and loop.time() < end and not self.ending:
             await asyncio.sleep(0.01)  # a start that nobody has written down yet would be swept
         async with self._rolling:
             pass  # who waited for it has had his turn, and has put off what he wanted

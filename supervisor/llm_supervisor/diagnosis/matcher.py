@@ -73,8 +73,8 @@ BOOKS: Mapping[Component, Book] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Something that the log says against the program: how near it is to the root, where, and how to say it."""
+class Candidate:
+    """What may be the root of the failure: how near to it, at which line, and how to make the diagnosis of it."""
 
     rank: Rank
     line: int
@@ -151,7 +151,7 @@ class _Look:
         # SIGTERM before the server has its own handler
         yield from (fault.first for fault in self.faults if fault.chain[-1].type == "KeyboardInterrupt")
 
-    def causes(self, *, failed: bool, crashed: bool, ended: bool) -> Iterator[Found]:
+    def causes(self, *, failed: bool, crashed: bool, ended: bool) -> Iterator[Candidate]:
         """What the log says against the program, as far as it counts after this end of it."""
         for fault in self.faults:
             standing = self._standing(fault)
@@ -169,7 +169,7 @@ class _Look:
             if not (lively and pattern in process.ROWS and pattern.rank >= Rank.COARSE):
                 yield self._found(pattern, match, line.number, [line])
 
-    def complaints(self) -> Iterator[Found]:
+    def complaints(self) -> Iterator[Candidate]:
         for pattern, line, match in self._of_lines(complaints=True):
             yield self._found(pattern, match, line.number, [line])
 
@@ -191,7 +191,7 @@ class _Look:
             return "uncaught" if fault.first < self.ready_at else "logged"
         return "logged" if fault.level == "ERROR" and fault.first < self.ready_at else "none"
 
-    def _of_fault(self, fault: Fault) -> Iterator[Found]:
+    def _of_fault(self, fault: Fault) -> Iterator[Candidate]:
         known = False
         context = [fault.context] if fault.context is not None and fault.context.level != "INFO" else []
         for raised in fault.chain:
@@ -205,7 +205,7 @@ class _Look:
                         yield self._found(pattern, match, raised.lines[0].number, [root, raised.lines[0], *context])
         last = fault.chain[-1]
         if not known and not self.book.wrappers.search(last.text):
-            yield Found(Rank.UNKNOWN, fault.first, partial(self._unknown, fault, last, context))
+            yield Candidate(Rank.UNKNOWN, fault.first, partial(self._unknown, fault, last, context))
 
     def _unknown(self, fault: Fault, last: Raised, context: list[Line]) -> Diagnosis:
         kind, permanent, advice = next(
@@ -245,7 +245,7 @@ class _Look:
     def _values(self, match: re.Match[str]) -> dict[str, str]:
         return {**self.facts, **{name: value for name, value in match.groupdict().items() if value is not None}}
 
-    def _found(self, pattern: Pattern, match: re.Match[str], line: int, evidence: list[Line]) -> Found:
+    def _found(self, pattern: Pattern, match: re.Match[str], line: int, evidence: list[Line]) -> Candidate:
         def finish() -> Diagnosis:
             values = self._values(match)
             if pattern.derive is not None:
@@ -261,7 +261,7 @@ class _Look:
                 self._shown(evidence),
             )
 
-        return Found(pattern.rank, line, finish)
+        return Candidate(pattern.rank, line, finish)
 
     def end(self) -> tuple[str, ...]:
         """The last lines that say anything."""

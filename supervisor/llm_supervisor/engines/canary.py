@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from llm_supervisor.core.health import Answer, Probe
+from llm_supervisor.core.health import Answer, ProbeResult
 
 USER = "llm-supervisor-canary"
 TOKENS = 4  # enough to prove that it generates
@@ -69,40 +69,40 @@ def embedding_canary(nonce: str, *, model: str) -> dict[str, object]:
     return {"model": model, "input": f"{nonce}: hello", "user": USER}
 
 
-def judge(status: int, body: bytes, *, expect: str | None = None) -> Probe:
+def judge(status: int, body: bytes, *, expect: str | None = None) -> ProbeResult:
     """What an answer to a canary means. A refusal (4xx) is a valid answer with the wrong content: neither waiting nor a
     restart mends a missing chat template, a wrong name or a wrong key. Everything else but an answer with at least one
     token is a failure."""
     if status != 200:
         said = _error(body)
         if status in (401, 403):
-            return Probe(Answer.WRONG, f"does not take the key that it was given ({status}: {said})")
+            return ProbeResult(Answer.WRONG, f"does not take the key that it was given ({status}: {said})")
         if 400 <= status < 500 and status not in (408, 429):
-            return Probe(Answer.WRONG, f"is refused ({status}: {said})")
-        return Probe(Answer.INVALID, f"fails ({status}: {said})")
+            return ProbeResult(Answer.WRONG, f"is refused ({status}: {said})")
+        return ProbeResult(Answer.INVALID, f"fails ({status}: {said})")
     try:
         answer: Mapping[str, Any] = json.loads(body)
     except ValueError:
-        return Probe(Answer.INVALID, "gets something that is no JSON")
+        return ProbeResult(Answer.INVALID, "gets something that is no JSON")
     if not isinstance(answer, dict):
-        return Probe(Answer.INVALID, "gets something that is no answer")
+        return ProbeResult(Answer.INVALID, "gets something that is no answer")
     if "data" in answer:
         return _judge_embedding(answer)
     return _judge_text(answer, expect)
 
 
-def _judge_embedding(answer: Mapping[str, Any]) -> Probe:
+def _judge_embedding(answer: Mapping[str, Any]) -> ProbeResult:
     try:
         numbers = answer["data"][0]["embedding"]
         sound = len(numbers) > 0 and any(float(number) != 0 for number in numbers)
     except (KeyError, IndexError, TypeError, ValueError):
-        return Probe(Answer.INVALID, "gets no embedding")
+        return ProbeResult(Answer.INVALID, "gets no embedding")
     if not sound:
-        return Probe(Answer.INVALID, "gets an empty embedding")
-    return Probe(Answer.OK, f"gets {len(numbers)} numbers")
+        return ProbeResult(Answer.INVALID, "gets an empty embedding")
+    return ProbeResult(Answer.OK, f"gets {len(numbers)} numbers")
 
 
-def _judge_text(answer: Mapping[str, Any], expect: str | None) -> Probe:
+def _judge_text(answer: Mapping[str, Any], expect: str | None) -> ProbeResult:
     try:
         choice = answer["choices"][0]
         message = choice.get("message") or {}
@@ -111,12 +111,12 @@ def _judge_text(answer: Mapping[str, Any], expect: str | None) -> Probe:
         text = "".join(part for part in parts if isinstance(part, str))
         tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        return Probe(Answer.INVALID, "gets something that is no completion")
+        return ProbeResult(Answer.INVALID, "gets something that is no completion")
     if tokens < 1 and not text:
-        return Probe(Answer.INVALID, "gets an empty answer")
+        return ProbeResult(Answer.INVALID, "gets an empty answer")
     if expect is not None and not re.search(expect, text):
-        return Probe(Answer.WRONG, f"gets {text[:60]!r}, which does not match {expect!r}")
-    return Probe(Answer.OK, f"gets {tokens or 'some'} tokens")
+        return ProbeResult(Answer.WRONG, f"gets {text[:60]!r}, which does not match {expect!r}")
+    return ProbeResult(Answer.OK, f"gets {tokens or 'some'} tokens")
 
 
 def _error(body: bytes) -> str:

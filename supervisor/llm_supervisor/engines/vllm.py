@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from llm_supervisor.core.health import Answer, Counters, Probe
+from llm_supervisor.core.health import Answer, Counters, ProbeResult
 from llm_supervisor.core.probe import Step
 
 # Not `vllm serve`: the CPU distribution dies there looking for the metadata of a distribution named `vllm`. Both run
@@ -228,28 +228,28 @@ def environment(
 # Its answers ------------------------------------------------------------------------------------------------
 
 
-def judge_health(status: int, body: bytes) -> Probe:
+def judge_health(status: int, body: bytes) -> ProbeResult:
     """``/health``: 200, or 503 when the engine core is dead, which it will stay."""
     if status == 200:
-        return Probe(Answer.OK, "/health 200")
+        return ProbeResult(Answer.OK, "/health 200")
     if status == 503:
-        return Probe(Answer.DEAD, "/health says that the engine is dead (503)")
-    return Probe(Answer.INVALID, f"/health answers {status}")
+        return ProbeResult(Answer.DEAD, "/health says that the engine is dead (503)")
+    return ProbeResult(Answer.INVALID, f"/health answers {status}")
 
 
-def judge_models(status: int, body: bytes, served_name: str) -> Probe:
+def judge_models(status: int, body: bytes, served_name: str) -> ProbeResult:
     """``/v1/models``: must list the served name."""
     if status in (401, 403):
-        return Probe(Answer.WRONG, f"/v1/models answers {status}: it does not take the key that it was given")
+        return ProbeResult(Answer.WRONG, f"/v1/models answers {status}: it does not take the key that it was given")
     if status != 200:
-        return Probe(Answer.INVALID, f"/v1/models answers {status}")
+        return ProbeResult(Answer.INVALID, f"/v1/models answers {status}")
     try:
         names = [str(entry["id"]) for entry in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return Probe(Answer.INVALID, "/v1/models answers something that is no list of models")
+        return ProbeResult(Answer.INVALID, "/v1/models answers something that is no list of models")
     if served_name not in names:
-        return Probe(Answer.WRONG, f"/v1/models lists {', '.join(names) or 'nothing'}, not {served_name}")
-    return Probe(Answer.OK, f"/v1/models lists {served_name}")
+        return ProbeResult(Answer.WRONG, f"/v1/models lists {', '.join(names) or 'nothing'}, not {served_name}")
+    return ProbeResult(Answer.OK, f"/v1/models lists {served_name}")
 
 
 _SERIES = re.compile(

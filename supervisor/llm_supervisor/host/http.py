@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from llm_supervisor.core.health import Answer, Probe
+from llm_supervisor.core.health import Answer, ProbeResult
 
 # More than any answer that is wanted; what floods must not fill our memory
 BODY_LIMIT = 16 * 1024 * 1024
@@ -52,7 +52,7 @@ class Target:
 
     async def ask(
         self, path: str, timeout: float, json: object = None, headers: Mapping[str, str] | None = None
-    ) -> Reply | Probe:
+    ) -> Reply | ProbeResult:
         """GET, or POST when there is ``json``. The time-out (seconds) is for the whole exchange."""
         began = time.monotonic()
         try:
@@ -65,16 +65,16 @@ class Target:
                     body += part
                     if len(body) > BODY_LIMIT:
                         detail = f"{path}: more than {BODY_LIMIT} bytes"
-                        return Probe(Answer.INVALID, detail, time.monotonic() - began)
+                        return ProbeResult(Answer.INVALID, detail, time.monotonic() - began)
                 return Reply(response.status_code, bytes(body), time.monotonic() - began)
         except TimeoutError:
-            return Probe(Answer.SILENT, f"no answer from {path} within {timeout:g} s", time.monotonic() - began)
+            return ProbeResult(Answer.SILENT, f"no answer from {path} within {timeout:g} s", time.monotonic() - began)
         except httpx.ConnectError as error:
             return _not_connected(self._where(), error, time.monotonic() - began)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             # it accepted and then broke off: reset, or garbage instead of HTTP
             detail = f"{path}: {type(error).__name__} {error}".rstrip()
-            return Probe(Answer.INVALID, detail, time.monotonic() - began)
+            return ProbeResult(Answer.INVALID, detail, time.monotonic() - began)
 
     def _where(self) -> str:
         return self.address if isinstance(self.address, str) else f"{self.address[0]}:{self.address[1]}"
@@ -84,25 +84,27 @@ class Target:
         await self._client.aclose()
 
 
-async def connect(host: str, port: int, timeout: float) -> Probe:
+async def connect(host: str, port: int, timeout: float) -> ProbeResult:
     """Whether somebody accepts TCP connections there."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout):
             _, writer = await asyncio.open_connection(host, port)
         writer.close()
-        return Probe(Answer.OK, "accepts connections", time.monotonic() - began)
+        return ProbeResult(Answer.OK, "accepts connections", time.monotonic() - began)
     except TimeoutError:
-        return Probe(Answer.SILENT, f"{host}:{port} does not accept within {timeout:g} s", time.monotonic() - began)
+        return ProbeResult(
+            Answer.SILENT, f"{host}:{port} does not accept within {timeout:g} s", time.monotonic() - began
+        )
     except (OSError, ValueError, OverflowError) as error:  # ValueError: a name that can be none; OverflowError: a port
         return _not_connected(f"{host}:{port}", error, time.monotonic() - began)
 
 
-def _not_connected(where: str, error: BaseException, took: float) -> Probe:
+def _not_connected(where: str, error: BaseException, took: float) -> ProbeResult:
     cause: BaseException | None = error
     while cause is not None and getattr(cause, "errno", None) is None:
         cause = cause.__cause__ or cause.__context__
     number = getattr(cause, "errno", None)
     if number in _NOBODY:
-        return Probe(Answer.REFUSED, f"{where} refuses connections ({os.strerror(number)})", took)
-    return Probe(Answer.SILENT, f"{where} cannot be reached ({cause or error})", took)
+        return ProbeResult(Answer.REFUSED, f"{where} refuses connections ({os.strerror(number)})", took)
+    return ProbeResult(Answer.SILENT, f"{where} cannot be reached ({cause or error})", took)

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 from llm_supervisor.core import effect as do
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import health as hl
-from llm_supervisor.core import program
+from llm_supervisor.core import program, recovery
 from llm_supervisor.core.effect import Effect
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import Failure
-from llm_supervisor.core.health import Action, Answer, Counters, Observation, Probe
-from llm_supervisor.core.probe import Asking, Canary, Question, Reader, Reading, Step
-from llm_supervisor.core.program import Found
+from llm_supervisor.core.health import Answer, Counters, Observation, ProbeResult, Reaction
+from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan, Reader, Step
+from llm_supervisor.core.recovery import Remnant
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
 
@@ -38,7 +38,7 @@ WARM_PACE = 0.02
 CANARY_LOOK = 10.0
 
 
-class Refused(Exception):
+class SpawnRefused(Exception):
     """A start that the world refuses, with the reason for people."""
 
     def __init__(self, failure: Failure) -> None:
@@ -62,9 +62,9 @@ class World(Protocol):
         self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None], *, warm: bool
     ) -> tuple[int, bool]:
         """Start it (``warm``: with everything imported, where that can be done) and return the leader's pid, and
-        whether it was warm; from then on its exit is posted. Raises Refused."""
+        whether it was warm; from then on its exit is posted. Raises SpawnRefused."""
 
-    def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Found:
+    def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Remnant:
         """Watch what a former daemon started as this incarnation, if it lives; from then on its exit is posted."""
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
@@ -94,13 +94,15 @@ class World(Protocol):
     def downloaded(self, spec: ProgramSpec) -> int:
         """The bytes that are there of what it downloads."""
 
-    async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
+    async def ask(self, name: str, asking: ProbePlan, question: HttpProbe | None, timeout: float) -> ProbeResult:
         """One question and its answer; without a question, a TCP connection."""
 
-    async def read(self, name: str, asking: Asking, reading: Reading, timeout: float) -> tuple[Probe, Counters | None]:
+    async def read(
+        self, name: str, asking: ProbePlan, reading: MetricsProbe, timeout: float
+    ) -> tuple[ProbeResult, Counters | None]:
         """The counters, and whether they could be read."""
 
-    async def send(self, name: str, asking: Asking, canary: Canary, timeout: float) -> Probe:
+    async def send(self, name: str, asking: ProbePlan, canary: Canary, timeout: float) -> ProbeResult:
         """A canary and what became of it."""
 
     def close_listener(self, name: str) -> None:
@@ -119,7 +121,7 @@ class Runner:
         world: World,
         publish: Publish,
         *,
-        asking: Asking | None = None,
+        asking: ProbePlan | None = None,
         reader: Reader | None = None,
         state: State | None = None,
     ) -> None:
@@ -150,7 +152,7 @@ class Runner:
         finally:
             self._ended += 1
 
-    def replace(self, spec: ProgramSpec, asking: Asking | None, reader: Reader | None) -> None:
+    def replace(self, spec: ProgramSpec, asking: ProbePlan | None, reader: Reader | None) -> None:
         """What it should be from now on, of the same name. Its process stays; how it is asked changes at once."""
         self.spec, self._asking, self._reader = spec, asking, reader
         if self.state.phase is Phase.RUNNING and self._probing is not None and self._tasks is not None:
@@ -186,9 +188,9 @@ class Runner:
         async with asyncio.TaskGroup() as self._tasks:
             if recorded is not None:
                 found = self._world.adopt(self.name, recorded.incarnation, self.post)
-                self._begin(*program.recovered(self.spec, recorded, found, loop.time()))
+                self._begin(*recovery.recovered(self.spec, recorded, found, loop.time()))
             elif sweep_first:
-                self._begin(*program.leftover(self.spec, self.state, loop.time()))
+                self._begin(*recovery.leftover(self.spec, self.state, loop.time()))
             elif self.spec.autostart:
                 self.post(ev.StartRequested())
             while not (self._finished and not self._mailbox):
@@ -223,7 +225,7 @@ class Runner:
     def _handle(self, event: Event, now: float) -> None:
         before = self.state
         self.state, effects = program.step(self.spec, before, event, now)
-        if self.state.health.verdict.action is Action.DOUBT:
+        if self.state.health.verdict.action is Reaction.DOUBT:
             self._doubt.set()
         else:
             self._doubt.clear()
@@ -267,7 +269,7 @@ class Runner:
     async def _spawn(self, incarnation: int, warm: bool) -> None:
         try:
             pid, warm = await self._world.spawn(self.spec, incarnation, self.post, warm=warm)
-        except Refused as no:
+        except SpawnRefused as no:
             self.post(ev.SpawnFailed(incarnation, no.failure))
         else:
             self.post(ev.Spawned(incarnation, pid, warm))
@@ -298,7 +300,7 @@ class Runner:
     async def _until_ready(self, incarnation: int) -> None:
         health, loop = self.spec.health, asyncio.get_running_loop()
         next_canary = loop.time()
-        pause = WARM_PACE if self.state.warm else health.startup_period
+        pause = WARM_PACE if self.state.startup.warm else health.startup_period
         while not self._ready.is_set():
             if (asking := self._asking) is not None:
                 catalogue = canary = None
@@ -321,18 +323,18 @@ class Runner:
             except TimeoutError:
                 pause *= 1.2
 
-    async def _while_running(self, incarnation: int, asking: Asking) -> None:
+    async def _while_running(self, incarnation: int, asking: ProbePlan) -> None:
         """Each signal at its own pace: one that gets no answer must not silence the others."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ask_for_ever(incarnation, asking))
             group.create_task(self._list_for_ever(incarnation, asking))
             group.create_task(self._photograph_stalls())
-            if asking.reading is not None:
-                group.create_task(self._read_for_ever(incarnation, asking, asking.reading))
+            if asking.metrics is not None:
+                group.create_task(self._read_for_ever(incarnation, asking, asking.metrics))
             if asking.canary is not None:
                 group.create_task(self._send_canaries(incarnation, asking, asking.canary))
 
-    async def _ask_for_ever(self, incarnation: int, asking: Asking) -> None:
+    async def _ask_for_ever(self, incarnation: int, asking: ProbePlan) -> None:
         health, loop = self.spec.health, asyncio.get_running_loop()
         due = loop.time() - (health.period if incarnation == self._at_once else 0.0)
         while True:
@@ -342,7 +344,7 @@ class Runner:
             liveness = await self._ask(asking, "liveness", health.timeout)
             self.post(ev.Observed(incarnation, Observation(liveness=liveness, stopped=stopped)))
 
-    async def _list_for_ever(self, incarnation: int, asking: Asking) -> None:
+    async def _list_for_ever(self, incarnation: int, asking: ProbePlan) -> None:
         health, loop = self.spec.health, asyncio.get_running_loop()
         due = loop.time() - (health.readiness_period if incarnation == self._at_once else 0.0)
         while True:
@@ -351,7 +353,7 @@ class Runner:
             catalogue = await self._ask(asking, "catalogue", health.readiness_timeout)
             self.post(ev.Observed(incarnation, Observation(catalogue=catalogue)))
 
-    async def _read_for_ever(self, incarnation: int, asking: Asking, reading: Reading) -> None:
+    async def _read_for_ever(self, incarnation: int, asking: ProbePlan, reading: MetricsProbe) -> None:
         """The counters. A saturated engine answers late: that it works is worth waiting for, up to the stall grace."""
         health = self.spec.health
         patience = max(health.timeout, health.stall_grace / 2)
@@ -376,7 +378,7 @@ class Runner:
                 await self._world.photograph(self.spec)
             await asyncio.sleep(max(grace / 8, 0.1))
 
-    async def _send_canaries(self, incarnation: int, asking: Asking, canary: Canary) -> None:
+    async def _send_canaries(self, incarnation: int, asking: ProbePlan, canary: Canary) -> None:
         """One at a time, whenever the core wants one."""
         health, loop = self.spec.health, asyncio.get_running_loop()
         while True:
@@ -394,13 +396,13 @@ class Runner:
             elif self._doubt.is_set():
                 await asyncio.sleep(CANARY_LOOK)  # doubt that no canary is wanted for must not turn in place
 
-    async def _ask(self, asking: Asking, signal: str, timeout: float) -> Probe | None:
-        if not asking.questions:  # a plain TCP port: that somebody accepts is all there is to know
+    async def _ask(self, asking: ProbePlan, signal: str, timeout: float) -> ProbeResult | None:
+        if not asking.probes:  # a plain TCP port: that somebody accepts is all there is to know
             return await self._world.ask(self.name, asking, None, timeout)
-        for question in asking.questions:
+        for question in asking.probes:
             if question.signal == signal:
                 return await self._world.ask(self.name, asking, question, timeout)
-        return Probe(Answer.OK, "nothing to ask")
+        return ProbeResult(Answer.OK, "nothing to ask")
 
     async def _watch_start(self, incarnation: int) -> None:
         """What a starting program says and does, as signs of progress."""

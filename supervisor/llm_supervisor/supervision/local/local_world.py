@@ -20,9 +20,9 @@ from typing import Any, Protocol
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
-from llm_supervisor.core.health import NEW, Answer, Counters, Probe
-from llm_supervisor.core.probe import Asking, Canary, Question, Reading
-from llm_supervisor.core.program import Found
+from llm_supervisor.core.health import NEW, Answer, Counters, ProbeResult
+from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan
+from llm_supervisor.core.recovery import Remnant
 from llm_supervisor.core.serialize import to_record
 from llm_supervisor.core.spec import Kind, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Cause, Departure, Phase, State
@@ -51,7 +51,7 @@ from llm_supervisor.host.process import (
 )
 from llm_supervisor.host.systemd import Notifier
 from llm_supervisor.supervision.local.fork_servers import Nurseries
-from llm_supervisor.supervision.runner import Refused, Swept
+from llm_supervisor.supervision.runner import SpawnRefused, Swept
 from llm_supervisor.supervision.state_file import STATE, STATE_VERSION, Former, fifo_of, fifo_path
 
 # What the service manager says to us and nobody else, and what belongs to our own interpreter
@@ -172,7 +172,7 @@ class RealWorld:
             self._store.store(fifo.name, pipe)
         except OSError as error:
             failure = Failure("log", f"no log can be opened: {error}", "Free some room in the log folder.")
-            raise Refused(failure) from error
+            raise SpawnRefused(failure) from error
         at = os.stat(fifo)
         tree = Tree(cookie, fifo=(at.st_dev, at.st_ino))
         begin = self._pump.position(spec.name)
@@ -201,7 +201,7 @@ class RealWorld:
                 advice = (
                     "Correct the command, or install it." if error.permanent else "The machine is short of something."
                 )
-                raise Refused(Failure("spawn_failed", str(error), advice, permanent=error.permanent)) from error
+                raise SpawnRefused(Failure("spawn_failed", str(error), advice, permanent=error.permanent)) from error
             leader = Child.open(pid)
             assert leader is not None, "nobody else reaps, so a fresh child is there at least as a zombie"
         pid = leader.pid
@@ -241,7 +241,9 @@ class RealWorld:
                 _signal(row, signal.SIGKILL)
             if loop.time() >= end:
                 who = ", ".join(f"{row.comm} (pid {row.pid})" for row in left)
-                raise Refused(Failure("unkillable", f"what a warm start has left survives SIGKILL: {who}", busy=True))
+                raise SpawnRefused(
+                    Failure("unkillable", f"what a warm start has left survives SIGKILL: {who}", busy=True)
+                )
             await asyncio.sleep(0.01)
         return None
 
@@ -267,7 +269,7 @@ class RealWorld:
                 failure = Failure(
                     "state", f"the state cannot be written: {error}", f"Free some room in {self._runtime}."
                 )
-                raise Refused(failure) from error
+                raise SpawnRefused(failure) from error
         return self._reserved[name]
 
     def _take_turn(self, spec: ProgramSpec) -> None:
@@ -276,7 +278,7 @@ class RealWorld:
             other = self._starting.get(index, spec.name)
             if other != spec.name:
                 summary = f"waits for GPU {index}: {other} starts on it"
-                raise Refused(Failure("gpu_busy_starting", summary, permanent=False, busy=True))
+                raise SpawnRefused(Failure("gpu_busy_starting", summary, permanent=False, busy=True))
         self._starting |= dict.fromkeys(spec.gpus, spec.name)
 
     async def _memory_is_back(self, spec: ProgramSpec) -> None:
@@ -285,7 +287,7 @@ class RealWorld:
             advice = "It waits until the memory is free, without counting it as a failure. End those processes if they "
             advice += "are not wanted; if NVML names none, reset the GPU (nvidia-smi --gpu-reset) or reboot."
             summary = "; ".join(str(one) for one in held)
-            raise Refused(Failure("gpu_memory_held", summary, advice, permanent=False, busy=True))
+            raise SpawnRefused(Failure("gpu_memory_held", summary, advice, permanent=False, busy=True))
         self._held.pop(spec.name, None)
 
     def _end_turn(self, name: str) -> None:
@@ -316,16 +318,16 @@ class RealWorld:
                 Path(uds).unlink(missing_ok=True)
         except OSError as error:
             advice = "Choose another place for `uds`: a path of at most 107 bytes in a folder of this user."
-            raise Refused(Failure("uds", f"{uds}: {error.strerror or error}", advice, permanent=True)) from error
+            raise SpawnRefused(Failure("uds", f"{uds}: {error.strerror or error}", advice, permanent=True)) from error
         if used:
             advice = "End it, or choose another place for `uds`."
-            raise Refused(Failure("port_taken", f"{uds} is somebody's: it answers", advice, busy=True))
+            raise SpawnRefused(Failure("port_taken", f"{uds} is somebody's: it answers", advice, busy=True))
 
-    def _taken(self, port: int, error: OSError) -> Refused:
+    def _taken(self, port: int, error: OSError) -> SpawnRefused:
         holder = net.holder(port)
         who = f": {holder}" if holder else f" ({error.strerror})"
         advice = f"End {holder}, or give this model another port." if holder else "Choose another port."
-        return Refused(Failure("port_taken", f"port {port} is taken{who}", advice, permanent=False, busy=True))
+        return SpawnRefused(Failure("port_taken", f"port {port} is taken{who}", advice, permanent=False, busy=True))
 
     def _listen(self, name: str, address: tuple[str, int]) -> socket.socket:
         """The listening socket, bound anew only if it was closed: it outlives incarnations, so clients queue in it; and
@@ -417,7 +419,7 @@ class RealWorld:
         living = self.incarnations.get(spec.name)
         swept = await self.end(spec.name, grace, kill_grace)
         self._end_turn(spec.name)
-        if (leaving := state.leaving) is not None and state.warm and leaving.failed and not leaving.was_ready:
+        if (leaving := state.leaving) is not None and state.startup.warm and leaving.failed and not leaving.was_ready:
             self.nurseries.distrust(spec.name, leaving.summary)
         if swept.left or living is None:
             return swept
@@ -637,19 +639,19 @@ class RealWorld:
         """See ``runner.World``."""
         return hub_cache.growth(spec.launch.downloads)
 
-    async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
+    async def ask(self, name: str, asking: ProbePlan, question: HttpProbe | None, timeout: float) -> ProbeResult:
         """See ``runner.World``."""
         if question is None:
             assert not isinstance(asking.address, str)
             return await http.connect(*asking.address, timeout)
         reply = await (await self._target(name, asking)).ask(question.path, timeout)
-        if isinstance(reply, Probe):
+        if isinstance(reply, ProbeResult):
             return reply
         if question.signal == "catalogue" and (stranger := self._stranger(name)) is not None:
             return replace(stranger, took=reply.took)
         return replace(question.judge(reply.status, reply.body), took=reply.took)
 
-    def _stranger(self, name: str) -> Probe | None:
+    def _stranger(self, name: str) -> ProbeResult | None:
         """Whether somebody else answers on the program's port, alone or beside it: vLLM listens with SO_REUSEPORT, so
         that a second one of the same user takes half of the requests and no one gets an error."""
         living = self.incarnations.get(name)
@@ -663,30 +665,34 @@ class RealWorld:
         holder = net.holder(living.port, listening - mine)
         who = str(holder) if holder else "another process"
         if mine:
-            return Probe(Answer.WRONG, f"port {living.port} is shared: {who} listens on it too and takes requests")
-        return Probe(Answer.INVALID, f"port {living.port} is answered by {who}, not by {name}")
+            return ProbeResult(
+                Answer.WRONG, f"port {living.port} is shared: {who} listens on it too and takes requests"
+            )
+        return ProbeResult(Answer.INVALID, f"port {living.port} is answered by {who}, not by {name}")
 
-    async def read(self, name: str, asking: Asking, reading: Reading, timeout: float) -> tuple[Probe, Counters | None]:
+    async def read(
+        self, name: str, asking: ProbePlan, reading: MetricsProbe, timeout: float
+    ) -> tuple[ProbeResult, Counters | None]:
         """See ``runner.World``."""
         reply = await (await self._target(name, asking)).ask(reading.path, timeout)
-        if isinstance(reply, Probe):
+        if isinstance(reply, ProbeResult):
             return reply, None
         counters = reading.read(reply.body) if reply.status == 200 else None
         if counters is None:
-            return Probe(Answer.INVALID, f"{reading.path} ({reply.status}) shows no counters", reply.took), None
-        return Probe(Answer.OK, f"{counters.running} running, {counters.waiting} waiting", reply.took), counters
+            return ProbeResult(Answer.INVALID, f"{reading.path} ({reply.status}) shows no counters", reply.took), None
+        return ProbeResult(Answer.OK, f"{counters.running} running, {counters.waiting} waiting", reply.took), counters
 
-    async def send(self, name: str, asking: Asking, canary: Canary, timeout: float) -> Probe:
+    async def send(self, name: str, asking: ProbePlan, canary: Canary, timeout: float) -> ProbeResult:
         """See ``runner.World``."""
         nonce = uuid.uuid4().hex[:12]
         target = await self._target(name, asking)
         body = canary.body(nonce)
         reply = await target.ask(canary.path, timeout, body, {"X-Request-Id": f"llm-supervisor-canary-{nonce}"})
-        if isinstance(reply, Probe):
+        if isinstance(reply, ProbeResult):
             return reply
         return replace(canary.judge(reply.status, reply.body), took=reply.took)
 
-    async def _target(self, name: str, asking: Asking) -> http.Target:
+    async def _target(self, name: str, asking: ProbePlan) -> http.Target:
         known = self._targets.get(name)
         where = (asking.address, asking.headers)  # not what is asked: two plans of the same ask it by other functions
         if known is None or known[0] != where:
@@ -715,7 +721,8 @@ class RealWorld:
         """How a program is, for the next daemon: written down within a moment."""
         # every sign of life of a start moves its deadline
         deadline = None if state.phase is Phase.STARTING else state.deadline
-        seen = replace(state, health=NEW, stirred_at=None, loaded_at=None, loading=None, reason="", deadline=deadline)
+        startup = replace(state.startup, stirred_at=None, loaded_at=None, loading=None)
+        seen = replace(state, health=NEW, startup=startup, reason="", deadline=deadline)
         if self._states.get(name, (None,))[0] != seen:
             self._states[name] = (seen, to_record(state))
             self._save_soon()
@@ -861,11 +868,11 @@ class RealWorld:
         self.handover = None
         self._save_now()
 
-    def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Found:
+    def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Remnant:
         """See ``runner.World``."""
         living = self.incarnations.get(name)
         if living is None:
-            return Found(None, remains=False, began=False)
+            return Remnant(None, remains=False, began=False)
         living.number = incarnation
         began = living.first is not None
         if living.tree.leader is not None:
@@ -873,13 +880,13 @@ class RealWorld:
             living.leader = Child.open(pid, Identity(pid, started, boot_id()))
         if living.leader is not None:
             living.leader.watch(lambda status: post(ev.Exited(incarnation, status)))
-            return Found(living.leader.pid, remains=True, began=True)
+            return Remnant(living.leader.pid, remains=True, began=True)
         remains = bool(find(living.tree))
         if not remains:
             living.tree.leader = None
             if not began:  # nothing was ever recorded of it but the name of its next incarnation
                 self._bury(name, living)
-        return Found(None, remains=remains, began=began)
+        return Remnant(None, remains=remains, began=began)
 
 
 def _named(leaving: Departure, found: Diagnosis) -> Failure:
