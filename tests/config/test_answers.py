@@ -12,14 +12,15 @@ import pytest
 
 from llm_supervisor.core.health import Answer, ProbeResult
 from llm_supervisor.core.probe import Step
-from llm_supervisor.engines import litellm, vllm
+from llm_supervisor.engines.litellm import probes as litellm_probes
+from llm_supervisor.engines.vllm import probes as vllm_probes
 
 Judge = Callable[[int, bytes], ProbeResult]
 JUDGES: dict[str, Judge] = {
-    "health": vllm.judge_health,
-    "models": partial(vllm.judge_models, served_name="glm"),
-    "liveliness": litellm.judge_liveliness,
-    "groups": partial(litellm.judge_groups, expected={"glm": True, "claude": None}),
+    "health": vllm_probes.judge_health,
+    "models": partial(vllm_probes.judge_models, served_name="glm"),
+    "liveliness": litellm_probes.judge_liveliness,
+    "groups": partial(litellm_probes.judge_groups, expected={"glm": True, "claude": None}),
 }
 
 
@@ -126,7 +127,7 @@ vllm:generation_tokens_total{engine="0",model_name="glm"} 100.0
 vllm:iteration_tokens_total_count{engine="0",model_name="glm"} 7.0
 vllm:generation_tokens_total{engine="1",model_name="glm"} 1.0
 """
-    seen = vllm.read_metrics(page)
+    seen = vllm_probes.read_metrics(page)
     assert seen is not None
     assert (seen.work, seen.running, seen.waiting) == ((101.0, 1234500.0, 7.0), 2, 1)
 
@@ -140,7 +141,7 @@ vllm:generation_tokens_total{engine="1",model_name="glm"} 1.0
     ],
 )  # fmt: skip
 def test_a_page_of_metrics_that_is_none(page: bytes) -> None:
-    assert vllm.read_metrics(page) is None
+    assert vllm_probes.read_metrics(page) is None
 
 
 # vLLM's log -------------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ LOG: list[tuple[bytes, Step | None]] = [
 
 @pytest.mark.parametrize(("line", "step"), LOG, ids=[str(row[1].doing if row[1] else row[0][:20]) for row in LOG])
 def test_a_line_of_vllms_log(line: bytes, step: Step | None) -> None:
-    assert vllm.step(line) == step
+    assert vllm_probes.step(line) == step
 
 
 def test_a_huge_line_is_read_quickly() -> None:
@@ -197,5 +198,5 @@ def test_a_huge_line_is_read_quickly() -> None:
     lines = (b"x" * 10**6, b"Capturing CUDA graphs" * 20_000, b"Fetching 1" * 10**5, b"init engine " * 20_000)
     began = time.process_time()
     for line in lines:
-        assert vllm.step(line) is None
+        assert vllm_probes.step(line) is None
     assert time.process_time() - began < 1.0

@@ -11,7 +11,7 @@ import yaml
 
 from llm_supervisor.config import keep, plan, restore
 from llm_supervisor.config.plan import Plan, Pythons
-from llm_supervisor.engines import litellm
+from llm_supervisor.engines.litellm import config as proxy_config
 from tests.config.conftest import Place, Said, assert_said
 
 G = "gateway: {litellm_config: native.yaml}\n"
@@ -149,7 +149,7 @@ litellm_settings:
 def test_nothing_leads_to_a_group_that_is_disabled() -> None:
     native = yaml.safe_load(TWO + ROUTER)
     before = copy.deepcopy(native)
-    config, disabled = litellm.usable(native, {**ALL, "A_KEY": ""})
+    config, disabled = proxy_config.usable(native, {**ALL, "A_KEY": ""})
     assert list(disabled) == ["claude"]
     assert config["router_settings"] == {
         "fallbacks": [{"local": ["gpt"]}, {"gpt": ["local"]}, "odd"],
@@ -161,7 +161,7 @@ def test_nothing_leads_to_a_group_that_is_disabled() -> None:
         "default_fallbacks": ["gpt"], "content_policy_fallbacks": [], "drop_params": True,
     }  # fmt: skip
     assert native == before
-    assert litellm.usable(native, ALL) == (before, {})
+    assert proxy_config.usable(native, ALL) == (before, {})
 
 
 # Limits ---------------------------------------------------------------------------------------------------------

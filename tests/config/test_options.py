@@ -11,8 +11,9 @@ import pytest
 
 from llm_supervisor.config import ConfigError, load
 from llm_supervisor.config.checks import vllm_options
-from llm_supervisor.engines import options, vllm
-from llm_supervisor.engines.options import Option, Options
+from llm_supervisor.engines.vllm import installed_options
+from llm_supervisor.engines.vllm import options as engine_options
+from llm_supervisor.engines.vllm.installed_options import Option, Options
 from tests.config.conftest import Place
 
 KNOWN: Options = {
@@ -178,27 +179,30 @@ def test_it_is_asked_once_until_something_is_installed(tmp_path: Path) -> None:
     one = {"takes": "value", "negatable": False, "choices": ["auto"], "kind": "", "optional": False}
     told = json.dumps({"dtype": one})
     python, data = an_environment(tmp_path / "env", f"echo '{told}'"), tmp_path / "data"
-    assert options.known(python, data) is None
+    assert installed_options.known(python, data) is None
     for _ in range(2):
-        assert options.learn(python, data) == {"dtype": Option("value", False, ("auto",))}
-    assert options.known(python, data) == options.learn(python, data)
+        assert installed_options.learn(python, data) == {"dtype": Option("value", False, ("auto",))}
+    assert installed_options.known(python, data) == installed_options.learn(python, data)
     assert (tmp_path / "env/asked").read_text() == "asked\n"
     (tmp_path / "env/lib/python3.11/site-packages/new").mkdir()
-    assert options.known(python, data) is None
-    assert options.learn(python, data)
+    assert installed_options.known(python, data) is None
+    assert installed_options.learn(python, data)
     assert (tmp_path / "env/asked").read_text() == "asked\n" * 2
 
 
 @pytest.mark.parametrize("answer", ["exit 1", "echo nonsense", "echo '[1]'", "echo '{\"a\": {}}'"])
 def test_one_that_gives_no_answer(tmp_path: Path, answer: str) -> None:
-    assert options.learn(an_environment(tmp_path / "env", answer), tmp_path / "data") is None
-    assert options.learn(str(tmp_path / "nothing"), tmp_path / "data") is None
-    assert options.learn(sys.executable, tmp_path / "data") is None, "a Python without vLLM"
+    assert installed_options.learn(an_environment(tmp_path / "env", answer), tmp_path / "data") is None
+    assert installed_options.learn(str(tmp_path / "nothing"), tmp_path / "data") is None
+    assert installed_options.learn(sys.executable, tmp_path / "data") is None, "a Python without vLLM"
 
 
 def test_the_old_form_reaches_vllm_as_a_mapping() -> None:
-    assert vllm.flags({"limit_mm_per_prompt": "image=4, video=1"}) == ["--limit-mm-per-prompt", '{"image":4,"video":1}']
-    assert vllm.flags({"limit-mm-per-prompt": '{"image": 1}'}) == ["--limit-mm-per-prompt", '{"image": 1}']
+    assert engine_options.flags({"limit_mm_per_prompt": "image=4, video=1"}) == [
+        "--limit-mm-per-prompt",
+        '{"image":4,"video":1}',
+    ]
+    assert engine_options.flags({"limit-mm-per-prompt": '{"image": 1}'}) == ["--limit-mm-per-prompt", '{"image": 1}']
 
 
 def lists(there: Options) -> dict[str, str]:
@@ -209,7 +213,7 @@ def lists(there: Options) -> dict[str, str]:
 def test_a_list_never_becomes_the_model(there: Options) -> None:
     """Of one that takes no list a second word would be that."""
     options_ = {"allowed-origins": ["*"], "max_model_len": [1, 2], "custom-histogram-buckets": [0.5, 1]}
-    assert vllm.flags(options_, lists(there)) == [
+    assert engine_options.flags(options_, lists(there)) == [
         *("--allowed-origins", '["*"]', "--max-model-len", "[1,2]", "--custom-histogram-buckets", "[0.5,1]")
     ]
 
@@ -217,17 +221,17 @@ def test_a_list_never_becomes_the_model(there: Options) -> None:
 def test_lists_as_the_option_wants_them() -> None:
     given = {"cudagraph-capture-sizes": [1, 2], "middleware": ["a.b", "c.d"], "device_ids": [0, 1]}
     want = ["--cudagraph-capture-sizes", "1", "2", "--middleware", "a.b", "--middleware", "c.d", "--device-ids", "0,1"]
-    assert vllm.flags(given) == want, "where nothing is known"
+    assert engine_options.flags(given) == want, "where nothing is known"
     known = {
         "cudagraph-capture-sizes": Option("any", False, None, "int"),
         "middleware": Option("each", False, None, "text"),
         "device-ids": Option("value", False, None, "commas"),
     }
-    assert vllm.flags(given, lists(known)) == want
-    assert vllm.flags(given, {"middleware": "values"})[3:6] == ["--middleware", "a.b", "c.d"]
-    assert vllm.flags({"middleware": []}) == []
+    assert engine_options.flags(given, lists(known)) == want
+    assert engine_options.flags(given, {"middleware": "values"})[3:6] == ["--middleware", "a.b", "c.d"]
+    assert engine_options.flags({"middleware": []}) == []
     modules = [{"name": "a", "path": "b"}, "c=d"]
-    assert vllm.flags({"lora-modules": modules}) == ["--lora-modules", '{"name":"a","path":"b"}', "c=d"]
+    assert engine_options.flags({"lora-modules": modules}) == ["--lora-modules", '{"name":"a","path":"b"}', "c=d"]
 
 
 def test_what_is_behind_a_dot_is_json() -> None:
@@ -239,7 +243,7 @@ def test_what_is_behind_a_dot_is_json() -> None:
         "compilation-config.splitting_ops+": ["a", "b"],
         "compilation-config.mode": 3,
     }
-    assert vllm.flags(given) == [
+    assert engine_options.flags(given) == [
         *("--compilation-config.cudagraph_mode", "NONE"),
         *("--compilation-config.pass_config.fuse_norm_quant", "false"),
         *("--compilation-config.cudagraph_capture_sizes", "[1,2]"),
@@ -252,7 +256,7 @@ def test_what_is_behind_a_dot_is_json() -> None:
 def test_a_value_that_begins_with_a_dash_is_no_option() -> None:
     given = {"watermark": -0.5, "max-model-len": -1, "cudagraph-capture-sizes": [-1], "response-role": "--x"}
     want = ["--watermark=-0.5", "--max-model-len=-1", "--cudagraph-capture-sizes=-1", "--response-role=--x"]
-    assert vllm.flags(given) == want
+    assert engine_options.flags(given) == want
 
 
 def test_a_long_word_is_looked_at_quickly() -> None:

@@ -12,7 +12,8 @@ from llm_supervisor.config import Plan, plan
 from llm_supervisor.config.plan import Pythons, around_proxies, key_variable
 from llm_supervisor.core.probe import ProbePlan
 from llm_supervisor.core.spec import Kind
-from llm_supervisor.engines import litellm, vllm
+from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.vllm import process as vllm_process
 from tests.config.conftest import GOOD, Place
 
 PYTHONS = Pythons("/envs/vllm/bin/python", "/envs/litellm/bin/python", vllm_cpu=False)
@@ -52,7 +53,7 @@ def asking(made: Plan, name: str = "a") -> ProbePlan:
 def test_vllms_command_line(place: Place) -> None:
     text = "served_model_name: Name, stop: {grace: 60s}, vllm: {max-model-len: 25000, dtype: bfloat16}"
     assert argv(one_model(place, text)) == (
-        "/envs/vllm/bin/python", "-m", vllm.MODULE,
+        "/envs/vllm/bin/python", "-m", vllm_process.MODULE,
         "--model", "org/name", "--served-model-name", "Name", "--host", "127.0.0.1", "--port", "8000",
         "--max-model-len", "25000", "--dtype", "bfloat16", "--shutdown-timeout", "55",
     )  # fmt: skip
@@ -75,7 +76,7 @@ def test_an_engine_on_a_unix_socket(place: Place) -> None:
     assert gateway[gateway.index("--engine") + 1] == f"{host}={path}"
     named = one_model(place, "", at=f"uds: {place.folder}/e.sock")
     assert named.programs["a"].spec.launch.uds == f"{place.folder}/e.sock"
-    hosts = {litellm.socket_host(alias) for alias in ("a", "A", "a.b", "a-b", "a_b", "-")}
+    hosts = {proxy_config.socket_host(alias) for alias in ("a", "A", "a.b", "a-b", "a_b", "-")}
     assert len(hosts) == 6
 
 
@@ -255,7 +256,7 @@ def test_no_two_aliases_share_a_keys_variable() -> None:
     names = {key_variable(alias) for alias in aliases}
     assert len(names) == len(aliases)
     for name in names:
-        assert list(litellm.references(f"os.environ/{name}")) == [((), name)], "LiteLLM's own word for a variable"
+        assert list(proxy_config.references(f"os.environ/{name}")) == [((), name)], "LiteLLM's own word for a variable"
 
 
 def test_the_gateways_specification(place: Place) -> None:
@@ -319,7 +320,7 @@ def test_the_expected_groups(entries: list[tuple[str, bool | None]], expected: d
     for entry, (_, vision) in zip(model_list, entries, strict=True):
         if vision is not None:
             entry["model_info"] = {"supports_vision": vision}
-    assert litellm.expected_groups({"model_list": model_list}) == expected
+    assert proxy_config.expected_groups({"model_list": model_list}) == expected
 
 
 def test_another_name_of_a_group(place: Place) -> None:
@@ -494,6 +495,6 @@ def test_what_a_gateway_was_started_with(place: Place, monkeypatch: pytest.Monke
     assert one_model(place, "", at="uds: true").programs["gateway"].spec.digest != usual
     for more in ("gpus: [1]", "vllm: {max-model-len: 5}", "health: {period: 3s}"):
         assert one_model(place, more).programs["gateway"].spec.digest == usual
-    entry = litellm._entry
-    monkeypatch.setattr(litellm, "_entry", lambda group: entry(group) | {"another": "default"})
+    entry = proxy_config._entry
+    monkeypatch.setattr(proxy_config, "_entry", lambda group: entry(group) | {"another": "default"})
     assert one_model(place, "").programs["gateway"].spec.digest == usual

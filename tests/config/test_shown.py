@@ -14,7 +14,7 @@ from llm_supervisor import redaction
 from llm_supervisor.cli import main
 from llm_supervisor.config import ConfigError, keep, load, restore
 from llm_supervisor.config.show import json_schema, redact_value
-from llm_supervisor.engines import litellm
+from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.redaction import HIDDEN
 from tests.config.conftest import GOOD, Place
 
@@ -164,7 +164,7 @@ def test_secrets_are_taken_out_of_the_file_for_litellm() -> None:
         "environment_variables": {"OPENAI_API_KEY": "secret-a"},
         "general_settings": {"database_url": "postgres://u:p@h/d"},
     }
-    clean, variables = litellm.hide(native)
+    clean, variables = proxy_config.hide_secrets(native)
     hidden = ["12345678", "postgres://u:p@h/d", "redis://:secret-c@host:1", "secret-a", "secret-b"]
     assert sorted(variables.values()) == hidden
     text = json.dumps(clean)
@@ -173,7 +173,7 @@ def test_secrets_are_taken_out_of_the_file_for_litellm() -> None:
     assert clean["model_list"][0]["litellm_params"]["tpm"] == 5
     names = {value: name for name, value in variables.items()}
     assert clean["environment_variables"]["OPENAI_API_KEY"] == f"os.environ/{names['secret-a']}"
-    assert litellm.hide(clean) == (clean, {}), "and there is nothing left to hide"
+    assert proxy_config.hide_secrets(clean) == (clean, {}), "and there is nothing left to hide"
 
 
 NAMED_SECRETS = """
@@ -270,7 +270,7 @@ def test_a_list_keeps_what_litellm_would_not_look_up() -> None:
     """In a list a reference is plain text for it."""
     of_a = {"api_keys": ["of-a-list", {"key": "of-a-mapping"}], "urls": ["http://u:p@h"]}
     native: dict[str, Any] = {"a": of_a, "b": {1: {"key": "k"}}}
-    clean, variables = litellm.hide(native)
+    clean, variables = proxy_config.hide_secrets(native)
     assert sorted(variables.values()) == ["k", "of-a-mapping"]
     assert (clean["a"]["api_keys"][0], clean["a"]["urls"]) == ("of-a-list", ["http://u:p@h"])
     assert redact_value(native["a"], [])["api_keys"] == [HIDDEN, {"key": HIDDEN}]

@@ -16,7 +16,7 @@ import pytest
 
 from llm_supervisor.cli import main
 from llm_supervisor.config import ConfigError, Problem, load
-from llm_supervisor.engines.options import Option, Options
+from llm_supervisor.engines.vllm.installed_options import Option, Options
 from llm_supervisor.oneshot import preflight
 
 FOLDER = Path(__file__).parent / "wrong"

@@ -12,8 +12,9 @@ import pytest
 
 from llm_supervisor import paths
 from llm_supervisor.config import ConfigError, load
-from llm_supervisor.engines import options, vllm
-from llm_supervisor.engines.options import Options
+from llm_supervisor.engines.vllm import installed_options
+from llm_supervisor.engines.vllm import options as engine_options
+from llm_supervisor.engines.vllm.installed_options import Options
 from tests.engines.conftest import Engines
 
 # What is written, and what vLLM makes of it, by its own names
@@ -93,7 +94,7 @@ def ask(engines: Engines, lines: list[list[str]]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def there(engines: Engines) -> Options:
     """What its parser says of itself."""
-    found = options.learn(str(engines.vllm), paths.data_dir(os.environ))
+    found = installed_options.learn(str(engines.vllm), paths.data_dir(os.environ))
     assert found is not None
     return found
 
@@ -102,7 +103,7 @@ def test_what_the_parser_understands(engines: Engines, there: Options) -> None:
     """The same whether its options are known or not."""
     rows = [*ROWS, *((given, {"compilation_config": want}) for given, want in COMPILATION)]
     lists = {name: one.lists for name, one in there.items()}
-    lines = [vllm.flags(given, known) for known in (None, lists) for given, _ in rows]
+    lines = [engine_options.flags(given, known) for known in (None, lists) for given, _ in rows]
     usual, *answers = ask(engines, [[], *lines])
     for (given, want), answer in zip(rows * 2, answers, strict=True):
         assert "error" not in answer, (given, answer)
@@ -138,5 +139,5 @@ def test_check_refuses_what_the_parser_refuses(engines: Engines, there: Options,
     for given in REFUSED:
         assert said_of(tmp_path, there, given) != [], given
     # the argv of today is of no help where it is a list that one value is made of
-    lines = [vllm.flags(given) for given in REFUSED if "tokenizer" not in given]
+    lines = [engine_options.flags(given) for given in REFUSED if "tokenizer" not in given]
     assert [line for line, answer in zip(lines, ask(engines, lines), strict=True) if "error" not in answer] == []

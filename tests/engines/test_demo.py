@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llm_supervisor.engines import options
+from llm_supervisor.engines.vllm import installed_options
 from tests.config.test_wrong_by_people import OPTIONS
 from tests.daemon.harness import Daemon
 from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
@@ -189,7 +189,7 @@ def test_sigterm_while_an_engine_loads_leaves_nothing(
 
 def test_the_installed_vllm_tells_its_options(engines: Engines, tmp_path: Path) -> None:
     """So that a wrong one is found before anything runs; whatever else there is, those of the guides are."""
-    known = options.learn(str(engines.vllm), tmp_path)
+    known = installed_options.learn(str(engines.vllm), tmp_path)
     assert known is not None
     assert len(known) > 150
     guides = """max-model-len limit-mm-per-prompt trust-remote-code enforce-eager dtype gpu-memory-utilization

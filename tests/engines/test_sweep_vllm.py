@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor.engines import vllm
+from llm_supervisor.engines.vllm import process as vllm_process
 from llm_supervisor.host import output
 from llm_supervisor.host.process import (
     ALL_SOURCES,
@@ -50,10 +50,10 @@ def test_engine_core_and_worker_are_found_by_what_is_left(engines: Engines, tmp_
     options = {"enforce-eager": True, "dtype": "bfloat16", "max-model-len": 2048}
     env = {
         **os.environ,
-        **vllm.environment(gpus=(), api_key=None, cpu=True, offline=True),
+        **vllm_process.environment(gpus=(), api_key=None, cpu=True, offline=True),
         COOKIE: cookie,
     }
-    argv = vllm.argv(str(engines.vllm), str(engines.model), "tiny", port, options, 30)
+    argv = vllm_process.argv(str(engines.vllm), str(engines.model), "tiny", port, options, 30)
     pid = spawn(argv, env, output=tmp_path / "fifo")
     leader = Child.open(pid)
     assert leader is not None

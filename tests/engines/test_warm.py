@@ -19,7 +19,8 @@ import psutil
 import pytest
 import yaml
 
-from llm_supervisor.engines import canary, vllm
+from llm_supervisor.engines import canary
+from llm_supervisor.engines.vllm import process as vllm_process
 from llm_supervisor.host.process import Child, ForkServer, Tree, find, signal_process
 from tests.daemon.harness import Daemon, free_port
 from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
@@ -325,16 +326,16 @@ def test_an_architecture_that_was_not_preloaded_is_imported_late(engines: Engine
     """A fork server that knows nothing of the model: its start takes longer, and is as good."""
     port = free_port()
     options = {"max-model-len": 2048, "enforce-eager": True, "dtype": "bfloat16"}
-    argv = vllm.argv(str(engines.vllm), str(engines.model), SERVED, port, options, 5)
+    argv = vllm_process.argv(str(engines.vllm), str(engines.model), SERVED, port, options, 5)
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {MARK: stage.mark}
-    env |= vllm.environment(gpus=(), api_key=None, cpu=True, offline=True)
+    env |= vllm_process.environment(gpus=(), api_key=None, cpu=True, offline=True)
 
     async def scene() -> None:
-        knows_nothing = vllm.fork_server(str(engines.vllm), "/no/such/model", whole=True)
+        knows_nothing = vllm_process.fork_server(str(engines.vllm), "/no/such/model", whole=True)
         server = ForkServer.start(knows_nothing, env, stage.folder / "fork.log")
         try:
             await server.ready()
-            pid = await server.fork(argv, env | dict(vllm.FORK), cookie=stage.cookie, output=stage.fifo)
+            pid = await server.fork(argv, env | dict(vllm_process.FORK), cookie=stage.cookie, output=stage.fifo)
             child = Child.open(pid)
             assert child is not None
             stage.children.append(child)

@@ -26,7 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from llm_supervisor.core.health import ProbeResult
-from llm_supervisor.engines import canary, vllm
+from llm_supervisor.core.probe import Step
+from llm_supervisor.engines import canary
+from llm_supervisor.engines.vllm import probes as vllm_probes
+from llm_supervisor.engines.vllm import process as vllm_process
 from llm_supervisor.host.http import Target
 from tests.daemon.harness import free_port
 
@@ -54,8 +57,8 @@ class Engine:
     def __init__(self, python: str, model: str, log: Path) -> None:
         self.port = free_port()
         self.log = log
-        argv = vllm.argv(python, model, SERVED, self.port, OPTIONS, grace=10)
-        env = {**os.environ, **vllm.environment(gpus=(), api_key=None, cpu=True, offline=True)}
+        argv = vllm_process.argv(python, model, SERVED, self.port, OPTIONS, grace=10)
+        env = {**os.environ, **vllm_process.environment(gpus=(), api_key=None, cpu=True, offline=True)}
         env.pop("PYTHONPATH", None)
         with open(log, "wb") as out:
             self.process = subprocess.Popen(
@@ -82,13 +85,13 @@ class Engine:
                 found["leader" if pid == self.process.pid else name] = (pid, state, int(rest[7]) + int(rest[8]))
         return found
 
-    def said(self) -> tuple[vllm.Step | None, bool]:
+    def said(self) -> tuple[Step | None, bool]:
         """The last step of its loading since the last call, and whether it wrote anything."""
         data = self.log.read_bytes()
         fresh, self.read = data[self.read :], len(data)
         step = None
         for line in fresh.replace(b"\r", b"\n").split(b"\n"):
-            step = vllm.step(line) or step
+            step = vllm_probes.step(line) or step
         return step, bool(fresh)
 
     def burned(self) -> bool:
@@ -210,7 +213,7 @@ class Recorder:
 
 def _kept(kind: str, status: int, body: bytes) -> Row:
     """What is kept of a body."""
-    if kind == "metrics" and (counters := vllm.read_metrics(body)) is not None:
+    if kind == "metrics" and (counters := vllm_probes.read_metrics(body)) is not None:
         return {"counters": [*counters.work, counters.running, counters.waiting]}
     if kind == "catalogue" and status == 200:
         return {"body": {"data": [{"id": entry["id"]} for entry in json.loads(body)["data"]]}}

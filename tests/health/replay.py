@@ -13,7 +13,9 @@ from llm_supervisor.core.health import Answer, Counters, Observation, ProbeResul
 from llm_supervisor.core.program import step
 from llm_supervisor.core.spec import HealthSpec, ProgramSpec
 from llm_supervisor.core.state import Loading, Phase, State
-from llm_supervisor.engines import canary, vllm
+from llm_supervisor.engines import canary
+from llm_supervisor.engines.vllm import probes as vllm_probes
+from llm_supervisor.engines.vllm import process as vllm_process
 
 from .script import ENGINE_SPEC, Row
 
@@ -62,7 +64,7 @@ def replay(story: Recording, health: HealthSpec = HEALTH, *, blind: bool = False
     """Play a recording until its program leaves. ``blind``: only what it answers is known, nothing of its processes;
     ``born``: from the spawn on, else it was ready before. A canary counts only if the core wanted one when it was
     sent."""
-    spec = ProgramSpec(SERVED, ENGINE_SPEC.kind, ENGINE_SPEC.launch, health, vital=vllm.VITAL)
+    spec = ProgramSpec(SERVED, ENGINE_SPEC.kind, ENGINE_SPEC.launch, health, vital=vllm_process.VITAL)
     player = _Player(spec, story.done_at)
     player.post(ev.StartRequested(), 0.0)
     player.post(ev.Spawned(1, 100), 0.0)
@@ -141,9 +143,9 @@ def _probe(row: dict[str, Any]) -> ProbeResult:
     status, body = row["status"], json.dumps(row.get("body")).encode()
     match row["signal"]:
         case "liveness":
-            return vllm.judge_health(status, body)
+            return vllm_probes.judge_health(status, body)
         case "catalogue":
-            return vllm.judge_models(status, body, SERVED)
+            return vllm_probes.judge_models(status, body, SERVED)
         case "canary":
             return canary.judge(status, body)
     return ProbeResult(Answer.INVALID, f"answers {status}")

@@ -21,7 +21,10 @@ from llm_supervisor.core.health import Answer, Counters, Observation, ProbeResul
 from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan
 from llm_supervisor.core.spec import HealthSpec, Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State
-from llm_supervisor.engines import canary, litellm, vllm
+from llm_supervisor.engines import canary
+from llm_supervisor.engines.litellm import probes as litellm_probes
+from llm_supervisor.engines.vllm import probes as vllm_probes
+from llm_supervisor.engines.vllm import process as vllm_process
 from llm_supervisor.supervision.runner import Runner, Swept
 from tests.core.virtual_time import VirtualLoop, play
 
@@ -32,10 +35,10 @@ SIGKILL = 9
 ENGINE = ProbePlan(
     ("127.0.0.1", 8000),
     (
-        HttpProbe("liveness", "/health", vllm.judge_health),
-        HttpProbe("catalogue", "/v1/models", partial(vllm.judge_models, served_name=SERVED)),
+        HttpProbe("liveness", "/health", vllm_probes.judge_health),
+        HttpProbe("catalogue", "/v1/models", partial(vllm_probes.judge_models, served_name=SERVED)),
     ),
-    metrics=MetricsProbe("/metrics", vllm.read_metrics),
+    metrics=MetricsProbe("/metrics", vllm_probes.read_metrics),
     canary=Canary(
         "/v1/chat/completions",
         partial(canary.chat_canary, model=SERVED, vision=True),
@@ -45,14 +48,16 @@ ENGINE = ProbePlan(
 GATEWAY = ProbePlan(
     "gateway.sock",
     (
-        HttpProbe("liveness", "/health/liveliness", litellm.judge_liveliness),
+        HttpProbe("liveness", "/health/liveliness", litellm_probes.judge_liveliness),
         HttpProbe(
-            "catalogue", "/model_group/info", partial(litellm.judge_groups, expected={SERVED: True, "cloud": None})
+            "catalogue",
+            "/model_group/info",
+            partial(litellm_probes.judge_groups, expected={SERVED: True, "cloud": None}),
         ),
     ),
 )
 ENGINE_SPEC = ProgramSpec(
-    SERVED, Kind.VLLM, Launch(("vllm",)), HealthSpec(), stop=StopSpec(sweep_grace=0.0), vital=vllm.VITAL
+    SERVED, Kind.VLLM, Launch(("vllm",)), HealthSpec(), stop=StopSpec(sweep_grace=0.0), vital=vllm_process.VITAL
 )
 GATEWAY_SPEC = replace(ENGINE_SPEC, name="gateway", kind=Kind.LITELLM, health=HealthSpec(canary=False), vital=())
 
@@ -389,7 +394,7 @@ async def _perform(scenario: Scenario) -> Played:
         cause = state.health.verdict.rule if state.phase is Phase.RUNNING else state.phase.value
         rows.append((loop.time(), state.word, state.health_word.value, f"{cause}: {state.reason}"))
 
-    world.runner = runner = Runner(spec, world, publish, asking=asking, reader=vllm.step)
+    world.runner = runner = Runner(spec, world, publish, asking=asking, reader=vllm_probes.step)
     running = asyncio.create_task(runner.run())
     zero = 0.0
     if not scenario.born:

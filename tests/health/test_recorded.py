@@ -11,7 +11,7 @@ import pytest
 
 from llm_supervisor.core.health import Counters
 from llm_supervisor.core.state import Phase
-from llm_supervisor.engines import vllm
+from llm_supervisor.engines.vllm import probes as vllm_probes
 
 from .replay import DATA, HEALTH, Replayed, names, recording, replay
 from .script import Row, compare, shown
@@ -178,7 +178,7 @@ def test_a_start_shows_signs_of_life_all_the_time() -> None:
 def test_the_counters_of_a_real_page() -> None:
     page = (DATA / "metrics.txt").read_bytes()
     assert b"vllm:iteration_tokens_total_bucket" in page
-    counters = vllm.read_metrics(page)
+    counters = vllm_probes.read_metrics(page)
     assert counters is not None
     assert counters == Counters(counters.work, running=0, waiting=0)
     generated, prompted, iterations = counters.work

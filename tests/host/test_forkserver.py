@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from llm_supervisor.core.failure import ExitStatus
-from llm_supervisor.engines import litellm
+from llm_supervisor.engines.litellm import process as litellm_process
 from llm_supervisor.host.process import Child, ForkError, ForkServer, Tree, find, read_row
 from llm_supervisor.host.process.proc import read_cookie
 from tests.host.conftest import Stage
@@ -49,7 +49,7 @@ sys.exit(int(os.environ.get("STATUS", "0")))
 
 def litellm_modules() -> list[str]:
     """Those that a fork server cannot do without."""
-    script = Path(litellm.fork_server(sys.executable)[1]).read_text()
+    script = Path(litellm_process.fork_server(sys.executable)[1]).read_text()
     return re.findall(r'"([\w.]+\.[\w.]+)"', script.partition("LITELLM = (")[2].partition(")")[0])
 
 
@@ -77,7 +77,9 @@ def environ(stage: Stage, packages: Path) -> dict[str, str]:
 @asynccontextmanager
 async def serving(stage: Stage, packages: Path) -> AsyncIterator[ForkServer]:
     """A fork server that has imported everything."""
-    server = ForkServer.start(litellm.fork_server(sys.executable), environ(stage, packages), stage.folder / "fork.log")
+    server = ForkServer.start(
+        litellm_process.fork_server(sys.executable), environ(stage, packages), stage.folder / "fork.log"
+    )
     try:
         await server.ready()
         yield server
@@ -187,7 +189,7 @@ def test_a_package_that_comes_or_goes_is_seen(stage: Stage, packages: Path, tmp_
     async def scene() -> None:
         env = environ(stage, packages)
         env["PYTHONPATH"] += f":{there}"
-        server = ForkServer.start(litellm.fork_server(sys.executable), env, stage.folder / "fork.log")
+        server = ForkServer.start(litellm_process.fork_server(sys.executable), env, stage.folder / "fork.log")
         try:
             await server.ready()
             (there / "__pycache__").mkdir()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from llm_supervisor.core.spec import Launch
-from llm_supervisor.engines import litellm
+from llm_supervisor.engines.litellm import process as litellm_process
 from llm_supervisor.host import memory
 from llm_supervisor.host.process import Child, ForkError, spawn
 from llm_supervisor.host.process.proc import read_cookie
@@ -30,7 +30,7 @@ __all__ = ["packages"]  # a fixture
 
 def launch(stage: Stage, **more: object) -> Launch:
     argv = (sys.executable, str(stage.folder / "shows.py"))
-    return Launch(argv, warm=litellm.fork_server(sys.executable), late=frozenset({"KEY"}), **more)  # type: ignore[arg-type]
+    return Launch(argv, warm=litellm_process.fork_server(sys.executable), late=frozenset({"KEY"}), **more)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -417,7 +417,7 @@ from llm_supervisor.engines import litellm
 from llm_supervisor.host.process import ForkServer
 async def main():
     env = dict(os.environ, PYTHONPATH=sys.argv[1])
-    server = ForkServer.start(litellm.fork_server(sys.executable), env, Path(sys.argv[2]))
+    server = ForkServer.start(litellm_process.fork_server(sys.executable), env, Path(sys.argv[2]))
     await server.ready()
     print(server.pid, flush=True)
     await asyncio.sleep(600)

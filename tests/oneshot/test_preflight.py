@@ -17,10 +17,10 @@ import yaml
 from llm_supervisor.cli import main
 from llm_supervisor.config import load
 from llm_supervisor.engines import environment as envs
-from llm_supervisor.engines.memory_estimate import GIB
 from llm_supervisor.host import gpu, memory
 from llm_supervisor.host.gpu import Driver, Memory
 from llm_supervisor.oneshot.preflight import Finding, Preflight, Verdict, worst
+from llm_supervisor.units import GIB
 from tests.programs import free_port
 from tests.unit.test_footprint import GLM_41V
 

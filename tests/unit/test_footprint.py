@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_supervisor.engines import memory_estimate
-from llm_supervisor.engines.memory_estimate import GIB
+from llm_supervisor.units import GIB
 
 # As in their repositories, as far as it matters here
 GLM_41V: dict[str, Any] = {

@@ -330,7 +330,7 @@ def _install(options: argparse.Namespace) -> int:
 def _learn_options(python: str | None) -> Any:
     """The options of that vLLM, asked of itself if need be: that takes some seconds, once."""
     from llm_supervisor.engines import environment as envs
-    from llm_supervisor.engines import options
+    from llm_supervisor.engines.vllm import installed_options
 
     data = paths.data_dir(os.environ)
     if python is None:
@@ -338,7 +338,7 @@ def _learn_options(python: str | None) -> Any:
         if not envs.is_complete(env):
             return None
         python = str(env.python)
-    return options.learn(python, data)
+    return installed_options.learn(python, data)
 
 
 def _check(options: argparse.Namespace) -> int:

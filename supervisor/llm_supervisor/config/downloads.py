@@ -9,8 +9,9 @@ from pathlib import Path
 from llm_supervisor.config import schema, source
 from llm_supervisor.config.load import Config
 from llm_supervisor.config.source import Problem
-from llm_supervisor.engines import hub_cache, vllm
+from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.hub_cache import Repository
+from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.units import size_text
 
 
@@ -23,7 +24,7 @@ def repositories_of(config: Config, model: schema.Model) -> tuple[Repository, ..
     """All that its engine takes from a hub; nothing where it is a folder."""
     if config.model_path(model) is not None:
         return ()
-    options = vllm.by_name(model.vllm)
+    options = engine_options.by_name(model.vllm)
     return hub_cache.repositories(model.model, model.source, options, engine_environ(config, model))
 
 

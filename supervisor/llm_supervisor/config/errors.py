@@ -13,7 +13,7 @@ import pydantic
 from llm_supervisor import redaction
 from llm_supervisor.config import schema
 from llm_supervisor.config.source import Document, Problem, Where, path_words
-from llm_supervisor.engines import vllm
+from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.suggest import near, short
 
 # What others call it
@@ -140,10 +140,10 @@ def _meant(where: Where, options: Callable[[], Collection[str] | None]) -> str:
     if _ELSEWHERE.get(key) in known:
         return f"write it as {_ELSEWHERE[key]}"
     block = _block(around)
-    if block is schema.Model and vllm.normal(key) in (options() or ()):
+    if block is schema.Model and engine_options.normal(key) in (options() or ()):
         return "it is an option of vLLM: write it under vllm"
-    if block is schema.Model and vllm.normal(key) in vllm.SHORT:
-        return f"write it under vllm, as {vllm.SHORT[vllm.normal(key)]}"
+    if block is schema.Model and engine_options.normal(key) in engine_options.SHORT:
+        return f"write it under vllm, as {engine_options.SHORT[engine_options.normal(key)]}"
     if block is schema.Model and key in _PARAMS:
         return "it is one of LiteLLM's: write it under litellm"
     inner = [name for name in known if key in _known((*around, name))]

@@ -26,8 +26,10 @@ from llm_supervisor import redaction
 from llm_supervisor.config import env_file, errors, litellm_include, schema, secrets, source
 from llm_supervisor.config.checks import litellm_file, vllm_options
 from llm_supervisor.config.source import ConfigError, Document, Problem, Where
-from llm_supervisor.engines import hub_cache, litellm, vllm
-from llm_supervisor.engines.options import Options
+from llm_supervisor.engines import hub_cache
+from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.vllm import options as engine_options
+from llm_supervisor.engines.vllm.installed_options import Options
 from llm_supervisor.suggest import near, short
 
 GATEWAY = "gateway"
@@ -410,7 +412,7 @@ def _meant_host(host: str) -> str:
 
 # Variables of LiteLLM that are told apart from what is asked of it
 _NOT_OF_THE_GATEWAY = {
-    litellm.MASTER_KEY: "put it into env_file",
+    proxy_config.MASTER_KEY: "put it into env_file",
     "CONFIG_FILE_PATH": "write it as litellm_config",
 }
 
@@ -472,16 +474,18 @@ def _check_deployments(root: schema.Root, native: Document, environ: Mapping[str
         and isinstance(entry.get("model_name"), str)
         and isinstance(entry.get("litellm_params"), dict)
     ]
-    left = {entry["model_name"] for _, entry, _ in named if not litellm.missing(entry, environ)}
+    left = {entry["model_name"] for _, entry, _ in named if not proxy_config.missing_variables(entry, environ)}
     for index, entry, params in named:
         here: Where = ("model_list", index, "litellm_params")
-        if missing := litellm.missing(entry, environ):
+        if missing := proxy_config.missing_variables(entry, environ):
             name = entry["model_name"]
             message = f"this deployment of {name} is left out" if name in left else f"{name} is disabled"
             place = ("model_list", index, *next(iter(missing.values())))
             advice = _how_to_set(root, *missing)
-            reading.add(native.problem(place, f"{litellm.unset(list(missing))}: {message}", advice, warning=True))
-        elif litellm.lacks_version(params, environ):
+            reading.add(
+                native.problem(place, f"{proxy_config.unset_text(list(missing))}: {message}", advice, warning=True)
+            )
+        elif proxy_config.lacks_version(params, environ):
             key = "api_base" if "api_base" in params else "base_url"
             said = str(params[key]).rstrip("/")
             plain = said.startswith("http") and "@" not in said
@@ -494,9 +498,9 @@ def _check_deployments(root: schema.Root, native: Document, environ: Mapping[str
 def _check_limits(
     document: Document, where: Where, params: Mapping[str, Any], environ: Mapping[str, str], reading: _Reading
 ) -> None:
-    for key in sorted(litellm.LIMITS & params.keys()):
+    for key in sorted(proxy_config.LIMITS & params.keys()):
         said = params[key]
-        values = [environ.get(name) or "0" for _, name in litellm.references(said)] or [said]
+        values = [environ.get(name) or "0" for _, name in proxy_config.references(said)] or [said]
         if said is not None and (isinstance(said, bool) or not re.fullmatch(r"\d+(\.0+)?", str(values[0]))):
             reading.add(document.problem((*where, key), f"must be a whole number, not {str(values[0])[:40]!r}"))
 
@@ -510,15 +514,15 @@ def _how_to_set(root: schema.Root, *names: str) -> str:
 def _check_references(
     root: schema.Root, document: Document, value: object, where: Where, environ: Mapping[str, str], reading: _Reading
 ) -> None:
-    for where_used, name in litellm.references(value, where):
-        if name != litellm.MASTER_KEY and not environ.get(name):
+    for where_used, name in proxy_config.references(value, where):
+        if name != proxy_config.MASTER_KEY and not environ.get(name):
             reading.add(document.problem(where_used, f"os.environ/{name} is not set", _how_to_set(root, name)))
 
 
 def _check_readers(document: Document, reference: str, reading: _Reading) -> None:
     """Keys that stand in a file as such, where others can read it."""
     for where in secrets.places(document.data):
-        if len(where) > 3 and where[2] == "vllm" and vllm.normal(str(where[3])) != "api-key":
+        if len(where) > 3 and where[2] == "vllm" and engine_options.normal(str(where[3])) != "api-key":
             continue  # a tokenizer's
         problem = document.problem(where, "", f"write {reference} and put it into env_file, or chmod 600", warning=True)
         try:
@@ -543,7 +547,7 @@ _PERHAPS = re.compile(r"key|token|auth|pass|cookie", re.IGNORECASE)
 def _check_argv(alias: str, model: schema.Model, document: Document, reading: _Reading) -> None:
     """What would be read in the list of processes by everybody on the machine."""
     for written, value in model.vllm.items():
-        name = vllm.normal(written)
+        name = engine_options.normal(written)
         if name == "api-key" or (name == "hf-token" and isinstance(value, str)):
             continue  # that one goes by the environment; and of this one it is said already
         for where in secrets.places({written: value}):
@@ -569,9 +573,9 @@ def _check_models(
         here: Where = ("models", alias)
         if (*here, "model") not in reading.made_up and (wrong := _wrong_model(model, path.parent)) is not None:
             reading.add(document.problem((*here, "model"), *wrong))
-        if not litellm.carries(model.env.get("VLLM_API_KEY", "")):
+        if not proxy_config.fits_in_header(model.env.get("VLLM_API_KEY", "")):
             reading.add(document.problem((*here, "env", "VLLM_API_KEY"), vllm_options.NO_KEY))
-        keys = {str(vllm.by_name(model.vllm).get("api-key") or ""), model.env.get("VLLM_API_KEY", "")} - {""}
+        keys = {str(engine_options.by_name(model.vllm).get("api-key") or ""), model.env.get("VLLM_API_KEY", "")} - {""}
         if len(keys) > 1:
             message = "is another key than api-key under vllm: the engine takes this one, and the gateway sends that"
             reading.add(document.problem((*here, "env", "VLLM_API_KEY"), message, "write one of the two"))
@@ -625,7 +629,7 @@ def _wrong_model(model: schema.Model, base: Path) -> tuple[str, str] | None:
         return f"{folder} is a file; a model is a folder", _beside(folder)
     if not os.path.isdir(folder):
         return f"no such folder: {folder}", _beside(folder)
-    options = vllm.by_name(model.vllm)
+    options = engine_options.by_name(model.vllm)
     if not _described_elsewhere(folder, options):
         if not os.path.isfile(os.path.join(folder, "config.json")):
             return f"{folder} has no config.json: it is no model folder", ""
@@ -662,7 +666,7 @@ def _is_taken(model: schema.Model) -> bool:
     """Whether vLLM may know what to do with a name that is no folder's. What loads it may be a plugin's, with addresses
     of its own."""
     name = model.model
-    if name.lower().startswith(_BUCKETS) or ("://" in name and "load-format" in vllm.by_name(model.vllm)):
+    if name.lower().startswith(_BUCKETS) or ("://" in name and "load-format" in engine_options.by_name(model.vllm)):
         return True
     return hub_cache.looks_like_a_hub_id(_QUANTIZED.sub("", name) if ":" in name else name)
 
@@ -809,7 +813,7 @@ def _check_aliases(root: schema.Root, native: Document, document: Document, read
     groups = [*root.models, *natives]
     if any("*" in group for group in groups):
         return
-    for alias, of in litellm.aliases(data).items():
+    for alias, of in proxy_config.aliases(data).items():
         if of not in groups:
             advice = near(of, groups) or f"there are: {', '.join(groups) or 'none'}"
             reading.add(native.problem((*_ALIASES, alias), f"{of} is no group", advice, warning=True))
@@ -880,8 +884,8 @@ def _check_replicas(
     entries = data.get("model_list") or []
     params = [entry.get("litellm_params") for entry in entries if isinstance(entry, dict)]
     params += [model.litellm for model in root.models.values()]
-    limited = any(isinstance(one, dict) and litellm.limits(one, environ) for one in params)
-    if limited and litellm.redis_address(data, environ) is None:
+    limited = any(isinstance(one, dict) and proxy_config.limits(one, environ) for one in params)
+    if limited and proxy_config.redis_address(data, environ) is None:
         reading.add(
             document.problem(
                 (GATEWAY, "replicas"),
@@ -954,22 +958,22 @@ def _master_key(
         return None
     given = ((native.data or {}).get("general_settings") or {}).get("master_key")
     if isinstance(given, str) and not given.startswith("os.environ/"):
-        if given.strip() in litellm.WEAK_KEYS:
+        if given.strip() in proxy_config.WEAK_KEYS:
             reading.add(native.problem(where, "is blank or a known default; LiteLLM refuses to start with it"))
-        elif not litellm.carries(given):
+        elif not proxy_config.fits_in_header(given):
             reading.add(native.problem(where, vllm_options.NO_KEY))
         return given
     if given is not None and not isinstance(given, str):
         reading.add(native.problem(where, "must be text: write it in quotes"))
         return None
-    name = given.removeprefix("os.environ/") if isinstance(given, str) else litellm.MASTER_KEY
+    name = given.removeprefix("os.environ/") if isinstance(given, str) else proxy_config.MASTER_KEY
     value = environ.get(name)
     what = None
-    if value is not None and value.strip() in litellm.WEAK_KEYS:
+    if value is not None and value.strip() in proxy_config.WEAK_KEYS:
         what = f"{name} is blank or a known default; LiteLLM refuses to start with it"
-        if given and name != litellm.MASTER_KEY and not value:
+        if given and name != proxy_config.MASTER_KEY and not value:
             what = None  # said already: it is not set
-    elif value is not None and not litellm.carries(value):
+    elif value is not None and not proxy_config.fits_in_header(value):
         what = f"{name} {vllm_options.NO_KEY}"
     if what is not None:
         reading.add(native.problem(where, what) if given else document.problem((GATEWAY,), what))

@@ -28,7 +28,13 @@ from llm_supervisor.core.spec import (
     RestartSpec,
     StopSpec,
 )
-from llm_supervisor.engines import canary, litellm, vllm
+from llm_supervisor.engines import canary
+from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.litellm import probes as litellm_probes
+from llm_supervisor.engines.litellm import process as litellm_process
+from llm_supervisor.engines.vllm import options as engine_options
+from llm_supervisor.engines.vllm import probes as vllm_probes
+from llm_supervisor.engines.vllm import process as vllm_process
 
 ENGINES_FILE = "engines.json"
 ENGINE_PIPE = 1024 * 1024
@@ -85,7 +91,7 @@ def _said(block: schema.Block, *, but: frozenset[str] = frozenset()) -> dict[str
 
 def _asked(model: schema.Model) -> list[object]:
     """What decides which question the gateway is asked for a model."""
-    options = vllm.by_name(model.vllm)
+    options = engine_options.by_name(model.vllm)
     health = model.health
     return [model.vision, model.chat, health.canary, health.expect, options.get("runner"), options.get("task")]
 
@@ -106,7 +112,7 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
     groups: tuple[ModelGroup, ...] = ()
     endpoint = spare = None
     if root.gateway is not None:
-        generated, hidden = litellm.hide(_composed(config, _usable(config)[0]))
+        generated, hidden = proxy_config.hide_secrets(_composed(config, _usable(config)[0]))
         groups = groups_of(config)
         more = (config, root.gateway, pythons, runtime, litellm_file, master_key, generated, hidden)
         for number in range(1, root.gateway.replicas + 1):
@@ -187,7 +193,9 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, ru
     where = folder or fetched(taken)
     scope = model.source == "modelscope" and where is None
     cpu = pythons.vllm_cpu
-    base = vllm.environment(gpus=model.gpus, api_key=api_key, cpu=cpu, offline=where is not None, modelscope=scope)
+    base = vllm_process.environment(
+        gpus=model.gpus, api_key=api_key, cpu=cpu, offline=where is not None, modelscope=scope
+    )
     # what a person says wins: in the model's env, then in the daemon's environment for the defaults of ours
     env = {
         **{name: value for name, value in base.items() if name not in config.environ or name in _OURS},
@@ -201,7 +209,7 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, ru
         name=alias,
         kind=Kind.VLLM,
         launch=Launch(
-            argv=vllm.argv(
+            argv=vllm_process.argv(
                 pythons.vllm,
                 str(where or model.model),
                 served,
@@ -216,15 +224,17 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, ru
             port=model.port,
             uds=uds,
             pipe_size=ENGINE_PIPE,
-            warm=vllm.fork_server(pythons.vllm, str(where or model.model), whole=whole) if model.warm != "off" else (),
-            warm_env=vllm.FORK if whole else (),
-            late=vllm.LATE,
+            warm=vllm_process.fork_server(pythons.vllm, str(where or model.model), whole=whole)
+            if model.warm != "off"
+            else (),
+            warm_env=vllm_process.FORK if whole else (),
+            late=vllm_process.LATE,
             downloads=tuple(str(one.growing) for one in taken),
         ),
         health=_health(model.health),
         restart=_restart(model.restart),
         stop=StopSpec(model.stop.signal, model.stop.grace, start_grace=START_GRACE, sweep_grace=0.0),
-        vital=vllm.VITAL,
+        vital=vllm_process.VITAL,
         gpus=tuple(model.gpus),
         autostart=model.autostart,
         digest=_digest(
@@ -232,51 +242,51 @@ def _model(config: Config, alias: str, model: schema.Model, pythons: Pythons, ru
             str(folder or ""),
             served,
             config.root.engines.vllm,  # as it was said: another default is for the next start
-            {name: value for name, value in config.env_values.items() if name.startswith(vllm.READS)},
+            {name: value for name, value in config.env_values.items() if name.startswith(vllm_process.READS)},
         ),
         settings=_digest(_said(model)),
     )
     asking = ProbePlan(
         place if isinstance(place, str) else ("127.0.0.1", place),
         (
-            HttpProbe("liveness", "/health", vllm.judge_health),
-            HttpProbe("catalogue", "/v1/models", partial(vllm.judge_models, served_name=served)),
+            HttpProbe("liveness", "/health", vllm_probes.judge_health),
+            HttpProbe("catalogue", "/v1/models", partial(vllm_probes.judge_models, served_name=served)),
         ),
         headers=(("Authorization", f"Bearer {api_key}"),) if api_key else (),
-        metrics=MetricsProbe("/metrics", vllm.read_metrics),
+        metrics=MetricsProbe("/metrics", vllm_probes.read_metrics),
         canary=_canary(model, served) if model.health.canary else None,
     )
-    return Planned(spec, asking, vllm.step)
+    return Planned(spec, asking, vllm_probes.step)
 
 
 def _usable(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
     """What of the native file can be used, and the groups that cannot, each with the reason."""
     more = config.root.gateway.env if config.root.gateway is not None else {}
-    return litellm.usable(config.native, {**config.environ, **more})
+    return proxy_config.usable(config.native, {**config.environ, **more})
 
 
 def _composed(config: Config, native: Mapping[str, Any]) -> dict[str, Any]:
     """The file that LiteLLM gets, secrets included."""
-    return litellm.compose(native, [_group(alias, model) for alias, model in config.root.models.items()])
+    return proxy_config.compose(native, [_group(alias, model) for alias, model in config.root.models.items()])
 
 
 def groups_of(config: Config) -> tuple[ModelGroup, ...]:
     """What clients of the gateway may ask for: the local models first, other names last."""
     native, disabled = _usable(config)
     composed, whole = _composed(config, native), _composed(config, config.native)
-    engines = {litellm.engine_base(alias, model.port): alias for alias, model in config.root.models.items()}
-    behind = litellm.behind(composed, engines, config.environ)
-    left, others = litellm.expected_groups(composed), litellm.aliases(whole)
+    engines = {proxy_config.engine_base(alias, model.port): alias for alias, model in config.root.models.items()}
+    behind = proxy_config.engines_behind(composed, engines, config.environ)
+    left, others = proxy_config.expected_groups(composed), proxy_config.aliases(whole)
     return tuple(
         ModelGroup(name, vision, behind.get(name, ()), None if name in left else disabled.get(others.get(name, name)))
-        for name, vision in {**litellm.expected_groups(whole), **left}.items()
+        for name, vision in {**proxy_config.expected_groups(whole), **left}.items()
     )
 
 
 def _canary(model: schema.Model, name: str) -> Canary:
     """The request that this model is made for."""
     judge = partial(canary.judge, expect=model.health.expect)
-    if vllm.pools(vllm.by_name(model.vllm)):
+    if engine_options.pools(engine_options.by_name(model.vllm)):
         return Canary("/v1/embeddings", partial(canary.embedding_canary, model=name), judge)
     if model.chat:
         return Canary("/v1/chat/completions", partial(canary.chat_canary, model=name, vision=model.vision), judge)
@@ -292,16 +302,16 @@ def key_variable(alias: str) -> str:
 
 
 def _engine_key(model: schema.Model) -> str | None:
-    options = vllm.by_name(model.vllm)
+    options = engine_options.by_name(model.vllm)
     return str(options["api-key"]) if options.get("api-key") else model.env.get("VLLM_API_KEY")
 
 
-def _group(alias: str, model: schema.Model) -> litellm.LocalGroup:
+def _group(alias: str, model: schema.Model) -> proxy_config.LocalGroup:
     params = {name: value for name, value in model.litellm.items() if name != "model_info"}
-    return litellm.LocalGroup(
+    return proxy_config.LocalGroup(
         alias=alias,
         served_name=model.served_model_name or alias,
-        api_base=litellm.engine_base(alias, model.port),
+        api_base=proxy_config.engine_base(alias, model.port),
         vision=model.vision,
         key_variable=key_variable(alias) if _engine_key(model) else None,
         params=params,
@@ -339,9 +349,9 @@ def _gateway(
 ) -> Planned:
     uds = str(runtime / f"{name}.sock")
     keys = {key_variable(alias): key for alias, model in config.root.models.items() if (key := _engine_key(model))}
-    env = {**litellm.environment(str(file), master_key, {**keys, **hidden}), **gateway.env}
+    env = {**litellm_process.environment(str(file), master_key, {**keys, **hidden}), **gateway.env}
     sockets = {
-        litellm.socket_host(alias): path
+        proxy_config.socket_host(alias): path
         for alias, model in config.root.models.items()
         if (path := _socket(config, alias, model, runtime)) is not None
     }
@@ -352,13 +362,15 @@ def _gateway(
         name=name,
         kind=Kind.LITELLM,
         launch=Launch(
-            argv=litellm.argv(pythons.litellm, uds, max(int(gateway.stop.grace) - 5, 1), hold, sockets, modules),
+            argv=litellm_process.argv(
+                pythons.litellm, uds, max(int(gateway.stop.grace) - 5, 1), hold, sockets, modules
+            ),
             env=tuple(env.items()),
             listener=(gateway.host, gateway.port),
             uds=uds,
             pipe_size=ENGINE_PIPE,
-            warm=() if gateway.warm == "off" else litellm.fork_server(pythons.litellm),
-            late=litellm.late(generated, {*keys, *hidden, *config.env_values}),
+            warm=() if gateway.warm == "off" else litellm_process.fork_server(pythons.litellm),
+            late=litellm_process.late(generated, {*keys, *hidden, *config.env_values}),
         ),
         health=replace(_health(gateway.health), canary=False),
         restart=_restart(gateway.restart),
@@ -379,12 +391,12 @@ def _gateway(
         ),
         settings=_digest(_said(gateway), {alias: _asked(model) for alias, model in config.root.models.items()}),
     )
-    redis = litellm.redis_address(generated, {**config.environ, **env})
-    judge = partial(litellm.judge_groups, expected=litellm.expected_groups(generated))
+    redis = proxy_config.redis_address(generated, {**config.environ, **env})
+    judge = partial(litellm_probes.judge_groups, expected=proxy_config.expected_groups(generated))
     asking = ProbePlan(
         uds,
         (
-            HttpProbe("liveness", "/health/liveliness", litellm.judge_liveliness),
+            HttpProbe("liveness", "/health/liveliness", litellm_probes.judge_liveliness),
             HttpProbe("catalogue", "/model_group/info", judge),
         ),
         headers=(("Authorization", f"Bearer {master_key}"),),

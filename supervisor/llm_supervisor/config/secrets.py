@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_supervisor import redaction
 from llm_supervisor.config.source import Where
-from llm_supervisor.engines import vllm
+from llm_supervisor.engines.vllm import process as vllm_process
 
 _LEAST = 6  # characters: shorter values are words, and found everywhere
 
@@ -63,7 +63,7 @@ def _named(name: str, value: str) -> bool:
 def _plain(name: str, value: str) -> bool:
     if _CREDENTIALS.search(value):
         return False
-    known = _PLAIN.fullmatch(name) or name.startswith(vllm.READS)
+    known = _PLAIN.fullmatch(name) or name.startswith(vllm_process.READS)
     return bool(known or _NUMBER.fullmatch(value) or _ADDRESS.fullmatch(value))
 
 

@@ -156,6 +156,7 @@ RULES: tuple[Rule, ...] = (
     Rule("not asked", _W.UNKNOWN, _A.KEEP, "not asked yet", liveness=(_S.UNKNOWN,)),
     Rule("fine", _W.READY, _A.KEEP, "answers"),
 )
+# fmt: on
 
 
 def fuse(spec: HealthSpec, health: Health, now: float) -> Verdict:

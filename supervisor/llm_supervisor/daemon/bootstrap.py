@@ -19,7 +19,7 @@ from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, Problem, keep, load, restore
 from llm_supervisor.config.plan import Pythons
 from llm_supervisor.engines import environment as envs
-from llm_supervisor.engines import options
+from llm_supervisor.engines.vllm import installed_options
 from llm_supervisor.host import net, output
 from llm_supervisor.host.process import disinherit_descriptors, raise_descriptor_limit
 from llm_supervisor.host.systemd import Notifier, take_descriptors
@@ -180,9 +180,9 @@ class Ground:
                 raise
             return last, tuple(problem for problem in error.problems if not problem.warning)
 
-    def vllm_options(self, python: str | None) -> options.Options | None:
+    def vllm_options(self, python: str | None) -> installed_options.Options | None:
         """As far as they are known: nothing waits for that."""
-        return options.known(python or str(envs.environment("vllm", self.data).python), self.data)
+        return installed_options.known(python or str(envs.environment("vllm", self.data).python), self.data)
 
     def remember(self, config: Config, pythons: Pythons) -> None:
         """This is good: a later daemon may need it."""

@@ -49,7 +49,7 @@ from llm_supervisor.daemon.bootstrap import (
     master_key,
     take_lock,
 )
-from llm_supervisor.engines import litellm
+from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.host import gpu, http, log, memory, net, output
 from llm_supervisor.host.process import become_subreaper, find
 from llm_supervisor.paths import SOCKET
@@ -852,10 +852,10 @@ class Daemon:
         for name, runner in self.runners.items():
             if runner.spec.kind is not Kind.VLLM:
                 continue
-            meant = litellm.engine_base(name, runner.spec.launch.port)
+            meant = proxy_config.engine_base(name, runner.spec.launch.port)
             living = self._world.incarnations.get(name)
             known = living is not None and (living.port is not None or living.uds is not None)
-            place = litellm.engine_base(name, living.port) if living is not None and known else meant
+            place = proxy_config.engine_base(name, living.port) if living is not None and known else meant
             before = {} if current else self._addresses.get(name, {})
             since = {base: before.get(base) or now for base in {**before, meant: None} if base != place}
             self._addresses[name] = {place: None, **since}

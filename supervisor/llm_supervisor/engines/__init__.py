@@ -1,5 +1,5 @@
-"""What is particular to vLLM and LiteLLM: options to argv and environment, answers to meanings, their environments.
+"""What is particular to vLLM and LiteLLM: their command lines and environments, what their answers mean, their caches.
 
-``vllm`` and ``litellm`` are pure; ``install`` makes environments; ``inside`` holds files that run in the engines' own
-environments and import nothing of ours.
+``vllm`` and ``litellm`` are pure, except ``vllm.installed_options``. ``inside`` holds files that run in the engines'
+own environments and import nothing of ours.
 """

@@ -19,8 +19,9 @@ from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, repositories_of, schema
 from llm_supervisor.daemon import bootstrap
 from llm_supervisor.engines import environment as envs
-from llm_supervisor.engines import hub_cache, memory_estimate, vllm
+from llm_supervisor.engines import hub_cache, memory_estimate
 from llm_supervisor.engines.memory_estimate import Footprint
+from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.host import gpu, memory
 from llm_supervisor.host.process import find
 from llm_supervisor.supervision import state_file
@@ -146,7 +147,7 @@ class Preflight:
             elif folder is not None:
                 size = memory_estimate.weights(folder)
                 detail = f"{folder}, " + (f"{size_text(size)} of weights" if size else "no weights in it")
-                if size is None and vllm.by_name(model.vllm).get("load-format") != "dummy":
+                if size is None and engine_options.by_name(model.vllm).get("load-format") != "dummy":
                     yield Finding("model", alias, Verdict.WARNING, detail, "is the download complete?")
                 else:
                     yield _fine("model", alias, detail)
@@ -158,7 +159,7 @@ class Preflight:
 
     def _of(self, model: schema.Model) -> Footprint | None:
         folder = self._folder(model)
-        return memory_estimate.read(folder, vllm.by_name(model.vllm)) if folder is not None else None
+        return memory_estimate.read(folder, engine_options.by_name(model.vllm)) if folder is not None else None
 
     def _memory(self) -> Iterator[Finding]:
         """Of the GPUs: they are there, and what is on each fits."""
@@ -191,7 +192,7 @@ class Preflight:
         """The GPUs that it will use. None are named: vLLM takes the first ones."""
         if model.gpus or self._cpu or not names:
             return list(model.gpus)
-        said = vllm.by_name(model.vllm)
+        said = engine_options.by_name(model.vllm)
         return list(range(memory_estimate.count(said.get("tensor-parallel-size")) or 1))
 
     def _without(self, alias: str, model: schema.Model) -> Finding:
@@ -381,7 +382,7 @@ def _version(python: Path, distribution: str) -> str | None:
 
 
 def _utilization(model: schema.Model) -> float:
-    said = vllm.by_name(model.vllm)
+    said = engine_options.by_name(model.vllm)
     try:
         return float(said.get("gpu-memory-utilization") or memory_estimate.UTILIZATION)
     except (TypeError, ValueError):

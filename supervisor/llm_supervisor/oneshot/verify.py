@@ -21,7 +21,9 @@ from typing import Any
 import httpx
 
 from llm_supervisor.config import Config, groups_of, schema
-from llm_supervisor.engines import canary, litellm, vllm
+from llm_supervisor.engines import canary
+from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.vllm import options as engine_options
 
 TOKENS = 16
 # Where a place for a picture stands in a question until it is known
@@ -111,12 +113,12 @@ def _questions(config: Config, group: Mapping[str, Any], engines: Sequence[str])
 
 
 def _pools(model: schema.Model) -> bool:
-    return vllm.pools(vllm.by_name(model.vllm))
+    return engine_options.pools(engine_options.by_name(model.vllm))
 
 
 def _embeds(config: Config, name: str) -> bool:
     """Whether a group of the native file is for embeddings, as it says itself: no other question tells that."""
-    of = litellm.aliases(config.native).get(name, name)
+    of = proxy_config.aliases(config.native).get(name, name)
     entries = config.native.get("model_list") or []
     infos = [entry.get("model_info") or {} for entry in entries if entry["model_name"] == of]
     return any(info.get("mode") == "embedding" for info in infos)
@@ -137,10 +139,10 @@ def _pictures(config: Config, name: str, model: schema.Model | None) -> Iterator
     if model is None:
         return  # a cloud cannot fetch what this machine serves
     yield Question(name, "image (URL)", chat, with_parts(image(BY_URL)))
-    options = vllm.by_name(model.vllm)
+    options = engine_options.by_name(model.vllm)
     if folder := options.get("allowed-local-media-path"):
         yield Question(name, "image (file)", chat, with_parts(image(BY_FILE)), media=str(folder))
-    given = vllm.limits(options.get("limit-mm-per-prompt"))
+    given = engine_options.limits(options.get("limit-mm-per-prompt"))
     limits = {name: _count(limit) for name, limit in given.items()} if isinstance(given, dict) else {}
     two = with_parts(image(data), image(data))
     if limits.get("image", 1) == 1 and "image" in limits:

@@ -10,8 +10,9 @@ from typing import Any
 
 from llm_supervisor.config import schema
 from llm_supervisor.config.source import Document, Problem, Where
-from llm_supervisor.engines import litellm, vllm
-from llm_supervisor.engines.options import Option, Options
+from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.vllm import options as engine_options
+from llm_supervisor.engines.vllm.installed_options import Option, Options
 from llm_supervisor.suggest import near, short
 
 NO_KEY = "must be printable ASCII: no HTTP header can carry anything else"
@@ -25,7 +26,7 @@ def problems(
     seen: dict[str, str] = {}
     for written, value in model.vllm.items():
         here: Where = (*where, "vllm", written)
-        name = vllm.normal(written)
+        name = engine_options.normal(written)
         other = seen.setdefault(name, written)
         if other != written:
             yield document.problem(here, f"is the same option as {other}")
@@ -35,14 +36,18 @@ def problems(
             message = f"beside {beside}: vLLM then uses what is written with dots alone"
             yield document.problem(here, message, "write it as one mapping")
         short, dot, key = name.partition(".")
-        if short in vllm.SHORT and short not in (there or ()):
-            yield document.problem(here, "is a short word", f"write {vllm.SHORT[short]}{dot}{key}")
-        elif name in vllm.RESERVED:
-            yield document.problem(here, "is not written here", vllm.RESERVED[name])
+        if short in engine_options.SHORT and short not in (there or ()):
+            yield document.problem(here, "is a short word", f"write {engine_options.SHORT[short]}{dot}{key}")
+        elif name in engine_options.RESERVED:
+            yield document.problem(here, "is not written here", engine_options.RESERVED[name])
         elif any(place[: len(here)] == here for place in made_up):
             continue
         elif name == "api-key":
-            if not isinstance(value, (str, int)) or isinstance(value, bool) or not litellm.carries(str(value)):
+            if (
+                not isinstance(value, (str, int))
+                or isinstance(value, bool)
+                or not proxy_config.fits_in_header(str(value))
+            ):
                 yield document.problem(here, NO_KEY)
         elif name == "hf-token" and isinstance(value, str):
             yield document.problem(here, "would show in the list of processes", "write env: {HF_TOKEN: ...}")
@@ -68,7 +73,7 @@ def _limits(document: Document, here: Where, name: str, value: object) -> Iterat
     base, _, modality = name.partition(".")
     if base != "limit-mm-per-prompt" or value is None or "." in modality or (modality and isinstance(value, str)):
         return  # none, or a key of a limit, or text that vLLM reads
-    new = {modality: value} if modality else vllm.limits(value)
+    new = {modality: value} if modality else engine_options.limits(value)
     if isinstance(value, str) and isinstance(new, dict):
         message = f"{short(value)} is the old form, which vLLM no longer reads: it is given a mapping"
         yield document.problem(here, message, _as_limits(value), warning=True)
@@ -162,8 +167,8 @@ def _wrong(name: str, value: object, there: Options) -> Iterator[Wrong]:
 
 
 def _meant_option(name: str, value: object, there: Options) -> str:
-    if name == "task" and str(value) in vllm.TASKS:
-        return f"write runner: {vllm.TASKS[str(value)]}"
+    if name == "task" and str(value) in engine_options.TASKS:
+        return f"write runner: {engine_options.TASKS[str(value)]}"
     if level := re.fullmatch(r"O(\d)", name):
         return f"write optimization-level: {level[1]}"
     return near(name, there) or "see `vllm serve --help`"
@@ -262,7 +267,7 @@ def _reads(reader: Callable[[str], object], text: str) -> bool:
 
 def _gpus(document: Document, where: Where, model: schema.Model, made_up: Collection[Where]) -> Iterator[Problem]:
     """As many GPUs as the engine has parts; where other machines are in it, that is for the person to know."""
-    options = {vllm.normal(name): value for name, value in model.vllm.items()}
+    options = {engine_options.normal(name): value for name, value in model.vllm.items()}
     elsewhere = [
         name
         for name in options
@@ -278,7 +283,7 @@ def _gpus(document: Document, where: Where, model: schema.Model, made_up: Collec
     if not all(isinstance(size, int) and size > 0 for size in sizes.values()):
         return
     parts, count = sizes["tensor-parallel-size"] * sizes["pipeline-parallel-size"], len(model.gpus)
-    written = next((name for name in model.vllm if vllm.normal(name) in sizes), None)
+    written = next((name for name in model.vllm if engine_options.normal(name) in sizes), None)
     place: Where = (*where, "vllm", written) if written else (*where, "gpus")
     if parts > count:
         message = f"the engine has {parts} parts and {count} GPU{'s' if count > 1 else ''}"

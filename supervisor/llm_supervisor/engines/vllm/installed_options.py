@@ -1,6 +1,6 @@
-"""What options an installed vLLM has: asked of its own parser once, and kept until that environment changes.
+"""Which options an installed vLLM has: its own parser is asked once, and the answer is kept until it changes.
 
-Asking imports vLLM, which takes seconds; so ``install`` and ``check`` ask, and everybody else uses what is known.
+Asking imports vLLM, which takes seconds. So only ``install`` and ``check`` ask; everything else uses the kept answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 180.0  # seconds
-_SCRIPT = "options.py"
+_SCRIPT = "dump_vllm_options.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ Options = Mapping[str, Option]
 
 
 def known(python: str, data: Path) -> Options | None:
-    """What was learnt of that environment, if it is as it was then."""
+    """The kept answer for the environment of that interpreter; None when none is kept, or the environment has
+    changed since."""
     try:
         kept = json.loads(_file(python, data).read_bytes())
         return _read(kept["options"]) if kept["state"] == _state(python) else None
@@ -55,7 +56,7 @@ def known(python: str, data: Path) -> Options | None:
 
 
 def learn(python: str, data: Path) -> Options | None:
-    """Ask its parser (seconds), and keep the answer; None where it gives none."""
+    """Ask the parser (seconds), and keep the answer in the folder ``data``; None when it gives no answer."""
     if (kept := known(python, data)) is not None:
         return kept
     script = str(files("llm_supervisor.engines.inside") / _SCRIPT)
@@ -97,7 +98,7 @@ def _file(python: str, data: Path) -> Path:
 
 
 def _state(python: str) -> list[object]:
-    """What changes when something is installed there, or it is asked in another way."""
+    """Values that change when something is installed in the environment, or the script that asks changes."""
     folder = Path(python).parent.parent
     script = hashlib.sha256((files("llm_supervisor.engines.inside") / _SCRIPT).read_bytes()).hexdigest()[:16]
     return [

@@ -2,7 +2,7 @@
 
 Whatever its version: the server's own command line is begun, and its parser is taken where it would read it. Answer:
 ``{NAME: {"negatable", "takes": "flag"|"value"|..., "choices": [...] | null, "kind": "int"|...|"", "optional"}}``, names
-as vLLM writes them, without dashes in front. What each may be is told by ``Option`` (``engines/options.py``).
+as vLLM writes them, without dashes in front. ``Option`` (``engines/vllm/installed_options.py``) says what each may be.
 """
 
 from __future__ import annotations

@@ -1,28 +1,25 @@
-"""LiteLLM: the configuration it gets, argv and environment, its answers to meanings. Pure."""
+"""The configuration that LiteLLM gets, and what can be read out of one: groups, references, secrets. Pure."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
-from llm_supervisor.core.health import Answer, ProbeResult
-from llm_supervisor.redaction import REFERENCE, names_secret, secrets_in
+from llm_supervisor.redaction import REFERENCE, secrets_in
 
 MASTER_KEY = "LITELLM_MASTER_KEY"
-# LiteLLM itself refuses to start with these (exit 3); we say so before anything is spawned
+# LiteLLM refuses to start with one of these (exit 3); `check` says so before anything is spawned
 WEAK_KEYS = frozenset({"", "sk-1234"})
 
 
 @dataclass(frozen=True, slots=True)
 class LocalGroup:
-    """A group behind which one of our vLLM engines stands."""
+    """An entry of ``model_list`` that leads to one of our vLLM engines."""
 
     alias: str
     served_name: str
@@ -60,7 +57,7 @@ def limits(params: Mapping[str, Any], environ: Mapping[str, str]) -> frozenset[s
     return frozenset(key for key in said if all(environ.get(name) for _, name in references(said[key])))
 
 
-def missing(deployment: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, tuple[str | int, ...]]:
+def missing_variables(deployment: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, tuple[str | int, ...]]:
     """The variables that a deployment of the native file needs and that are not set, each with its place in it."""
     found: dict[str, tuple[str | int, ...]] = {}
     for path, name in references(deployment.get("litellm_params"), ("litellm_params",)):
@@ -69,8 +66,8 @@ def missing(deployment: Mapping[str, Any], environ: Mapping[str, str]) -> dict[s
     return found
 
 
-def unset(names: Sequence[str]) -> str:
-    """That these variables are missing, in words."""
+def unset_text(names: Sequence[str]) -> str:
+    """A sentence that says that these variables are not set."""
     return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} not set"
 
 
@@ -82,8 +79,8 @@ def usable(native: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[
     entries: list[dict[str, Any]] = []
     reasons: dict[str, str] = {}
     for entry in config.get("model_list") or []:
-        if lacking := missing(entry, environ):
-            reasons.setdefault(entry["model_name"], unset(list(lacking)))
+        if lacking := missing_variables(entry, environ):
+            reasons.setdefault(entry["model_name"], unset_text(list(lacking)))
             continue
         params = entry["litellm_params"]
         there = limits(params, environ)
@@ -124,7 +121,7 @@ def _leading_on(fallback: Any, gone: Callable[[Any], bool]) -> Any:
     return {group: targets for group, targets in left.items() if targets}
 
 
-# Whose requests LiteLLM sends to the address as it is written, without an own idea of what comes after the host
+# Providers whose requests LiteLLM sends to the address as it is written, without adding to its path
 _OPENAI_LIKE = frozenset({"openai", "text-completion-openai", "custom_openai", "openai_like", "hosted_vllm"})
 
 
@@ -142,7 +139,7 @@ def lacks_version(params: Mapping[str, Any], environ: Mapping[str, str]) -> bool
     return provider in _OPENAI_LIKE and bool(base) and not re.search(r"/v\d", path)
 
 
-def hide(native: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def hide_secrets(native: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """The native configuration with references to the environment in the place of every secret that it holds, and
     the variables that these refer to: so that no secret is in the file that is made for LiteLLM. The names follow from
     the values, so that the same secret has the same name in every version of a file. What stands in a list by itself
@@ -213,7 +210,7 @@ def aliases(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def behind(
+def engines_behind(
     config: Mapping[str, Any], engines_at: Mapping[str, str], environ: Mapping[str, str]
 ) -> dict[str, tuple[str, ...]]:
     """The engines of ours behind each group that has no other deployment, by their ``engine_base``. As
@@ -232,8 +229,8 @@ def behind(
     return {name: engines[name] for name, ours in found.items() if len(engines[name]) == len(ours)}
 
 
-def carries(key: str) -> bool:
-    """Whether an HTTP header can carry that key."""
+def fits_in_header(key: str) -> bool:
+    """Whether an HTTP header can hold that key."""
     return key.isascii() and (key.isprintable() or not key)
 
 
@@ -290,79 +287,3 @@ def socket_host(alias: str) -> str:
     """The name of an engine on a unix socket; no two aliases share one."""
     plain = re.sub(r"[^a-z0-9]+", "-", alias.lower()).strip("-")
     return f"{plain}-{hashlib.sha256(alias.encode()).hexdigest()[:6]}.invalid"
-
-
-def argv(
-    python: str,
-    uds: str,
-    drain: int,
-    hold: str | None = None,
-    engines: Mapping[str, str] | None = None,
-    modules: str | None = None,
-) -> tuple[str, ...]:
-    """The command line of one replica. The daemon hands it the listening socket as descriptor 3. ``hold`` is the file
-    in which it says how the engines are, ``engines`` the unix sockets of those that have one, by host, ``modules`` the
-    folder of the native file, which may name Python modules beside it."""
-    replica = str(files("llm_supervisor.engines.inside") / "litellm_replica.py")
-    more = ["--hold", hold] if hold else []
-    more += ["--modules", modules] if modules else []
-    for host, path in (engines or {}).items():
-        more += ["--engine", f"{host}={path}"]
-    return (python, replica, "--listen-fd", "3", "--uds", uds, "--drain", str(drain), *more)
-
-
-def fork_server(python: str) -> tuple[str, ...]:
-    """The command line of what imports LiteLLM once for all replicas."""
-    return (python, str(files("llm_supervisor.engines.inside") / "fork_server.py"), "--engine", "litellm")
-
-
-def late(config: Mapping[str, Any], keys: Collection[str]) -> frozenset[str]:
-    """The variables that LiteLLM reads when it starts or is asked, and not while it is imported: where the
-    configuration is, what that refers to, and keys. So another key is no reason to import everything again."""
-    referred = {name for _, name in references(config) if not name.startswith("LITELLM_")}
-    secret = {name for name in keys if name.startswith("LLM_SUPERVISOR_") or names_secret(name)}
-    return frozenset({"CONFIG_FILE_PATH", MASTER_KEY, *referred, *secret})
-
-
-def environment(config_file: str, master_key: str, keys: Mapping[str, str]) -> dict[str, str]:
-    """What LiteLLM needs in its environment. ``keys`` are the engines' own, by variable."""
-    return {
-        "CONFIG_FILE_PATH": config_file,
-        MASTER_KEY: master_key,
-        # else it fetches a price list from the internet while it is imported: 8 s of nothing without one
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "PYTHONUNBUFFERED": "1",
-        **keys,
-    }
-
-
-# Its answers ------------------------------------------------------------------------------------------------
-
-
-def judge_liveliness(status: int, body: bytes) -> ProbeResult:
-    """``/health/liveliness``: its event loop turns. 503 while it drains."""
-    if status == 200:
-        return ProbeResult(Answer.OK, "/health/liveliness 200")
-    return ProbeResult(Answer.INVALID, f"/health/liveliness answers {status}")
-
-
-def judge_groups(status: int, body: bytes, expected: Mapping[str, bool | None]) -> ProbeResult:
-    """``/model_group/info``: exactly the expected groups, each with the expected ``supports_vision``."""
-    if status in (400, 401, 403):
-        return ProbeResult(Answer.WRONG, f"/model_group/info answers {status}: it does not take the master key")
-    if status != 200:
-        return ProbeResult(Answer.INVALID, f"/model_group/info answers {status}")
-    try:
-        shown = {entry["model_group"]: bool(entry.get("supports_vision")) for entry in json.loads(body)["data"]}
-        if not all(isinstance(name, str) for name in shown):
-            raise TypeError("a name that is none")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return ProbeResult(Answer.INVALID, "/model_group/info answers something that is no list of groups")
-    problems = [f"{name} is missing" for name in expected if name not in shown]
-    problems += [f"{name} is not configured" for name in shown if name not in expected and "*" not in name]
-    for name, vision in expected.items():
-        if vision is not None and name in shown and shown[name] != vision:
-            problems.append(f"{name} shows supports_vision {str(shown[name]).lower()}, not {str(vision).lower()}")
-    if problems:
-        return ProbeResult(Answer.WRONG, "/model_group/info: " + "; ".join(problems))
-    return ProbeResult(Answer.OK, f"/model_group/info lists {len(shown)} groups")

@@ -1,0 +1,37 @@
+"""What LiteLLM's answers mean. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from llm_supervisor.core.health import Answer, ProbeResult
+
+
+def judge_liveliness(status: int, body: bytes) -> ProbeResult:
+    """``/health/liveliness``: its event loop turns. 503 while it drains."""
+    if status == 200:
+        return ProbeResult(Answer.OK, "/health/liveliness 200")
+    return ProbeResult(Answer.INVALID, f"/health/liveliness answers {status}")
+
+
+def judge_groups(status: int, body: bytes, expected: Mapping[str, bool | None]) -> ProbeResult:
+    """``/model_group/info``: exactly the expected groups, each with the expected ``supports_vision``."""
+    if status in (400, 401, 403):
+        return ProbeResult(Answer.WRONG, f"/model_group/info answers {status}: it does not take the master key")
+    if status != 200:
+        return ProbeResult(Answer.INVALID, f"/model_group/info answers {status}")
+    try:
+        shown = {entry["model_group"]: bool(entry.get("supports_vision")) for entry in json.loads(body)["data"]}
+        if not all(isinstance(name, str) for name in shown):
+            raise TypeError("a name of a group is no text")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ProbeResult(Answer.INVALID, "/model_group/info answers something that is not a list of groups")
+    problems = [f"{name} is missing" for name in expected if name not in shown]
+    problems += [f"{name} is not configured" for name in shown if name not in expected and "*" not in name]
+    for name, vision in expected.items():
+        if vision is not None and name in shown and shown[name] != vision:
+            problems.append(f"{name} shows supports_vision {str(shown[name]).lower()}, not {str(vision).lower()}")
+    if problems:
+        return ProbeResult(Answer.WRONG, "/model_group/info: " + "; ".join(problems))
+    return ProbeResult(Answer.OK, f"/model_group/info lists {len(shown)} groups")

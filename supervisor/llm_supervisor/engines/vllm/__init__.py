@@ -1,0 +1,2 @@
+"""vLLM: its options, its command line and environment, what its answers and log lines mean, and which options an
+installed version has."""

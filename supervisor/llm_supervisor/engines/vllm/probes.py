@@ -1,0 +1,91 @@
+"""What vLLM's answers and log lines mean. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+from llm_supervisor.core.health import Answer, Counters, ProbeResult
+from llm_supervisor.core.probe import Step
+
+
+def judge_health(status: int, body: bytes) -> ProbeResult:
+    """``/health``: 200, or 503 when the engine core is dead, which it will stay."""
+    if status == 200:
+        return ProbeResult(Answer.OK, "/health 200")
+    if status == 503:
+        return ProbeResult(Answer.DEAD, "/health says that the engine is dead (503)")
+    return ProbeResult(Answer.INVALID, f"/health answers {status}")
+
+
+def judge_models(status: int, body: bytes, served_name: str) -> ProbeResult:
+    """``/v1/models``: must list the served name."""
+    if status in (401, 403):
+        return ProbeResult(Answer.WRONG, f"/v1/models answers {status}: it does not take the key that it was given")
+    if status != 200:
+        return ProbeResult(Answer.INVALID, f"/v1/models answers {status}")
+    try:
+        names = [str(entry["id"]) for entry in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ProbeResult(Answer.INVALID, "/v1/models answers something that is not a list of models")
+    if served_name not in names:
+        return ProbeResult(Answer.WRONG, f"/v1/models lists {', '.join(names) or 'nothing'}, not {served_name}")
+    return ProbeResult(Answer.OK, f"/v1/models lists {served_name}")
+
+
+_SERIES = re.compile(
+    rb"^vllm:(generation_tokens_total|prompt_tokens_total|iteration_tokens_total_count"
+    rb"|request_success_total|num_requests_running|num_requests_waiting)(?:\{[^}\n]*\})? ([0-9.eE+]+)$",
+    re.MULTILINE,
+)
+_WORK = (b"generation_tokens_total", b"prompt_tokens_total", b"iteration_tokens_total_count")
+
+
+def read_metrics(page: bytes) -> Counters | None:
+    """Six series of ``/metrics``, summed over engines; None when the page shows none of them. A pattern over the
+    bytes: a parser of the whole page (50 KB) would block the loop thirty times as long."""
+    sums: dict[bytes, float] = {}
+    try:
+        for name, value in _SERIES.findall(page):
+            sums[name] = sums.get(name, 0.0) + float(value)
+    except ValueError:
+        return None
+    if not sums or not all(map(math.isfinite, sums.values())):
+        return None
+    return Counters(
+        work=tuple(sums.get(name, 0.0) for name in _WORK),
+        running=int(sums.get(b"num_requests_running", 0)),
+        waiting=int(sums.get(b"num_requests_waiting", 0)),
+        finished=sums.get(b"request_success_total"),
+    )
+
+
+_SHARDS = re.compile(rb"Loading safetensors checkpoint shards:\s+\d+% Completed \| (\d+)/(\d+)")
+# bounded: a log may hold lines of megabytes, and this runs on the daemon's loop
+_CAPTURE = re.compile(rb"Capturing CUDA graphs?[^|]{0,80}\|[^|]{0,80}\| (\d+)/(\d+)")
+_STEPS: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"vLLM API server version|Initializing a V1 LLM engine"), "starting the engine"),
+    (re.compile(rb"Starting to load model"), "loading weights"),
+    (re.compile(rb"Loading (?:weights|model weights) took"), "weights loaded"),
+    (re.compile(rb"Downloading|Fetching \d+ files"), "downloading"),
+    (re.compile(rb"torch\.compile takes|Compiling a graph|Dynamo bytecode transform"), "compiling"),
+    (re.compile(rb"[Pp]rofiling|Available KV cache memory|GPU KV cache size|CPU KV cache size"), "sizing the KV cache"),
+    (re.compile(rb"init engine .{0,120}took"), "engine initialised"),
+    (
+        re.compile(rb"Starting vLLM API server|Started server process|Waiting for application startup"),
+        "opening the API",
+    ),
+)
+
+
+def step(line: bytes) -> Step | None:
+    """What a line of vLLM's log says about its start; None when it says nothing of the sort."""
+    if found := _SHARDS.search(line):
+        return Step("loading weights", int(found[1]), int(found[2]))
+    if found := _CAPTURE.search(line):
+        return Step("capturing graphs", int(found[1]), int(found[2]))
+    for pattern, doing in _STEPS:
+        if pattern.search(line):
+            return Step(doing)
+    return None
