@@ -14,7 +14,7 @@ from llm_supervisor.cli import main
 from llm_supervisor.config import load, plan
 from llm_supervisor.config.plan import Pythons
 from llm_supervisor.config.show import json_schema
-from llm_supervisor.host import net
+from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.oneshot import presets
 
 ROOT = Path(__file__).parent.parent.parent
@@ -110,9 +110,9 @@ def test_ports_that_are_taken_are_left(tmp_path: Path) -> None:
     assert ports == [4001, 8002, 8003, 8004]
     bases = [one["litellm_params"]["api_base"] for one in yaml.safe_load(files["litellm_config.yaml"])["model_list"]]
     assert bases == ["http://127.0.0.1:8002/v1", "http://127.0.0.1:8003/v1"], "who refers to them goes along"
-    with net.bind("127.0.0.1", 0) as sock:
+    with net_listener.bind("127.0.0.1", 0) as sock:
         taken = sock.getsockname()[1]
-        assert net.can_bind("127.0.0.1", taken) is not None
+        assert net_listener.can_bind("127.0.0.1", taken) is not None
 
 
 def test_without_a_gpu_none_is_named() -> None:

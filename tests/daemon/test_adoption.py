@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from llm_supervisor.host import net
+from llm_supervisor.host.net import ports as net_ports
 from llm_supervisor.host.process import boot_id
 from llm_supervisor.supervision.state_file import STATE_VERSION
 from tests.daemon.conftest import Make, program
@@ -450,11 +450,11 @@ def test_the_gateways_socket_is_got_back(tmp_path: Path) -> None:
             daemon.wait_ready()
             assert all(same(before[name], daemon.program(name)) for name in before)
             assert daemon.process is not None
-            assert net.held(net.listening(port), [daemon.process.pid]), "the socket is ours again"
+            assert net_ports.held(net_ports.listening(port), [daemon.process.pid]), "the socket is ours again"
             assert daemon.cli("restart", "gateway").returncode == 0
         assert wrong == []
         assert daemon.cli("stop", "gateway").returncode == 0
-        assert not net.listening(port)
+        assert not net_ports.listening(port)
 
 
 def test_another_host_of_the_gateway_meanwhile(tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ def test_another_host_of_the_gateway_meanwhile(tmp_path: Path) -> None:
             daemon.wait_for(lambda: daemon.program("gateway").get("incarnation") not in (None, before), "the change")
             daemon.wait_ready()
         assert wrong == []
-        daemon.wait_for(lambda: len(net.listening(port)) == 1, "only the new one")
+        daemon.wait_for(lambda: len(net_ports.listening(port)) == 1, "only the new one")
 
 
 def test_an_engine_that_lost_a_worker_meanwhile_is_replaced(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_supervisor.host import net
+from llm_supervisor.host.net import listener as net_listener
+from llm_supervisor.host.net import ports as net_ports
 from tests.daemon.conftest import Make, program
 from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import killed, knocking
@@ -252,7 +253,7 @@ def test_a_model_that_would_have_to_be_downloaded_is_named(place: Place) -> None
 
 def test_a_taken_port_is_named_before_anything_is_touched(place: Place) -> None:
     before = place.incarnations()
-    with net.bind("127.0.0.1", 0) as other:
+    with net_listener.bind("127.0.0.1", 0) as other:
         place.settings["models"]["one"]["port"] = other.getsockname()[1]
         place.write()
         done = place.daemon.cli("reload")
@@ -267,8 +268,8 @@ def test_the_new_address_serves_and_the_old_one_refuses(place: Place) -> None:
     place.write()
     place.reload()
     assert place.daemon.status()["endpoint"].endswith(f":{new}")
-    assert net.listening(new)
-    assert not net.listening(old)
+    assert net_ports.listening(new)
+    assert not net_ports.listening(old)
 
 
 def test_what_old_replicas_are_told_of_an_engine_that_has_moved(place: Place) -> None:
@@ -335,10 +336,10 @@ def test_another_host_on_the_same_port(place: Place, replicas: int) -> None:
             place.write()
             assert place.reload() == dict.fromkeys(names, "rolling")
             place.daemon.wait_ready()
-            assert len(net.listening(port)) == 1, "the old one is closed"
+            assert len(net_ports.listening(port)) == 1, "the old one is closed"
     assert wrong == []
     assert place.daemon.cli("stop", "gateway").returncode == 0
-    assert not net.listening(port)
+    assert not net_ports.listening(port)
     assert place.daemon.cli("start", "gateway").returncode == 0
 
 
@@ -572,7 +573,7 @@ def test_a_stop_while_an_only_replica_is_replaced_holds(alone: Place, when: str)
         assert restart.wait(30) == 1
     alone.daemon.wait_for(lambda: "gateway-2" not in alone.incarnations(), "the spare one's end")
     assert alone.daemon.program("gateway")["state"] == "STOPPED"
-    assert not net.listening(alone.settings["gateway"]["port"])
+    assert not net_ports.listening(alone.settings["gateway"]["port"])
 
 
 @pytest.mark.parametrize("how", ["--wait", "--no-wait"])

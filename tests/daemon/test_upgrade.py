@@ -15,7 +15,7 @@ import pytest
 
 import llm_supervisor
 from llm_supervisor.control.client import NoDaemon
-from llm_supervisor.host import net
+from llm_supervisor.host.net import listener as net_listener
 from tests.daemon.conftest import program
 from tests.daemon.harness import Daemon, answer_to
 from tests.daemon.test_adoption import knocking, pair, same
@@ -152,7 +152,7 @@ def test_what_went_wrong_meanwhile_ends_no_daemon_that_has_nothing_alive(tmp_pat
         daemon.wait_ready()
         assert daemon.cli("stop", "all").returncode == 0
         if wrong == "a port":
-            stack.enter_context(net.bind("127.0.0.1", settings["gateway"]["port"]))
+            stack.enter_context(net_listener.bind("127.0.0.1", settings["gateway"]["port"]))
         else:
             daemon.config_file.write_text("programs: [")
         done = daemon.cli("upgrade")

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from llm_supervisor.engines.environment import INSIDE
-from llm_supervisor.host import net
+from llm_supervisor.host.net import ports as net_ports
 from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import knocking
 from tests.engines.conftest import ALIAS, Engines, config
@@ -315,7 +315,7 @@ async def _shut_down_under(daemon: Daemon) -> None:
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGTERM)
         # whom it still accepts is served; soon it accepts nobody
-        await asyncio.to_thread(daemon.wait_for, lambda: not net.listening(daemon.ports[0]), "a closed door")
+        await asyncio.to_thread(daemon.wait_for, lambda: not net_ports.listening(daemon.ports[0]), "a closed door")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", daemon.ports[0]))
         for answer in await asyncio.gather(*in_hand):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_supervisor.host import net
+from llm_supervisor.host.net import ports as net_ports
 from tests.daemon.harness import Daemon, name_of
 from tests.engines.conftest import ALIAS, Engines, config
 from tests.engines.load import keep_chatting
@@ -85,7 +85,7 @@ def test_killed_started_upgraded_and_a_rolling_restart(daemon: Daemon) -> None:
         assert {name: daemon.program(name)["pid"] for name in names} == pids
         port = int(daemon.status()["endpoint"].rpartition(":")[2])
         assert daemon.process is not None
-        assert net.held(net.listening(port), [daemon.process.pid]), "a replica has handed the socket out"
+        assert net_ports.held(net_ports.listening(port), [daemon.process.pid]), "a replica has handed the socket out"
         said.append(written())
         done = daemon.cli("upgrade")
         assert done.returncode == 0, done

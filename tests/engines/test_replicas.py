@@ -15,7 +15,7 @@ import openai
 import pytest
 import yaml
 
-from llm_supervisor.host import net
+from llm_supervisor.host.net import ports as net_ports
 from tests.daemon.harness import Daemon
 from tests.engines.conftest import Engines, config
 from tests.engines.load import keep_chatting
@@ -98,9 +98,9 @@ def test_they_share_a_fork_server(daemon: Daemon) -> None:
 def test_the_last_one_that_stops_closes_the_door(daemon: Daemon) -> None:
     port = int(daemon.status()["endpoint"].rpartition(":")[2])
     assert daemon.cli("stop", "gateway-2").returncode == 0
-    assert net.listening(port)
+    assert net_ports.listening(port)
     assert daemon.cli("stop", "gateway").returncode == 0
-    assert not net.listening(port), "clients are refused, and do not wait for nobody"
+    assert not net_ports.listening(port), "clients are refused, and do not wait for nobody"
     assert daemon.cli("start", "gateway").returncode == 0
     ready(daemon)
 

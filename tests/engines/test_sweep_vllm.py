@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from llm_supervisor.engines.vllm import process as vllm_process
-from llm_supervisor.host import output
+from llm_supervisor.host.output import reader as output_reader
+from llm_supervisor.host.output.pump import Pump, make_fifo
 from llm_supervisor.host.process import (
     ALL_SOURCES,
     COOKIE,
@@ -42,9 +43,9 @@ def healthy(port: int) -> bool:
 def test_engine_core_and_worker_are_found_by_what_is_left(engines: Engines, tmp_path: Path) -> None:
     become_subreaper()
     port, cookie = free_port(), f"tiny/{uuid.uuid4().hex}"
-    pump = output.Pump(tmp_path / "logs")
+    pump = Pump(tmp_path / "logs")
     pump.start()
-    pipe = output.make_fifo(tmp_path / "fifo", 1 << 20)
+    pipe = make_fifo(tmp_path / "fifo", 1 << 20)
     pump.add("tiny", pipe)
     at = os.stat(tmp_path / "fifo")
     options = {"enforce-eager": True, "dtype": "bfloat16", "max-model-len": 2048}
@@ -61,7 +62,7 @@ def test_engine_core_and_worker_are_found_by_what_is_left(engines: Engines, tmp_
     try:
         end = time.monotonic() + 180
         while not healthy(port):
-            assert time.monotonic() < end, output.tail(tmp_path / "logs/tiny", 30)[0]
+            assert time.monotonic() < end, output_reader.tail(tmp_path / "logs/tiny", 30)[0]
             time.sleep(0.2)
         tree.look(read_rows())  # as the daemon does while it lives
         assert leader.signal(signal.SIGKILL)

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor.host import gpu, output
+from llm_supervisor.host import gpu
+from llm_supervisor.host.output import reader as output_reader
+from llm_supervisor.host.output.pump import Pump, make_fifo
 from llm_supervisor.host.process import COOKIE, Child, Tree, become_subreaper, find, read_rows, signal_process, spawn
 
 torch = pytest.importorskip("torch", reason="torch is not in this environment")
@@ -44,16 +46,16 @@ time.sleep(600)
 
 def held_by(tmp: Path) -> str:
     """What the log says so far."""
-    return b"\n".join(output.tail(tmp / "logs/holder", 50)[0]).decode()
+    return b"\n".join(output_reader.tail(tmp / "logs/holder", 50)[0]).decode()
 
 
 def test_a_headless_tree_gives_its_memory_back(tmp_path: Path) -> None:
     become_subreaper()
     before = GPUS.memory(0)
     assert before is not None
-    pump = output.Pump(tmp_path / "logs")
+    pump = Pump(tmp_path / "logs")
     pump.start()
-    pump.add("holder", output.make_fifo(tmp_path / "fifo", 1 << 18))
+    pump.add("holder", make_fifo(tmp_path / "fifo", 1 << 18))
     at = os.stat(tmp_path / "fifo")
     cookie = f"holder/{uuid.uuid4().hex}"
     pid = spawn([sys.executable, "-c", HOLDER], {**os.environ, COOKIE: cookie}, output=tmp_path / "fifo")

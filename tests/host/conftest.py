@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor.host import output
+from llm_supervisor.host.output.pump import make_fifo
 from llm_supervisor.host.process import COOKIE, Child, Tree, become_subreaper, reap_strangers, spawn
 from tests.programs import MARK, Lines, command, gone, marked
 
@@ -64,7 +64,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     become_subreaper()
     mark = uuid.uuid4().hex
     fifo = tmp_path / "fifo"
-    pipe = output.make_fifo(fifo, 256 * 1024)
+    pipe = make_fifo(fifo, 256 * 1024)
     here = Stage(tmp_path, mark, fifo, pipe)
     try:
         yield here

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_supervisor.host.gpu import MIB, Held, Memory, NoGpus, wait_for_memory
-from llm_supervisor.host.output import Pump
+from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.process import Tree
 from llm_supervisor.supervision.local.local_world import Incarnation, RealWorld
 from tests.core.virtual_time import VirtualLoop

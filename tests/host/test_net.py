@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor.host import net
+from llm_supervisor.host.net import listener as net_listener
+from llm_supervisor.host.net import ports as net_ports
 from tests.host.conftest import Stage
 from tests.programs import free_port
 
@@ -31,10 +32,10 @@ def listening(host: str = "127.0.0.1") -> Iterator[int]:
 
 def test_the_holder_is_named_with_pid_and_command(stage: Stage) -> None:
     port = free_port()
-    assert net.holder(port) is None
+    assert net_ports.holder(port) is None
     child = stage.spawn("listener", "--port", port)
     stage.lines.pid("listening")
-    holder = net.holder(port)
+    holder = net_ports.holder(port)
     assert holder is not None
     assert holder.pid == child.pid
     assert f"children.py listener --port {port}" in holder.command
@@ -43,13 +44,13 @@ def test_the_holder_is_named_with_pid_and_command(stage: Stage) -> None:
 
 
 def test_a_holder_whose_pid_is_not_told() -> None:
-    assert str(net.Holder(None, "", None)) == "another user's process"
+    assert str(net_ports.Holder(None, "", None)) == "another user's process"
 
 
 def test_a_connection_is_no_holder() -> None:
     """Only who listens keeps a port; our own outgoing connection has its number, too."""
     with listening() as port, socket.create_connection(("127.0.0.1", port)) as connection:
-        assert net.holder(connection.getsockname()[1]) is None
+        assert net_ports.holder(connection.getsockname()[1]) is None
 
 
 _DUAL = pytest.param("::", marks=pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here"))
@@ -58,16 +59,16 @@ _DUAL = pytest.param("::", marks=pytest.mark.skipif(not socket.has_dualstack_ipv
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", _DUAL])
 def test_sock_diag_and_the_kernels_list_say_the_same(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(host) as port, socket.create_connection(("127.0.0.1", port)):
-        (asked,) = net.listening(port)
-        assert net._listed(port) == {asked}
-        assert net.held({asked}, [os.getpid()]) == {asked}
+        (asked,) = net_ports.listening(port)
+        assert net_ports._listed(port) == {asked}
+        assert net_ports.held({asked}, [os.getpid()]) == {asked}
 
         def no_netlink(family: int) -> Iterator[tuple[int, int]]:
             raise OSError(errno.EAFNOSUPPORT, "no netlink here")
 
-        monkeypatch.setattr(net, "_listeners", no_netlink)
-        assert net.listening(port) == {asked}, "where the kernel does not answer its list is read"
-    assert net.listening(port) == set()
+        monkeypatch.setattr(net_ports, "_listeners", no_netlink)
+        assert net_ports.listening(port) == {asked}, "where the kernel does not answer its list is read"
+    assert net_ports.listening(port) == set()
 
 
 @pytest.mark.parametrize(
@@ -77,12 +78,12 @@ def test_sock_diag_and_the_kernels_list_say_the_same(host: str, monkeypatch: pyt
 def test_a_taken_port_cannot_be_bound(theirs: str, ours: str) -> None:
     try:
         with listening(theirs) as port:
-            error = net.can_bind(ours, port)
+            error = net_listener.can_bind(ours, port)
             assert error is not None
             assert error.errno == errno.EADDRINUSE
             with pytest.raises(OSError, match="in use"):
-                net.bind(ours, port)
-            holder = net.holder(port)
+                net_listener.bind(ours, port)
+            holder = net_ports.holder(port)
             assert holder is not None
             assert holder.pid == os.getpid()
     except OSError as none:
@@ -94,12 +95,12 @@ def test_a_taken_port_cannot_be_bound(theirs: str, ours: str) -> None:
 def test_a_free_port_can_be_bound_again_and_again() -> None:
     port = free_port()
     for _ in range(3):
-        assert net.can_bind("127.0.0.1", port) is None
-    assert net.holder(port) is None, "trying leaves nothing open"
+        assert net_listener.can_bind("127.0.0.1", port) is None
+    assert net_ports.holder(port) is None, "trying leaves nothing open"
 
 
 def test_connections_in_time_wait_do_not_keep_a_port() -> None:
-    sock = net.bind("127.0.0.1", 0)
+    sock = net_listener.bind("127.0.0.1", 0)
     port = sock.getsockname()[1]
     client = socket.create_connection(("127.0.0.1", port))
     connection, _ = sock.accept()
@@ -107,11 +108,11 @@ def test_connections_in_time_wait_do_not_keep_a_port() -> None:
     sock.close()
     assert client.recv(1) == b""
     client.close()
-    net.bind("127.0.0.1", port).close()
+    net_listener.bind("127.0.0.1", port).close()
 
 
 def test_a_listening_socket() -> None:
-    sock = net.bind("127.0.0.1", 0)
+    sock = net_listener.bind("127.0.0.1", 0)
     assert not sock.get_inheritable()
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
@@ -123,11 +124,11 @@ def test_a_listening_socket() -> None:
 def test_what_cannot_be_bound_leaves_no_descriptor() -> None:
     before = os.listdir("/proc/self/fd")
     for host in ("192.0.2.1", "no-such-host.invalid", "::ffff", "fe80::1%nothing"):
-        error = net.can_bind(host, 12345)
+        error = net_listener.can_bind(host, 12345)
         assert isinstance(error, OSError)
         assert error.strerror
     with listening() as port:
-        assert net.can_bind("127.0.0.1", port)
+        assert net_listener.can_bind("127.0.0.1", port)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -140,10 +141,10 @@ def test_a_unix_socket(tmp_path: Path, length: int) -> None:
     mask = os.umask(0)
     os.umask(mask)
     for _ in range(2):  # a stale one is replaced
-        sock = net.bind_unix(path)
+        sock = net_listener.bind_unix(path)
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
         client = socket.socket(socket.AF_UNIX)
-        client.connect(net.reachable(path))
+        client.connect(net_listener.reachable(path))
         client.close()
         sock.close()
     assert os.umask(mask) == mask
@@ -152,10 +153,10 @@ def test_a_unix_socket(tmp_path: Path, length: int) -> None:
 def test_a_unix_socket_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(FileNotFoundError):
-        net.bind_unix(str(tmp_path / "none/s"))
+        net_listener.bind_unix(str(tmp_path / "none/s"))
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder"):
-        net.bind_unix(str(tmp_path / "folder"))
+        net_listener.bind_unix(str(tmp_path / "folder"))
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -172,28 +173,28 @@ def served(sock: socket.socket) -> bool:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_a_descriptor_is_taken_for_what_it_is(host: str) -> None:
-    with net.bind(host, 0) as sock:
+    with net_listener.bind(host, 0) as sock:
         address = (host, sock.getsockname()[1])
-        again = net.listener(os.dup(sock.fileno()), address)
+        again = net_listener.listener(os.dup(sock.fileno()), address)
         assert again is not None
         with again:
             assert served(again)
             assert not again.get_inheritable()
         fd = os.dup(sock.fileno())
-        assert net.listener(fd, (host, free_port())) is None, "another address"
+        assert net_listener.listener(fd, (host, free_port())) is None, "another address"
         with pytest.raises(OSError, match="Bad file"):
             os.fstat(fd)
         with socket.create_connection(sock.getsockname()[:2]) as connected:
-            assert net.listener(os.dup(connected.fileno()), address) is None, "it does not listen"
+            assert net_listener.listener(os.dup(connected.fileno()), address) is None, "it does not listen"
     readable, writable = os.pipe()
-    assert net.listener(readable, ("127.0.0.1", 1)) is None
+    assert net_listener.listener(readable, ("127.0.0.1", 1)) is None
     os.close(writable)
 
 
 @contextmanager
 def handing_out(path: Path, fds: list[int]) -> Iterator[None]:
     """As a replica does it."""
-    with net.bind_unix(str(path)) as door:
+    with net_listener.bind_unix(str(path)) as door:
 
         def serve() -> None:
             try:
@@ -217,8 +218,8 @@ def handing_out(path: Path, fds: list[int]) -> Iterator[None]:
 
 def test_a_program_hands_its_socket_out(tmp_path: Path) -> None:
     path = tmp_path / "sock"
-    with net.bind("127.0.0.1", 0) as sock, handing_out(path, [sock.fileno()]):
-        got = asyncio.run(net.ask_for_listener(str(path), ("127.0.0.1", sock.getsockname()[1])))
+    with net_listener.bind("127.0.0.1", 0) as sock, handing_out(path, [sock.fileno()]):
+        got = asyncio.run(net_listener.ask_for_listener(str(path), ("127.0.0.1", sock.getsockname()[1])))
         assert got is not None
         with got:
             assert served(got)
@@ -226,12 +227,12 @@ def test_a_program_hands_its_socket_out(tmp_path: Path) -> None:
 
 def test_nobody_has_it_or_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, address = tmp_path / "sock", ("127.0.0.1", free_port())
-    assert asyncio.run(net.ask_for_listener(str(path), address)) is None
+    assert asyncio.run(net_listener.ask_for_listener(str(path), address)) is None
     with handing_out(path, []):
-        assert asyncio.run(net.ask_for_listener(str(path), address)) is None
-    monkeypatch.setattr(net, "HANDING_OVER", 0.1)
-    with net.bind_unix(str(path)):
-        assert asyncio.run(net.ask_for_listener(str(path), address)) is None
+        assert asyncio.run(net_listener.ask_for_listener(str(path), address)) is None
+    monkeypatch.setattr(net_listener, "HANDING_OVER", 0.1)
+    with net_listener.bind_unix(str(path)):
+        assert asyncio.run(net_listener.ask_for_listener(str(path), address)) is None
 
 
 def test_a_socket_is_copied_out_of_a_process(stage: Stage) -> None:
@@ -239,14 +240,14 @@ def test_a_socket_is_copied_out_of_a_process(stage: Stage) -> None:
     port = free_port()
     child = stage.spawn("listener", "--port", port)
     stage.lines.pid("listening")
-    got = net.copy_listener(child.pid, ("127.0.0.1", port))
+    got = net_listener.copy_listener(child.pid, ("127.0.0.1", port))
     if got is None:
         pytest.skip("this kernel does not let us copy descriptors of our own children")
     with got:
         assert got.getsockname()[1] == port
-        assert net.held(net.listening(port), [os.getpid()])
-    assert net.copy_listener(child.pid, ("127.0.0.1", free_port())) is None
-    assert net.copy_listener(2**22 + 1, ("127.0.0.1", port)) is None
+        assert net_ports.held(net_ports.listening(port), [os.getpid()])
+    assert net_listener.copy_listener(child.pid, ("127.0.0.1", free_port())) is None
+    assert net_listener.copy_listener(2**22 + 1, ("127.0.0.1", port)) is None
 
 
 OVERLAPPING = [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "::"), ("::", "127.0.0.1")]
@@ -255,23 +256,23 @@ OVERLAPPING = [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1",
 @pytest.mark.parametrize(("old", "new"), OVERLAPPING)
 def test_our_own_sockets_may_overlap_and_others_not(old: str, new: str) -> None:
     """One is about to leave, and until then both are there."""
-    with net.bind(old, 0) as leaving:
+    with net_listener.bind(old, 0) as leaving:
         port = leaving.getsockname()[1]
-        assert net.can_bind(new, port)
-        with net.bind(new, port, beside=[leaving]) as coming:
+        assert net_listener.can_bind(new, port)
+        with net_listener.bind(new, port, beside=[leaving]) as coming:
             assert not any(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in (leaving, coming))
-            assert net.can_bind(new, port)
+            assert net_listener.can_bind(new, port)
             socket.create_connection(("127.0.0.1", port), timeout=10).close()
             leaving.close()
             socket.create_connection(("127.0.0.1", port), timeout=10).close()
             coming.accept()[0].close()
-            assert net.can_bind(new, port)
+            assert net_listener.can_bind(new, port)
 
 
 def test_another_name_of_the_same_address_is_the_same_socket() -> None:
-    with net.bind("127.0.0.1", 0) as first:
+    with net_listener.bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-        with net.bind("localhost", port, beside=[first]) as second:
+        with net_listener.bind("localhost", port, beside=[first]) as second:
             assert os.fstat(first.fileno()).st_ino == os.fstat(second.fileno()).st_ino
             first.close()
             socket.create_connection(("127.0.0.1", port), timeout=10).close()
@@ -279,7 +280,7 @@ def test_another_name_of_the_same_address_is_the_same_socket() -> None:
 
 
 def test_a_port_of_somebody_else_is_not_shared_either() -> None:
-    with net.bind("127.0.0.1", 0) as ours, net.bind("127.0.0.2", ours.getsockname()[1]):
+    with net_listener.bind("127.0.0.1", 0) as ours, net_listener.bind("127.0.0.2", ours.getsockname()[1]):
         with pytest.raises(OSError, match="in use"):
-            net.bind("0.0.0.0", ours.getsockname()[1], beside=[ours])
+            net_listener.bind("0.0.0.0", ours.getsockname()[1], beside=[ours])
         assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0

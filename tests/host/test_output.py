@@ -15,8 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm_supervisor.host import output
-from llm_supervisor.host.output import Position, Pump, make_fifo, pending, read_from, segments, split_lines, tail
+from llm_supervisor.host.output import pump as output_pump
+from llm_supervisor.host.output import reader as output_reader
+from llm_supervisor.host.output.pump import Pump, make_fifo, pending
+from llm_supervisor.host.output.reader import read_from, split_lines, tail
+from llm_supervisor.host.output.segments import Position, segments
 from llm_supervisor.host.process import Child, spawn
 from tests.host.conftest import Stage
 from tests.programs import Lines, gone, open_gate, until
@@ -353,7 +356,7 @@ PUMP = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from llm_supervisor.host.output import Pump, make_fifo
+from llm_supervisor.host.output.pump import Pump, make_fifo
 logs, fifo = Path(sys.argv[1]), Path(sys.argv[2])
 pump = Pump(logs, segment_bytes=300_000, kept=100_000)
 pump.add("x", make_fifo(fifo, 256 * 1024))
@@ -498,7 +501,7 @@ def test_the_tail_of_one_huge_line_is_bounded(tmp_path: Path) -> None:
 def test_the_tail_while_the_oldest_segments_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_segments(tmp_path / "x", b"one\n", b"two\n", b"three\n")
     found = segments(tmp_path / "x")
-    monkeypatch.setattr(output, "segments", lambda folder: found)
+    monkeypatch.setattr(output_reader, "segments", lambda folder: found)
     found[0].unlink()
     assert tail(tmp_path / "x", 10)[0] == [b"two", b"three"]
     assert read_from(tmp_path / "x", Position(1, 0)) == (b"two\nthree\n", Position(3, 6))
@@ -574,7 +577,7 @@ def test_since_when(tmp_path: Path, moment: float, expected: str) -> None:
     folder = tmp_path / "p"
     segment(folder, 1, "one\ntwo\nthree\n", "100 0\n101 4\n150 6\n")  # the last note is in the middle of a line
     segment(folder, 2, "four\nfive\n", "200 0\n300 5\n")
-    data, _ = output.read_from(folder, output.since(folder, moment))
+    data, _ = output_reader.read_from(folder, output_reader.since(folder, moment))
     assert data.decode() == expected
 
 
@@ -586,20 +589,20 @@ def test_since_without_notes(tmp_path: Path) -> None:
     segment(folder, 2, "new\n", "1")
     os.utime(folder / "00000002.log", (200, 200))
     for moment, expected in ((50, b"old\nnew\n"), (150, b"new\n"), (250, b"")):
-        assert output.read_from(folder, output.since(folder, moment))[0] == expected
+        assert output_reader.read_from(folder, output_reader.since(folder, moment))[0] == expected
     segment(folder, 2, "new\nnewer\n", "15\n300 4\n")  # half a note, and the beginning from before there were any
     for moment, expected in ((250, b"new\nnewer\n"), (301, b"newer\n"), (400, b"")):
-        assert output.read_from(folder, output.since(folder, moment))[0] == expected
-    assert output.since(tmp_path / "nobody", 0) == output.Position(0, 0)
+        assert output_reader.read_from(folder, output_reader.since(folder, moment))[0] == expected
+    assert output_reader.since(tmp_path / "nobody", 0) == Position(0, 0)
 
 
 def test_the_pump_notes_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once a second at most, seldom while little is written, and at the beginning of each segment."""
     now = 0.0
     clock = SimpleNamespace(time=lambda: 1000 + now, monotonic=lambda: now)
-    monkeypatch.setattr(output, "time", clock)
-    monkeypatch.setattr(output, "_LITTLE", 6)
-    pump = output.Pump(tmp_path, segment_bytes=20, kept=2)
+    monkeypatch.setattr(output_pump, "time", clock)
+    monkeypatch.setattr(output_pump, "_LITTLE", 6)
+    pump = Pump(tmp_path, segment_bytes=20, kept=2)
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     pump.add("p", reader)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from llm_supervisor.core.health import Answer, ProbeResult
-from llm_supervisor.host import net
 from llm_supervisor.host.http import Reply, Target, connect
+from llm_supervisor.host.net import listener as net_listener
 from tests.programs import free_port
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -220,8 +220,8 @@ def test_a_unix_socket_whatever_the_length_of_its_path(tmp_path: Path, length: i
     server = Server(OK)
 
     async def go() -> list[Reply | ProbeResult]:
-        listening = await asyncio.start_unix_server(server._serve, sock=net.bind_unix(path))
-        target = Target(net.reachable(path))
+        listening = await asyncio.start_unix_server(server._serve, sock=net_listener.bind_unix(path))
+        target = Target(net_listener.reachable(path))
         answers = [await target.ask("/one", 5), await target.ask("/two", 5, json={"a": 1})]
         listening.close()
         server.behave = "close"
@@ -232,7 +232,7 @@ def test_a_unix_socket_whatever_the_length_of_its_path(tmp_path: Path, length: i
         return answers
 
     async def target_of(path: str) -> Reply | ProbeResult:
-        target = Target(net.reachable(path))
+        target = Target(net_listener.reachable(path))
         try:
             return await target.ask("/three", 5)
         finally:
@@ -251,7 +251,7 @@ def test_a_unix_socket_whatever_the_length_of_its_path(tmp_path: Path, length: i
 def test_a_unix_socket_without_a_server_is_refused(tmp_path: Path) -> None:
     """The file is left by a dead one."""
     path = str(tmp_path / "stale")
-    net.bind_unix(path).close()
+    net_listener.bind_unix(path).close()
 
     async def go() -> Reply | ProbeResult:
         target = Target(path)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from llm_supervisor.host import output
+from llm_supervisor.host.output.pump import make_fifo
 from llm_supervisor.host.process import (
     ALL_SOURCES,
     COOKIE,
@@ -152,7 +152,7 @@ def test_another_programs_tree_is_never_included(stage: Stage) -> None:
     stage.lines.pid("ready")
     tree = stage.tree(leader)
     path = stage.folder / "other"
-    other_pipe = output.make_fifo(path, 4096)
+    other_pipe = make_fifo(path, 4096)
     try:
         env = {**stage.env, COOKIE: f"other/{stage.mark}"}
         other = Child.open(spawn(command("obedient"), env, output=path))

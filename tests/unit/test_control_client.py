@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_supervisor.control.client import NoDaemon, lines, request
-from llm_supervisor.host import net
+from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.paths import SOCKET
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -21,7 +21,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 def daemon(runtime: Path, *, answers_from: int) -> Iterator[list[bytes]]:
     """One that closes its first connections without an answer; the requests that it has read."""
     asked: list[bytes] = []
-    listener = net.bind_unix(str(runtime / SOCKET))
+    listener = net_listener.bind_unix(str(runtime / SOCKET))
 
     def serve() -> None:
         count = 0

@@ -12,7 +12,7 @@ import pytest
 
 from llm_supervisor.cli import main
 from llm_supervisor.config import load
-from llm_supervisor.host import net
+from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.oneshot import verify
 from llm_supervisor.oneshot.verify import Question
 
@@ -73,7 +73,7 @@ def test_where_no_group_is_asked_the_gateway_is(
 ) -> None:
     """Nothing failed, as nothing was asked, is no proof of anything."""
     (tmp_path / "supervisor.yaml").write_text("gateway: {}\n")
-    listener = net.bind("127.0.0.1", 0)
+    listener = net_listener.bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     if listening:
         listener.listen()

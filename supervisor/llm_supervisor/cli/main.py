@@ -270,7 +270,8 @@ def _announce(daemon: Daemon, curl: Any) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from llm_supervisor.host import gpu, net
+    from llm_supervisor.host import gpu
+    from llm_supervisor.host.net import listener as net_listener
     from llm_supervisor.oneshot import presets
     from llm_supervisor.suggest import nearest
 
@@ -283,7 +284,9 @@ def _init(options: argparse.Namespace) -> int:
     if options.preset not in known:
         return _complain(nearest(options.preset, known, "preset"))
     none = isinstance(gpu.detect(), gpu.NoGpus)
-    files = presets.made(options.preset, free=lambda port: net.can_bind("127.0.0.1", port) is None, gpus=not none)
+    files = presets.made(
+        options.preset, free=lambda port: net_listener.can_bind("127.0.0.1", port) is None, gpus=not none
+    )
     folder = Path(options.folder)
     if there := [str(folder / name) for name in files if (folder / name).exists()]:
         return _complain(f"is there already, and is left as it is: {', '.join(there)}")
@@ -1049,7 +1052,8 @@ def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
 
 def _explain(options: argparse.Namespace) -> int:
     """From the incident's folder: so it works when no daemon lives, too."""
-    from llm_supervisor.host import incident, output
+    from llm_supervisor.host import incident
+    from llm_supervisor.host.output import reader as output_reader
     from llm_supervisor.suggest import nearest
 
     folder = paths.incident_dir(os.environ)
@@ -1090,7 +1094,7 @@ def _explain(options: argparse.Namespace) -> int:
     if (stacks := incident.stacks_of(folder, options.name, wanted)) is not None:
         print(f"\nWhere its processes stood: {stacks}")
     if not facts["evidence"]:
-        last = output.split_lines(incident.log_of(folder, options.name, wanted))[-8:]
+        last = output_reader.split_lines(incident.log_of(folder, options.name, wanted))[-8:]
         if last:
             print("\nThe last lines of its log:")
             for raw in last:
@@ -1122,7 +1126,7 @@ def _diagnose(options: argparse.Namespace) -> int:
 def _logs(options: argparse.Namespace) -> int:
     """Straight from the files: so the last words can be read when no daemon lives, too."""
     from llm_supervisor.control.client import NoDaemon
-    from llm_supervisor.host import output
+    from llm_supervisor.host.output import reader as output_reader
     from llm_supervisor.suggest import nearest
 
     folder, known = paths.log_dir(os.environ), []
@@ -1145,12 +1149,12 @@ def _logs(options: argparse.Namespace) -> int:
     rest = dict.fromkeys(names, b"")
     for name in names:
         if options.since is None:
-            lines, places[name] = output.tail(folder / name, 10 if options.lines is None else options.lines)
+            lines, places[name] = output_reader.tail(folder / name, 10 if options.lines is None else options.lines)
         elif options.lines is None:
-            lines, places[name] = [], output.since(folder / name, options.since)
+            lines, places[name] = [], output_reader.since(folder / name, options.since)
         else:
             lines, places[name] = _last_since(folder / name, options.since, options.lines)
-        if options.follow and lines and not output.ends_a_line(folder / name, places[name]):
+        if options.follow and lines and not output_reader.ends_a_line(folder / name, places[name]):
             rest[name] = lines.pop()  # shown when it is finished
         for line in lines:
             out.write(prefix[name] + line + b"\n")
@@ -1159,7 +1163,7 @@ def _logs(options: argparse.Namespace) -> int:
     while options.follow or behind:
         behind = False
         for name in names:
-            data, places[name] = output.read_from(folder / name, places[name])
+            data, places[name] = output_reader.read_from(folder / name, places[name])
             if data:
                 behind = True
                 *lines, rest[name] = (rest[name] + data).split(b"\n")
@@ -1178,12 +1182,12 @@ def _last_since(folder: Path, moment: float, most: int) -> tuple[list[bytes], An
     """The last lines of a log, of those since then, and where they end."""
     from collections import deque
 
-    from llm_supervisor.host import output
+    from llm_supervisor.host.output import reader as output_reader
 
-    at, rest = output.since(folder, moment), b""
+    at, rest = output_reader.since(folder, moment), b""
     lines: deque[bytes] = deque(maxlen=most)
     while True:
-        data, at = output.read_from(folder, at)
+        data, at = output_reader.read_from(folder, at)
         if not data:
             break
         *whole, rest = (rest + data).split(b"\n")

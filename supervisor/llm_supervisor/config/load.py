@@ -18,7 +18,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic
 
@@ -33,6 +33,16 @@ from llm_supervisor.engines.vllm.installed_options import Options
 from llm_supervisor.suggest import near, short
 
 GATEWAY = "gateway"
+
+
+class PortPlace(NamedTuple):
+    """A port that will be bound: where, by which program, and the problem to report when that cannot be done (its
+    message is empty)."""
+
+    host: str
+    port: int
+    who: str
+    problem: Problem
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,8 @@ class Config:
         """The model's folder; None when it is a hub id."""
         return self.resolve(model.model) if is_folder(model, self.file.parent) else None
 
-    def port_places(self) -> list[tuple[str, int, str, Problem]]:
-        """(host, port, who, the problem to report) for every port that will be bound."""
+    def port_places(self) -> list[PortPlace]:
+        """Every port that will be bound."""
         return _ports(self.root, source.layered(self.files))
 
 
@@ -833,14 +843,15 @@ def _check_aliases(root: schema.Root, native: Document, document: Document, read
 _ALIASES: Where = ("router_settings", "model_group_alias")
 
 
-def _ports(root: schema.Root, document: Document) -> list[tuple[str, int, str, Problem]]:
+def _ports(root: schema.Root, document: Document) -> list[PortPlace]:
     ports = []
     if root.gateway is not None:
         problem = document.problem((GATEWAY, "port"), "")
-        ports.append((root.gateway.host, root.gateway.port, GATEWAY, problem))
+        ports.append(PortPlace(root.gateway.host, root.gateway.port, GATEWAY, problem))
     for alias, model in root.models.items():
         if model.port is not None:
-            ports.append(("127.0.0.1", model.port, alias, document.problem(("models", alias, "port"), "")))
+            problem = document.problem(("models", alias, "port"), "")
+            ports.append(PortPlace("127.0.0.1", model.port, alias, problem))
     return ports
 
 

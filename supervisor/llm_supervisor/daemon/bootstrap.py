@@ -20,7 +20,9 @@ from llm_supervisor.config import Config, ConfigError, Problem, keep, load, rest
 from llm_supervisor.config.plan import Pythons
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines.vllm import installed_options
-from llm_supervisor.host import net, output
+from llm_supervisor.host.net import listener as net_listener
+from llm_supervisor.host.net import ports as net_ports
+from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.process import disinherit_descriptors, raise_descriptor_limit
 from llm_supervisor.host.systemd import Notifier, take_descriptors
 from llm_supervisor.supervision import state_file as fm
@@ -114,10 +116,10 @@ def check_ports(config: Config, ours: Callable[[int], bool]) -> None:
     Raises ConfigError naming the holders."""
     problems = []
     for host, port, who, place in config.port_places():
-        error = net.can_bind(host, port)
+        error = net_listener.can_bind(host, port)
         if error is None:
             continue
-        holder = net.holder(port)
+        holder = net_ports.holder(port)
         if holder is not None and holder.pid is not None and ours(holder.pid):
             continue
         by = f"is taken by {holder}" if holder else f"cannot be bound on {host}: {error.strerror}"
@@ -138,7 +140,7 @@ class Ground:
     environ: Mapping[str, str]
     notifier: Notifier
     lock: int
-    pump: output.Pump
+    pump: Pump
     former: fm.Former
     kept: dict[str, int] = field(default_factory=dict)
 
@@ -159,7 +161,7 @@ class Ground:
             lock = take_lock(runtime)
             former = fm.read(runtime) or fm.Former({})  # until then another daemon may have written, and died
         logs = paths.log_dir(environ)
-        pump = output.Pump(logs)
+        pump = Pump(logs)
         if former.limits is not None:
             pump.limit(*former.limits)
         fifos = {name: kept.pop(name) for name in list(kept) if not name.startswith("listener ")}

@@ -50,7 +50,9 @@ from llm_supervisor.daemon.bootstrap import (
     take_lock,
 )
 from llm_supervisor.engines.litellm import config as proxy_config
-from llm_supervisor.host import gpu, http, log, memory, net, output
+from llm_supervisor.host import gpu, http, log, memory
+from llm_supervisor.host.net import listener as net_listener
+from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.process import become_subreaper, find
 from llm_supervisor.paths import SOCKET
 from llm_supervisor.supervision import state_file as fm
@@ -387,7 +389,11 @@ class Daemon:
     async def _serve(self) -> None:
         """The control socket, over upgrades that do not come about too."""
         handover = self._ground.former.handover
-        door = socket.socket(fileno=handover.control) if handover else net.bind_unix(str(self._ground.runtime / SOCKET))
+        door = (
+            socket.socket(fileno=handover.control)
+            if handover
+            else net_listener.bind_unix(str(self._ground.runtime / SOCKET))
+        )
         with door:
             while True:
                 self._control = ControlServer(self, door.dup())
@@ -945,7 +951,7 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
         if not (runtime / fm.STATE).exists():
             continue
         lock = take_lock(runtime)
-        pump = output.Pump(paths.log_dir(environ))
+        pump = Pump(paths.log_dir(environ))
         pump.start()
         try:
             former = fm.read(runtime) or fm.Former({})

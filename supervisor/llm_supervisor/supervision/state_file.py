@@ -16,7 +16,7 @@ from typing import Any
 from llm_supervisor.core.serialize import from_record
 from llm_supervisor.core.spec import StopSpec
 from llm_supervisor.core.state import State
-from llm_supervisor.host import output
+from llm_supervisor.host.output.pump import Pump, open_fifo
 from llm_supervisor.host.process import boot_id, find, identify, read_rows
 from llm_supervisor.host.process.tree import Tree
 
@@ -194,7 +194,7 @@ def fifo_of(runtime: Path, entry: Entry) -> Path | None:
     return Path(entry.fifo) if entry.fifo else None
 
 
-def reopen(former: Former, runtime: Path, pump: output.Pump, kept: Mapping[str, int]) -> None:
+def reopen(former: Former, runtime: Path, pump: Pump, kept: Mapping[str, int]) -> None:
     """Take up every FIFO: a child whose output nobody takes stands still sooner or later. ``kept`` are descriptors of
     FIFOs, by the path's last part, that somebody (the service manager, ourselves before an exec) has held meanwhile:
     they are closed, as what is in a pipe stays while one end of it is open."""
@@ -206,7 +206,7 @@ def reopen(former: Former, runtime: Path, pump: output.Pump, kept: Mapping[str, 
         if fifo is None:
             continue
         try:
-            pipe = output.open_fifo(fifo) if fifo.exists() else held.pop(fifo.name)
+            pipe = open_fifo(fifo) if fifo.exists() else held.pop(fifo.name)
             pump.add(name, pipe)
         except (OSError, KeyError):
             continue  # it had none yet, or none any more

@@ -28,7 +28,12 @@ from llm_supervisor.core.spec import Kind, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Cause, Departure, Phase, State
 from llm_supervisor.diagnosis import Component, Diagnosis, diagnose
 from llm_supervisor.engines import hub_cache
-from llm_supervisor.host import gpu, http, incident, kmsg, log, net, output, pyspy
+from llm_supervisor.host import gpu, http, incident, kmsg, log, pyspy
+from llm_supervisor.host.net import listener as net_listener
+from llm_supervisor.host.net import ports as net_ports
+from llm_supervisor.host.output import reader as output_reader
+from llm_supervisor.host.output.pump import Pump, make_fifo
+from llm_supervisor.host.output.segments import Position
 from llm_supervisor.host.process import (
     COOKIE,
     PATIENCE,
@@ -68,7 +73,7 @@ SAVE_WITHIN = 0.02  # seconds
 LOOK_AROUND = 30.0  # seconds between two looks for new members of a program that runs
 UNKILLABLE = 10.0  # seconds after which what survives SIGKILL is said to
 LETTING_GO = 2.0  # seconds that the kernel may take to close a dead process's socket
-BEGINNING = output.Position(0, 0)
+BEGINNING = Position(0, 0)
 # Seconds after which a semaphore that nobody has mapped is nobody's: whoever is to open it would have, by then
 FORGOTTEN = 600.0
 
@@ -99,7 +104,7 @@ class Incarnation:
     uds: str | None = None  # and privately
     leader: Child | None = None
     members: list[Child] = field(default_factory=list)
-    log_from: output.Position = BEGINNING
+    log_from: Position = BEGINNING
     baselines: list[tuple[int, int]] = field(default_factory=list)  # (GPU, bytes in use before the start)
     stacks: str = ""  # where its processes stood when it was suspected to hang
     outlived: list[str] = field(default_factory=list)  # processes that the sweep found
@@ -120,7 +125,7 @@ class RealWorld:
     def __init__(
         self,
         runtime: Path,
-        pump: output.Pump,
+        pump: Pump,
         *,
         own_environ: Mapping[str, str],
         engine_environ: Mapping[str, str],
@@ -145,7 +150,7 @@ class RealWorld:
         self._listeners: dict[tuple[str, int], socket.socket] = {}
         self._accepting: dict[str, tuple[str, int]] = {}  # programs that accept, or will, on one of these
         self._targets: dict[str, tuple[object, http.Target]] = {}
-        self._read: dict[str, tuple[output.Position, bytes]] = {}
+        self._read: dict[str, tuple[Position, bytes]] = {}
         self._rows: tuple[float, dict[int, Row]] = (float("-inf"), {})
         (runtime / "fifo").mkdir(mode=0o700, exist_ok=True)
 
@@ -167,7 +172,7 @@ class RealWorld:
         cookie = self._reserved_cookie(spec.name)
         fifo = fifo_path(self._runtime, cookie)
         try:
-            pipe = output.make_fifo(fifo, launch.pipe_size)
+            pipe = make_fifo(fifo, launch.pipe_size)
             self._pump.add(spec.name, pipe)
             self._store.store(fifo.name, pipe)
         except OSError as error:
@@ -303,8 +308,8 @@ class RealWorld:
         last thread still holds the socket: one that nobody is found to hold gets a moment to be let go of."""
         loop = asyncio.get_running_loop()
         end = loop.time() + LETTING_GO
-        while (error := net.can_bind("127.0.0.1", port)) is not None:
-            holder = net.holder(port)
+        while (error := net_listener.can_bind("127.0.0.1", port)) is not None:
+            holder = net_ports.holder(port)
             if (holder is not None and holder.pid is not None) or loop.time() >= end:
                 return error
             await asyncio.sleep(0.05)  # looking for a holder reads every process
@@ -313,7 +318,7 @@ class RealWorld:
     def _make_way(self, uds: str) -> None:
         """vLLM binds its socket where there must be none; one that nobody answers on is a dead one's."""
         try:
-            used = net.answers(uds)
+            used = net_listener.answers(uds)
             if not used:
                 Path(uds).unlink(missing_ok=True)
         except OSError as error:
@@ -324,7 +329,7 @@ class RealWorld:
             raise SpawnRefused(Failure("port_taken", f"{uds} is somebody's: it answers", advice, busy=True))
 
     def _taken(self, port: int, error: OSError) -> SpawnRefused:
-        holder = net.holder(port)
+        holder = net_ports.holder(port)
         who = f": {holder}" if holder else f" ({error.strerror})"
         advice = f"End {holder}, or give this model another port." if holder else "Choose another port."
         return SpawnRefused(Failure("port_taken", f"port {port} is taken{who}", advice, permanent=False, busy=True))
@@ -335,7 +340,7 @@ class RealWorld:
         if address not in self._listeners:
             ours = [sock for (_, port), sock in self._listeners.items() if port == address[1]]
             try:
-                self._listeners[address] = sock = net.bind(*address, beside=ours)
+                self._listeners[address] = sock = net_listener.bind(*address, beside=ours)
             except OSError as error:
                 self.close_listener(name)  # it is not to listen there any more
                 raise self._taken(address[1], error) from error
@@ -364,11 +369,11 @@ class RealWorld:
                 sock = None
                 fd = kept.pop(_stored_name(address), None)
                 if fd is not None:
-                    sock = net.listener(fd, address)
+                    sock = net_listener.listener(fd, address)
                 if sock is None and entry.uds:
-                    sock = await net.ask_for_listener(f"{entry.uds}.listener", address)
+                    sock = await net_listener.ask_for_listener(f"{entry.uds}.listener", address)
                 if sock is None and entry.leader is not None and entry.tree().leader is not None:
-                    sock = net.copy_listener(entry.leader[0], address)
+                    sock = net_listener.copy_listener(entry.leader[0], address)
                 if sock is None:
                     continue
                 self._listeners[address] = sock
@@ -436,7 +441,7 @@ class RealWorld:
         leaving = state.leaving
         if leaving is None or not leaving.failed:
             return None
-        log = output.excerpt(self._pump.folder(spec.name), living.log_from, self._pump.position(spec.name))
+        log = output_reader.excerpt(self._pump.folder(spec.name), living.log_from, self._pump.position(spec.name))
         exited = state.exited if leaving.cause is Cause.EXITED else None
         kernel_says = []
         if living.first is not None and spec.kind is not Kind.COMMAND:
@@ -629,8 +634,8 @@ class RealWorld:
 
     def output(self, name: str) -> tuple[list[bytes], bool]:
         """See ``runner.World``."""
-        at, rest = self._read.get(name, (output.Position(0, 0), b""))
-        data, after = output.read_from(self._pump.folder(name), at)
+        at, rest = self._read.get(name, (Position(0, 0), b""))
+        data, after = output_reader.read_from(self._pump.folder(name), at)
         *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
         self._read[name] = (after, rest[-4096:])
         return lines, bool(data)
@@ -657,12 +662,12 @@ class RealWorld:
         living = self.incarnations.get(name)
         if living is None or living.port is None:
             return None
-        listening = net.listening(living.port)
-        mine = net.held(listening, (row.pid for row in self._look(living)))
+        listening = net_ports.listening(living.port)
+        mine = net_ports.held(listening, (row.pid for row in self._look(living)))
         leader = living.tree.leader
         if listening <= mine or leader is None or not os.access(f"/proc/{leader[0]}/fd", os.R_OK):
             return None  # or it cannot be told
-        holder = net.holder(living.port, listening - mine)
+        holder = net_ports.holder(living.port, listening - mine)
         who = str(holder) if holder else "another process"
         if mine:
             return ProbeResult(
@@ -696,7 +701,7 @@ class RealWorld:
         known = self._targets.get(name)
         where = (asking.address, asking.headers)  # not what is asked: two plans of the same ask it by other functions
         if known is None or known[0] != where:
-            address = net.reachable(asking.address) if isinstance(asking.address, str) else asking.address
+            address = net_listener.reachable(asking.address) if isinstance(asking.address, str) else asking.address
             before, known = known, (where, http.Target(address, dict(asking.headers)))
             self._targets[name] = known
             if before is not None:
@@ -832,7 +837,7 @@ class RealWorld:
                 warm=entry.warm,
                 port=entry.port,
                 uds=entry.uds or None,
-                log_from=output.Position(*entry.log_from),
+                log_from=Position(*entry.log_from),
                 baselines=list(entry.baselines),
                 began=entry.began,
             )

@@ -1,12 +1,8 @@
-"""What children write: a FIFO each, one thread that moves the bytes into numbered files, and reading them back.
+"""The pump: one thread that moves what children write from their FIFOs into the segments of their logs.
 
 The bytes never pass through Python: ``splice`` moves them from the pipe to the file, so a SIGKILL of the daemon
 between two instructions loses none (read+write loses what was read), and the daemon's memory does not grow with
 what children say. A full disk drains the pipe and leaves a mark: a log never blocks an engine.
-
-A program's log is a folder of segments, ``00000001.log``, ``00000002.log`` ..., never renamed: their concatenation
-is what the program wrote. ``NAME.log`` beside the folder points at the newest. ``00000001.times`` beside a segment says
-when what was written: lines of a time (seconds since the epoch) and the offset at which the next bytes went.
 """
 
 from __future__ import annotations
@@ -15,21 +11,18 @@ import array
 import errno
 import fcntl
 import os
-import re
 import select
 import stat
 import termios
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from llm_supervisor.host.output.segments import NOTED, NOTED_AT_LEAST, Position, segments
 
 SEGMENT_BYTES = 50 * 1024 * 1024  # supervisord's stdout_logfile_maxbytes
 SEGMENTS_KEPT = 10  # supervisord's stdout_logfile_backups
 _CHUNK = 1024 * 1024
-# Seconds between two notes of the time, while something is written: while little is, the second
-NOTED, NOTED_AT_LEAST = 1.0, 10.0
 _LITTLE = 200  # bytes, of which a note would be a tenth
 TURN = 5.0  # seconds after which the pump shows that it turns, though nothing is written
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
@@ -68,11 +61,6 @@ def pending(fd: int) -> int:
     buffer = array.array("i", [0])
     fcntl.ioctl(fd, termios.FIONREAD, buffer)
     return buffer[0]
-
-
-def segments(folder: Path) -> list[Path]:
-    """The segments of one program's log, oldest first."""
-    return sorted(path for path in folder.glob("*.log") if path.stem.isdecimal())
 
 
 class _Sink:
@@ -194,7 +182,6 @@ class _Sink:
         os.close(self.fd)
 
 
-_CUT = b"\n[...]\n"
 _NONBLOCK = 2  # SPLICE_F_NONBLOCK
 
 
@@ -315,150 +302,3 @@ class Pump:
         self._epoll.close()
         os.close(self._wake_r)
         os.close(self._wake_w)
-
-
-# Reading back -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in a program's log: a segment's number and an offset in it."""
-
-    segment: int
-    offset: int
-
-
-def read_from(folder: Path, at: Position, limit: int = 256 * 1024) -> tuple[bytes, Position]:
-    """What was written since ``at``, at most ``limit`` bytes, and the place to go on from. A segment that is gone is
-    skipped."""
-    data = b""
-    for path in segments(folder):
-        number = int(path.stem)
-        if number < at.segment:
-            continue
-        offset = at.offset if number == at.segment else 0
-        try:
-            with open(path, "rb") as file:
-                part = os.pread(file.fileno(), limit - len(data), offset)
-        except FileNotFoundError:
-            continue
-        data += part
-        at = Position(number, offset + len(part))
-        if len(data) >= limit:
-            break
-    return data, at
-
-
-def excerpt(folder: Path, begin: Position, end: Position, limit: int = 512 * 1024) -> bytes:
-    """What was written between two places; of more than ``limit`` bytes the first and the last halves, with a mark."""
-    parts = []
-    for path in segments(folder):
-        number = int(path.stem)
-        if not begin.segment <= number <= end.segment:
-            continue
-        start = begin.offset if number == begin.segment else 0
-        try:
-            with open(path, "rb") as file:
-                stop = end.offset if number == end.segment else os.fstat(file.fileno()).st_size
-                if stop - start <= limit:
-                    parts.append(os.pread(file.fileno(), max(stop - start, 0), start))
-                else:
-                    half = limit // 2
-                    parts.append(os.pread(file.fileno(), half, start) + _CUT)
-                    parts.append(os.pread(file.fileno(), half, stop - half))
-        except FileNotFoundError:
-            continue
-    data = b"".join(parts)
-    return data if len(data) <= limit + len(_CUT) else data[: limit // 2] + _CUT + data[-limit // 2 :]
-
-
-def tail(folder: Path, lines: int, limit: int = 16 * 1024 * 1024) -> tuple[list[bytes], Position]:
-    """The last ``lines`` lines (without their ends), looking back ``limit`` bytes at most, and the end's place."""
-    found = b""
-    end = Position(0, 0)
-    for path in reversed(segments(folder)):
-        try:
-            file = open(path, "rb")  # noqa: SIM115
-        except FileNotFoundError:
-            break  # dropped meanwhile, and so are all older ones
-        with file:
-            size = os.fstat(file.fileno()).st_size
-            if end.segment == 0:
-                end = Position(int(path.stem), size)
-            offset = size
-            while offset > 0 and found.count(b"\n") <= lines and len(found) < limit:
-                step = min(65536, offset)
-                offset -= step
-                found = os.pread(file.fileno(), step, offset) + found
-        if found.count(b"\n") > lines or len(found) >= limit:
-            break
-    every = split_lines(found)
-    return every[-lines:] if lines else [], end
-
-
-def since(folder: Path, moment: float) -> Position:
-    """Where the first line begins that was written at that moment (seconds since the epoch) or later, give or take some
-    seconds: nothing later is missing.
-    A segment without notes has only the time of its last change: it is taken as a whole, or not."""
-    at = Position(0, 0)
-    for path in segments(folder):
-        number = int(path.stem)
-        try:
-            status = path.stat()
-            later = _noted_since(path.with_suffix(".times"), moment)
-            if later:
-                return _line_from(path, later[0])
-            if later is None and status.st_mtime >= moment:
-                return Position(number, 0)
-        except FileNotFoundError:
-            continue  # dropped meanwhile
-        at = Position(number, status.st_size)
-    return at
-
-
-def _noted_since(file: Path, moment: float) -> list[int] | None:
-    """The offsets at which something was written then, or later; None where it was not noted. Times are whole seconds,
-    and what is written within ``NOTED_AT_LEAST`` of a note may have none of its own."""
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError:
-        return None
-    found = [re.fullmatch(rb"(\d+) (\d+)", line) for line in lines]
-    notes = [(int(one[1]), int(one[2])) for one in found if one is not None]  # one may have been cut off by a full disk
-    if not notes or (notes[0][1] and notes[0][0] > moment):
-        return None if not notes else [0]  # the beginning is of a version that noted nothing
-    return [offset for at, offset in notes if at + 1 + NOTED_AT_LEAST > moment]
-
-
-def _line_from(path: Path, offset: int) -> Position:
-    """The first beginning of a line there."""
-    number = int(path.stem)
-    with open(path, "rb") as file:
-        if offset and os.pread(file.fileno(), 1, offset - 1) != b"\n":
-            end = os.pread(file.fileno(), 65536, offset).find(b"\n")
-            return Position(number, offset + end + 1)
-    return Position(number, offset)
-
-
-def ends_a_line(folder: Path, at: Position) -> bool:
-    """Whether what is before that place ends with a line feed."""
-    try:
-        with open(folder / f"{at.segment:08d}.log", "rb") as file:
-            return at.offset == 0 or os.pread(file.fileno(), 1, at.offset - 1) == b"\n"
-    except FileNotFoundError:
-        return True
-
-
-def split_lines(data: bytes) -> list[bytes]:
-    """Lines as a terminal shows them: ended by a line feed, and of what carriage returns overwrote only the last."""
-    lines = data.split(b"\n")
-    if lines and lines[-1] == b"":
-        lines.pop()
-    return [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
-
-
-def follow(folder: Path, at: Position) -> Iterator[bytes]:
-    """Chunks as they come, for ever; an empty one when there is nothing new (the caller decides how to wait)."""
-    while True:
-        data, at = read_from(folder, at)
-        yield data
