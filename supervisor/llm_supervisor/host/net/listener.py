@@ -26,10 +26,10 @@ def bind(host: str, port: int, beside: Sequence[socket.socket] = ()) -> socket.s
     """A listening TCP socket. SO_REUSEADDR, so that connections in TIME_WAIT do not keep it; never SO_REUSEPORT, which
     would let two servers share a port without noticing. Raises OSError.
 
-    ``beside``: our own sockets that listen on that port. One that is there by another name of the same address
-    (localhost) is the one; with others the addresses may overlap (0.0.0.0 and 127.0.0.1), and one of the two is about
-    to leave: for the moment of binding all have SO_REUSEPORT, without which the kernel has no second one. (From then on
-    it lets in who asks for SO_REUSEPORT there and is of the same user; nobody else.)"""
+    ``beside``: our own sockets that listen on that port. One that has the same address under another name (localhost)
+    is duplicated and returned. With others the addresses may overlap (0.0.0.0 and 127.0.0.1), and one of the two will
+    be closed soon: while the new one is bound, all have SO_REUSEPORT, without which the kernel refuses a second one.
+    (From then on the kernel lets a process of the same user bind there that asks for SO_REUSEPORT, and no other.)"""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for other in beside:
         if other.family == family and _is_at(other, (host, port)):
@@ -53,13 +53,13 @@ def bind(host: str, port: int, beside: Sequence[socket.socket] = ()) -> socket.s
 
 
 def _is_at(sock: socket.socket, address: tuple[str, int]) -> bool:
-    """Whether it is bound there, by whatever name. Raises OSError where the name is nobody's."""
+    """Whether the socket is bound to that address, under any of its names. Raises OSError when the name is unknown."""
     wanted = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return sock.getsockname()[:2] in [one[4][:2] for one in wanted]
 
 
 def listener(fd: int, address: tuple[str, int]) -> socket.socket | None:
-    """The listening socket behind a descriptor, if it is one at that address; else it is closed."""
+    """The listening socket behind a descriptor. When it is not one, or has another address, it is closed: None."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
@@ -80,8 +80,8 @@ HANDING_OVER = 2.0  # seconds
 
 
 async def ask_for_listener(path: str, address: tuple[str, int]) -> socket.socket | None:
-    """The listening socket from a program that has it and hands it out on a unix socket of its own; None where that
-    cannot be had."""
+    """The listening socket of a program that hands it out on a unix socket of its own; None when it does not within
+    ``HANDING_OVER`` seconds."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     loop = asyncio.get_running_loop()
@@ -106,8 +106,8 @@ _PIDFD_GETFD = 438  # on every architecture
 
 
 def copy_listener(pid: int, address: tuple[str, int]) -> socket.socket | None:
-    """The listening socket out of a process that has it, as far as the kernel lets us (pidfd_getfd(2), the rights of a
-    debugger); None where that cannot be had."""
+    """A copy of the listening socket of another process (pidfd_getfd(2), which takes the rights of a debugger); None
+    when the kernel does not allow it, or the process has no such socket."""
     mine = listening(address[1])
     links = {f"socket:[{inode}]" for inode in mine}
     libc = ctypes.CDLL(None, use_errno=True)

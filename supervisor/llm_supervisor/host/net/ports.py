@@ -69,7 +69,7 @@ def _listeners(family: int) -> Iterator[tuple[int, int]]:
 
 
 def _listed(port: int) -> set[int]:
-    """The same from /proc/net/tcp."""
+    """What ``listening`` returns, read from /proc/net/tcp."""
     found = set()
     for name in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

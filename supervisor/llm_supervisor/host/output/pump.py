@@ -23,7 +23,7 @@ from llm_supervisor.host.output.segments import NOTED, NOTED_AT_LEAST, Position,
 SEGMENT_BYTES = 50 * 1024 * 1024  # supervisord's stdout_logfile_maxbytes
 SEGMENTS_KEPT = 10  # supervisord's stdout_logfile_backups
 _CHUNK = 1024 * 1024
-_LITTLE = 200  # bytes, of which a note would be a tenth
+_LITTLE = 200  # bytes; a note has a tenth of that
 TURN = 5.0  # seconds after which the pump shows that it turns, though nothing is written
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
@@ -48,7 +48,7 @@ def make_fifo(path: Path, size: int) -> int:
 
 
 def open_fifo(path: Path) -> int:
-    """Our end of a FIFO that is there, as it is. Raises OSError."""
+    """Our end of an existing FIFO, with the size it has. Raises OSError when it does not exist or is no FIFO."""
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         os.close(fd)
@@ -110,7 +110,7 @@ class _Sink:
             old.with_suffix(".times").unlink(missing_ok=True)
 
     def _note(self, offset: int) -> None:
-        """What follows was written from now on."""
+        """Note that what follows this offset was written from now on."""
         now = time.monotonic()
         if now - self._noted < (NOTED if offset - self._noted_to >= _LITTLE else NOTED_AT_LEAST):
             return
@@ -122,8 +122,13 @@ class _Sink:
             pass  # a convenience, too
 
     def limit(self, segment_bytes: int, kept: int) -> None:
-        """Other limits from now on; what is there already stays until the next segment begins."""
+        """Use other limits from now on. Segments beyond them stay until the next one begins."""
         self._limit, self._kept = segment_bytes, kept
+
+    @property
+    def position(self) -> Position:
+        """The present end of the log."""
+        return Position(self._number, self.size)
 
     def take(self, pipe: int) -> bool:
         """Move what waits in the pipe, at most one chunk; False when nothing waits."""
@@ -166,7 +171,7 @@ class _Sink:
         return True
 
     def _drain(self, pipe: int) -> bool:
-        """There is no room: the child's life is worth more than its words."""
+        """The disk is full: throw away what waits, as a full pipe would block the child."""
         try:
             self.lost += len(os.read(pipe, _CHUNK))
         except BlockingIOError:
@@ -203,7 +208,7 @@ class Pump:
         self._thread = threading.Thread(target=self._run, name="output-pump", daemon=True)
 
     def start(self) -> None:
-        """Begin to move, or go on after ``halt``."""
+        """Begin to move bytes, or go on after ``halt``."""
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="output-pump", daemon=True)
         self._thread.start()
@@ -216,14 +221,14 @@ class Pump:
             self._thread.join()
 
     def limit(self, segment_bytes: int, kept: int) -> None:
-        """Other limits from now on."""
+        """Use other limits from now on: bytes of a segment, and the number of segments kept."""
         with self._lock:
             self._segment_bytes, self._kept = segment_bytes, kept
             for sink in self._sinks.values():
                 sink.limit(segment_bytes, kept)
 
     def forget(self, name: str) -> None:
-        """Close the log of a program that is no more; it is opened again by ``add``."""
+        """Close the log of a program that no longer exists. ``add`` opens it again."""
         with self._lock:
             if not any(name == owner for owner, _ in self._pipes.values()) and (sink := self._sinks.pop(name, None)):
                 sink.close()
@@ -271,7 +276,7 @@ class Pump:
         """The present end of a program's log, to read from there later."""
         with self._lock:
             sink = self._sinks.get(name)
-            return Position(sink._number, sink.size) if sink else Position(0, 0)
+            return sink.position if sink else Position(0, 0)
 
     def _run(self) -> None:
         while not self._stopping:

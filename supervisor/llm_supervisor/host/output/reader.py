@@ -108,14 +108,14 @@ def _noted_since(file: Path, moment: float) -> list[int] | None:
     except OSError:
         return None
     found = [re.fullmatch(rb"(\d+) (\d+)", line) for line in lines]
-    notes = [(int(one[1]), int(one[2])) for one in found if one is not None]  # one may have been cut off by a full disk
+    notes = [(int(one[1]), int(one[2])) for one in found if one is not None]  # a full disk may have cut one off
     if not notes or (notes[0][1] and notes[0][0] > moment):
         return None if not notes else [0]  # the beginning is of a version that noted nothing
     return [offset for at, offset in notes if at + 1 + NOTED_AT_LEAST > moment]
 
 
 def _line_from(path: Path, offset: int) -> Position:
-    """The first beginning of a line there."""
+    """The place of the first line that begins at that offset or later."""
     number = int(path.stem)
     with open(path, "rb") as file:
         if offset and os.pread(file.fileno(), 1, offset - 1) != b"\n":
@@ -125,7 +125,7 @@ def _line_from(path: Path, offset: int) -> Position:
 
 
 def ends_a_line(folder: Path, at: Position) -> bool:
-    """Whether what is before that place ends with a line feed."""
+    """Whether a line feed stands just before that place."""
     try:
         with open(folder / f"{at.segment:08d}.log", "rb") as file:
             return at.offset == 0 or os.pread(file.fileno(), 1, at.offset - 1) == b"\n"

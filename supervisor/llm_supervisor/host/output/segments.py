@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-# Seconds between two notes of the time, while something is written: while little is, the second
+# Seconds between two notes of the time while something is written; the second number while only little is written
 NOTED, NOTED_AT_LEAST = 1.0, 10.0
 
 
