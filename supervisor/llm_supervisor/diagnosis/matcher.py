@@ -53,7 +53,7 @@ def _no_facts(text: str) -> Mapping[str, str]:
 
 BOOKS: Mapping[Component, Book] = {
     "vllm": Book(
-        rows=models.ROWS + vllm.ROWS + memory.ROWS + gpu.ROWS + process.ROWS,
+        rows=models.ROWS + vllm.OPTIONS + memory.ROWS + gpu.ROWS + vllm.SERVING + process.ROWS,
         facts=vllm.facts,
         ready=vllm.READY,
         leaving=vllm.LEAVING,

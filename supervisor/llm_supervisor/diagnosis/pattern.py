@@ -1,5 +1,5 @@
-"""What a diagnosis is, and what a row of the tables is. Values only; the tables and the matcher are beside this "
-"file."""
+"""What a diagnosis is, and what a row of the tables is. Values only: the tables are in ``tables``, the matcher beside
+this module."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""vLLM: how its log is to be read, and its failures that are about options. Those of the model and its files are in
-``models``, those of GPUs, memory and serving in ``gpu``.
+"""vLLM: how its log is read, and its failures that are about options (``OPTIONS``), or happen while its processes
+start or serve (``SERVING``).
+
+Those of the model and its files are in ``models``, those of memory in ``memory``, those of drivers and compilers in
+``gpu``.
 
 Messages as vLLM 0.32 raises them; a few of older versions where those differ. Many reach the log inside pydantic's
 ``ValidationError: 1 validation error for ModelConfig``.
@@ -248,10 +251,178 @@ OPTIONS = (
 )  # fmt: skip
 
 
+SERVING = (
+    row(
+        "shm_too_small", "Insufficient space in",
+        r"Insufficient space in (?P<path>/\S{1,60}) for [^:\n]{1,80}: (?P<wanted>\d{1,9}) MiB required, "
+        r"(?P<free>\d{1,9}) MiB free",
+        permanent=True,
+        summary="{path} is too small: {wanted} MiB wanted, {free} free",
+        advice="Enlarge {path} (docker: --ipc=host or --shm-size), and remove what dead engines left there.",
+    ),
+    row(
+        "shm_too_small", "",
+        r"creating shared memory segment (?P<path>/dev/shm/\S{1,80})|unable to (?:write to|allocate shared "
+        r"memory)[^\n]{0,120}|out of shared memory|insufficient shared memory|No space left on device: "
+        r"'/?(?:psm_|nccl|torch_|vllm)|/dev/shm/\S{1,80}[^\n]{0,80}No space left",
+        permanent=True,
+        summary="/dev/shm is too small, or full",
+        advice=(
+            "Enlarge /dev/shm (docker: --ipc=host or --shm-size), and remove what dead engines left there "
+            "(nccl-*, psm_*, torch_*)."
+        ),
+    ),
+    row(
+        "internal_port_taken", "",
+        r"server socket has failed to (?:listen|bind)(?:[\s\S]{0,80}?port: "
+        r"(?P<internal>\d{1,5}))?[\s\S]{0,160}?EADDRINUSE|DistNetworkError[^\n]{0,60}EADDRINUSE|ZMQError: Address "
+        r"already in use(?: \(addr='(?P<address>[^'\n]{1,120})'\))?",
+        permanent=False,
+        summary=(
+            "another process took the internal port {internal}",
+            "another process took {address}",
+            "another process took an internal port",
+        ),
+        advice="A retry picks another one. If it repeats, give each engine its own range: VLLM_PORT.",
+    ),
+    row(
+        "startup_timeout", "Timed out waiting for engine core processes", r"Waited (?P<seconds>\d{1,7})s",
+        permanent=False,
+        summary="the engine was not ready after {seconds} s",
+        advice="Raise VLLM_ENGINE_READY_TIMEOUT_S (it is {seconds}) when loading and compiling take longer.",
+    ),
+    row(
+        "worker_stuck", "RPC call to", r"RPC call to (?P<method>\w{1,60}) timed out",
+        permanent=False,
+        summary="a worker did not answer {method} in time: it hangs",
+        advice=(
+            "Restart with the whole tree gone. If it repeats: look for NVRM Xid in the kernel log, try "
+            "enforce-eager: true."
+        ),
+    ),
+    row(
+        "nccl_timeout", "Watchdog caught collective operation timeout",
+        r"Watchdog caught collective operation timeout: "
+        r"WorkNCCL\((?:[^)\n]{0,80}?OpType=(?P<operation>\w{1,40}))?[^\n]{0,160}?Timeout\(ms\)=(?P<timeout>\d{1,9})",
+        permanent=False, where="line",
+        summary="the GPUs waited for each other in vain ({operation}, {timeout} ms)",
+        advice=(
+            "One of the workers hung or died: its own last lines say why. If it repeats: NCCL_DEBUG=INFO, and "
+            "NVRM Xid in the kernel log."
+        ),
+    ),
+    row(
+        "illegal_memory_access", "an illegal memory access was encountered", permanent=False,
+        summary="a kernel read memory that is not its own",
+        advice=(
+            "Restart. If it repeats: enforce-eager: true, another attention backend, and NVRM Xid in the kernel "
+            "log (a bad GPU)."
+        ),
+    ),
+    row(
+        "illegal_memory_access", "an illegal memory access was encountered", permanent=False, where="line",
+        rank=Rank.COARSE,
+        summary="a kernel read memory that is not its own",
+        advice=(
+            "Restart. If it repeats: enforce-eager: true, another attention backend, and NVRM Xid in the kernel "
+            "log (a bad GPU)."
+        ),
+    ),
+    row(
+        "device_assert", "device-side assert triggered", permanent=False,
+        summary="a request made a kernel's assertion fail (an index out of range)",
+        advice=(
+            "Restart. If it repeats: lower max-model-len to what the model supports, and look which request came "
+            "last."
+        ),
+    ),
+    row(
+        "gpu_hardware", "",
+        r"uncorrectable (?:ECC|NVLink) error|CUDA error: (?:hardware stack error|unspecified launch failure|the "
+        r"launch timed out)|misaligned address|an illegal instruction was encountered",
+        permanent=False,
+        summary="the GPU reports an error of its own",
+        advice="Look for NVRM Xid in the kernel log; with an ECC or NVLink error reset the GPU or reboot.",
+    ),
+    row(
+        "nccl_error", "NCCL error", r"NCCL error[^\n]{0,160}?: (?P<detail>[^\n]{1,160})",
+        permanent=False, rank=Rank.COARSE,
+        summary="the GPUs cannot talk to each other: {detail}",
+        advice=(
+            "NCCL_DEBUG=INFO in the environment says which transport fails; NCCL_P2P_DISABLE=1 or "
+            "NCCL_IB_DISABLE=1 avoids it."
+        ),
+    ),
+    row(
+        "multimodal_request", "", r"^(?P<error>[^\n]{1,300})",
+        permanent=False, phase="run", rank=Rank.UNKNOWN,
+        frames=r"mm_encoder|embed_multimodal|get_multimodal_embeddings",
+        summary="a request with an image, video or audio killed the engine: {error}",
+        advice=(
+            "The request was {request}.",
+            "It is started again. If one kind of picture does it each time, keep it away, and look for the exception "
+            "in vLLM's issues.",
+        ),
+    ),
+    row(
+        "engine_died", "engine core exited unexpectedly", permanent=False, where="line", rank=Rank.SYMPTOM,
+        summary="EngineCore died without a word",
+        advice="Somebody killed it, or the kernel did (out of memory?): see the kernel log. It is started again.",
+    ),
+    row(
+        "worker_died", "died unexpectedly",
+        r"Worker proc (?P<worker>\S{1,60}) died unexpectedly(?: \(exit code: (?:None|(?P<status>-?\d{1,4}))\))?",
+        permanent=False, where="line", rank=Rank.SYMPTOM,
+        summary="the worker {worker} died without a word",
+        advice=(
+            "Its exit status was {status}.",
+            "Somebody killed it, or the kernel did (out of memory?): see the kernel log.",
+        ),
+    ),
+    row(
+        "worker_died", "WorkerProc initialization failed", permanent=None, rank=Rank.SYMPTOM,
+        summary="a worker died while it loaded, without a word",
+        advice="Mostly the kernel's out-of-memory killer: see the kernel log. Loading needs memory of the host, too.",
+    ),
+    row(
+        "killed", "Failed core proc(s)", r"Failed core proc\(s\): \{[^}\n]{0,100}'(?P<process>[\w\-]{1,60})': -9\b",
+        permanent=False, rank=Rank.SYMPTOM,
+        summary="{process} was killed (SIGKILL) before it was ready",
+        advice="Mostly the kernel's out-of-memory killer: see the kernel log. Loading needs memory of the host, too.",
+    ),
+    row(
+        "shm_too_small", "Failed core proc(s)",
+        r"Failed core proc\(s\): \{[^}\n]{0,100}'(?P<process>[\w\-]{1,60})': -7\b",
+        permanent=True, rank=Rank.SYMPTOM,
+        summary="{process} died of a bus error before it was ready: mostly a full /dev/shm",
+        advice="Enlarge /dev/shm (docker: --ipc=host or --shm-size), and remove what dead engines left there.",
+    ),
+    row(
+        "engine_died", "Failed core proc(s)", r"Failed core proc\(s\): (?P<status>\{[^}\n]{0,200}\})",
+        permanent=None, rank=Rank.SYMPTOM,
+        summary="an engine process died before it was ready: {status}",
+        advice=(
+            "A negative number is the signal that killed it: -9 with nothing before it is mostly the kernel's "
+            "out-of-memory killer."
+        ),
+    ),
+    row(
+        "engine_died", "EngineCore encountered an issue", permanent=False, rank=Rank.SYMPTOM,
+        summary="the engine died while it served",
+        advice="It is started again; the root cause is not in what is left of the log.",
+    ),
+    row(
+        "worker_died", "",
+        r"RuntimeError: cancelled|Connection (?:closed|reset) by (?:remote )?peer|remote process exited|Broken "
+        r"pipe|ncclRemoteError|DistBackendError: (?!.{0,200}Watchdog)",
+        permanent=False, rank=Rank.ECHO,
+        summary="a worker lost the others",
+        advice="The process that died first says why; its lines come before these.",
+    ),
+)  # fmt: skip
+
+
 def _as_json(value: str) -> str:
     """``image=5,video=1`` as it was written before 0.10, in JSON."""
     pairs = re.findall(r"([a-z_]{1,40})\s?[=:]\s?(\d{1,9})", value)
     return "{" + ", ".join(f'"{name}": {count}' for name, count in pairs) + "}" if pairs else '{"image": 5}'
-
-
-ROWS = OPTIONS
