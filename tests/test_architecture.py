@@ -46,6 +46,7 @@ ONE_THING = (
     "host.output",
     "engines.vllm",
     "engines.litellm",
+    "control",
     "diagnosis",
     "config",
     "supervision",

@@ -13,8 +13,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from llm_supervisor.control.client import lines
 from tests.daemon.conftest import program
 from tests.daemon.harness import Daemon
+from tests.openapi import check
 from tests.programs import Lines, alive
 
 ONCE = {"policy": "never"}
@@ -49,6 +51,17 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             daemon.wait(name, state=state)
         daemon.wait_for(lambda: b"\nend " in daemon.log("many") and b"\nend " in daemon.log("lines"), "all lines")
         yield daemon
+
+
+def test_the_api_answers_as_its_document_says(zoo: Daemon) -> None:
+    _, document = zoo.ask("GET", "/v1/openapi.json")
+    check("/v1/status", zoo.status(), document=document)
+    for event in lines(zoo.runtime, "/v1/events"):
+        check("/v1/events", event, document=document)
+    _, reload = zoo.ask("POST", "/v1/reload?dry_run=1")
+    check("/v1/reload", reload, method="post", document=document)
+    _, started = zoo.ask("POST", "/v1/programs/calm/start")
+    check("/v1/programs/{name}/{action}", started, method="post", document=document)
 
 
 COMMAND = [sys.executable, "-m", "llm_supervisor.cli"]

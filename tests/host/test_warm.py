@@ -413,7 +413,7 @@ def test_the_control_groups_limit_counts(tmp_path: Path) -> None:
 DAEMON = """
 import asyncio, os, sys
 from pathlib import Path
-from llm_supervisor.engines import litellm
+from llm_supervisor.engines.litellm import process as litellm_process
 from llm_supervisor.host.process import ForkServer
 async def main():
     env = dict(os.environ, PYTHONPATH=sys.argv[1])

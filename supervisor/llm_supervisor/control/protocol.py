@@ -1,25 +1,212 @@
-"""The bodies of the control API: how states become the documented JSON. Pure; the wire format is stable.
+"""The bodies of the control API: their types, and how states become them. Pure; the wire format is stable.
 
-``status``: see ``status_message``. Requests and answers of the other routes are plain mappings named here.
+The server, the command and the OpenAPI document (``openapi``) share these types. Times in a body are seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, NotRequired
+
+# not typing's: before Python 3.12 pydantic, which makes the schemas, takes no other
+from typing_extensions import TypedDict
 
 from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.fleet import all_ready
 from llm_supervisor.core.group import ModelGroup, why_unavailable
 from llm_supervisor.core.health import Health
 from llm_supervisor.core.spec import ProgramSpec
-from llm_supervisor.core.state import Phase, State
+from llm_supervisor.core.state import Phase, State, Wanted
+
+# The bodies -------------------------------------------------------------------------------------------------
+
+
+class SupervisorBody(TypedDict):
+    """The daemon itself."""
+
+    pid: int
+    version: str
+    uptime_s: float
+    state: str
+    ready: bool
+    config: str
+    config_files: list[str]
+    logs: str
+    upgrades: int
+    config_problems: list[str]
+
+
+class ProgressBody(TypedDict):
+    """The step of its loading that a starting program is at; ``done`` of ``total`` where it counts."""
+
+    step: str
+    done: int | None
+    total: int | None
+
+
+class ProbeBody(TypedDict):
+    """The last answer to one probe; ``failures`` counts those in a row."""
+
+    answer: str
+    detail: str
+    took_s: float
+    failures: int
+
+
+class ForkServerBody(TypedDict):
+    """The process that has imported the program and from which it can be started. ``import_s``: how long that took."""
+
+    state: str
+    reason: str
+    pid: int | None
+    memory_bytes: int | None
+    forks: int
+    import_s: float | None
+
+
+class ExitBody(TypedDict):
+    """How the last leader ended; both are null when nobody could know."""
+
+    code: int | None
+    signal: int | None
+
+
+class FailureBody(TypedDict):
+    """What went wrong last, and what to do. ``incident`` is the folder with what was seen then."""
+
+    kind: str
+    permanent: bool | None
+    summary: str
+    advice: str
+    incident: str | None
+
+
+class ProgramBody(TypedDict):
+    """One supervised program. ``state`` is supervisord's word, ``health`` ours beside it."""
+
+    name: str
+    kind: str
+    state: str
+    health: str
+    wanted: Literal["up", "down"]
+    reason: str
+    pid: int | None
+    incarnation: str | None
+    uptime_s: float | None
+    restarts: int
+    progress: ProgressBody | None
+    probes: dict[str, ProbeBody]
+    gpus: list[int]
+    started: Literal["warm", "cold"] | None
+    fork_server: ForkServerBody | None
+    exit: ExitBody | None
+    retry_in_s: float | None
+    failure: FailureBody | None
+
+
+class ModelBody(TypedDict):
+    """One name that clients of the gateway can ask for, and why it cannot answer now."""
+
+    name: str
+    local: bool
+    vision: bool | None
+    ready: bool
+    state: Literal["ready", "disabled", "degraded"]
+    reason: str | None
+
+
+class StatusBody(TypedDict):
+    """The answer of ``GET /v1/status``."""
+
+    supervisor: SupervisorBody
+    endpoint: str | None
+    programs: list[ProgramBody]
+    models: list[ModelBody]
+
+
+class WordsBody(TypedDict):
+    """The state and the health that a program had before."""
+
+    state: str
+    health: str
+
+
+class ChangeBody(TypedDict):
+    """A change of a program's state or verdict. ``rule`` is the row of the verdict's table that decided."""
+
+    program: str
+    state: str
+    health: str
+    was: WordsBody
+    reason: str
+    rule: str | None
+    pid: int | None
+    incarnation: str | None
+    failure: FailureBody | None
+
+
+class EventBody(ChangeBody):
+    """A line of ``GET /v1/events``: a change, its number and its time (ISO 8601, UTC)."""
+
+    id: int
+    at: str
+
+
+class ActionBody(TypedDict):
+    """What came of a start, a stop or a restart; ``program`` is null when it is no longer configured."""
+
+    ok: bool
+    outcome: str
+    program: ProgramBody | None
+
+
+class PlannedBody(TypedDict):
+    """What a reload means for one program, and what came of it where somebody waited for that."""
+
+    program: str
+    action: str
+    why: str
+    ok: NotRequired[bool]
+    outcome: NotRequired[str]
+
+
+class ReloadBody(TypedDict):
+    """The answer of ``POST /v1/reload``. ``problems`` are errors when ``ok`` is false, else warnings."""
+
+    ok: bool
+    problems: list[str]
+    changes: list[PlannedBody]
+    error: NotRequired[str]
+
+
+class UpgradeBody(TypedDict):
+    """The answer of ``POST /v1/upgrade``: the version that the daemon is about to become, or why it stays."""
+
+    ok: bool
+    version: NotRequired[str]
+    upgrades: NotRequired[int]
+    error: NotRequired[str]
+
+
+class ShutdownBody(TypedDict):
+    """The answer of ``POST /v1/shutdown``, given when everything is stopped."""
+
+    ok: bool
+
+
+class ErrorBody(TypedDict):
+    """The answer to a request that was not understood, and changed nothing."""
+
+    error: str
+
+
+# How they are made ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is true of the daemon as a whole."""
+    """What the status says of the daemon as a whole. ``uptime`` is in seconds."""
 
     pid: int
     version: str
@@ -40,9 +227,9 @@ def status_message(
     groups: Sequence[ModelGroup],
     now: float,
     incarnations: Mapping[str, str],
-    servers: Mapping[str, Mapping[str, object]] | None = None,
+    servers: Mapping[str, ForkServerBody] | None = None,
     proved: frozenset[str] = frozenset(),
-) -> dict[str, Any]:
+) -> StatusBody:
     """The answer to ``GET /v1/status``, which ``status --json`` prints as it is. ``servers`` are the fork servers, by
     program; ``proved`` the engines whose route through the gateway is proved by canaries."""
     servers = servers or {}
@@ -72,7 +259,7 @@ def model_message(
     specs: Mapping[str, ProgramSpec],
     states: Mapping[str, State],
     proved: frozenset[str] = frozenset(),
-) -> dict[str, Any]:
+) -> ModelBody:
     """One model of ``status``: ready when a request for it can be answered, else with the reason."""
     why = why_unavailable(group, specs, states, proved)
     return {
@@ -90,8 +277,8 @@ def program_message(
     state: State,
     now: float,
     incarnation: str | None,
-    server: Mapping[str, object] | None = None,
-) -> dict[str, Any]:
+    server: ForkServerBody | None = None,
+) -> ProgramBody:
     """One program of ``status``. ``server`` is the fork server that it may be started from."""
     up = state.phase in (Phase.STARTING, Phase.RUNNING, Phase.TERMINATING, Phase.KILLING)
     return {
@@ -99,7 +286,7 @@ def program_message(
         "kind": spec.kind.value,
         "state": state.word,
         "health": state.health_word.value,
-        "wanted": state.wanted.value,
+        "wanted": "up" if state.wanted is Wanted.UP else "down",
         "reason": state.reason,
         "pid": state.pid,
         "incarnation": incarnation,
@@ -118,7 +305,7 @@ def program_message(
     }
 
 
-def event_message(name: str, before: State, state: State, incarnation: str | None) -> dict[str, Any]:
+def event_message(name: str, before: State, state: State, incarnation: str | None) -> ChangeBody:
     """A change of a program's state or verdict, as the log and ``events`` show it."""
     return {
         "program": name,
@@ -133,7 +320,7 @@ def event_message(name: str, before: State, state: State, incarnation: str | Non
     }
 
 
-def progress_message(state: State) -> dict[str, Any] | None:
+def progress_message(state: State) -> ProgressBody | None:
     """What a starting program is doing; None when it does not start, or does not say."""
     if state.startup.loading is None or state.phase is not Phase.STARTING:
         return None
@@ -144,7 +331,7 @@ def progress_message(state: State) -> dict[str, Any] | None:
     }
 
 
-def probes_message(health: Health) -> dict[str, Any]:
+def probes_message(health: Health) -> dict[str, ProbeBody]:
     """The last answer of every signal that was asked."""
     return {
         name: {
@@ -157,7 +344,7 @@ def probes_message(health: Health) -> dict[str, Any]:
     }
 
 
-def failure_message(failure: Failure | None) -> dict[str, Any] | None:
+def failure_message(failure: Failure | None) -> FailureBody | None:
     """The last failure, with what to do about it."""
     if failure is None:
         return None

@@ -6,6 +6,7 @@ POST /v1/programs/NAME/{start,stop,restart}[?wait=0]
 POST /v1/reload[?dry_run=1][?wait=0]      the plan, and what became of it
 POST /v1/upgrade                         answers once the new code has passed its rehearsal, or has not
 POST /v1/shutdown
+GET  /v1/openapi.json                   this API as an OpenAPI document
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -23,10 +24,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from llm_supervisor.control.protocol import program_message
+from llm_supervisor.control import openapi
+from llm_supervisor.control.protocol import (
+    ActionBody,
+    ErrorBody,
+    EventBody,
+    ProgramBody,
+    ReloadBody,
+    ShutdownBody,
+    StatusBody,
+    UpgradeBody,
+    program_message,
+)
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
-from llm_supervisor.core.request import outcome, settled
+from llm_supervisor.core.request import RequestOutcome, outcome, settled
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.suggest import nearest
@@ -57,8 +69,8 @@ class Fleet(Protocol):
     def handing_over(self) -> bool:
         """Whether it is about to become another version: who waits is answered now."""
 
-    def status(self) -> dict[str, Any]:
-        """The status message."""
+    def status(self) -> StatusBody:
+        """The answer of ``GET /v1/status``."""
 
     def incarnation(self, name: str) -> str | None:
         """The present incarnation's name."""
@@ -75,13 +87,13 @@ class Fleet(Protocol):
     async def changed(self) -> None:
         """Wait for the next snapshot."""
 
-    def events(self, after: int) -> list[dict[str, Any]]:
+    def events(self, after: int) -> list[EventBody]:
         """What happened since the event of that number."""
 
-    async def reload(self, *, dry_run: bool, wait: bool) -> dict[str, Any]:
+    async def reload(self, *, dry_run: bool, wait: bool) -> ReloadBody:
         """Read the configuration again and change what it changes."""
 
-    async def upgrade(self) -> dict[str, Any]:
+    async def upgrade(self) -> UpgradeBody:
         """Become the version that is installed now."""
 
     def shut_down(self, why: str) -> None:
@@ -97,58 +109,33 @@ def application(fleet: Fleet) -> Starlette:
     async def status(request: Request) -> JSONResponse:
         return JSONResponse(fleet.status())
 
+    async def document(request: Request) -> JSONResponse:
+        return JSONResponse(openapi.document())
+
     async def act(request: Request) -> JSONResponse:
         name, action = request.path_params["name"], request.path_params["action"]
         if name not in fleet.specs:
-            return JSONResponse({"error": nearest(name, fleet.specs)}, 404)
+            return _error(404, nearest(name, fleet.specs))
         if action not in REQUESTS:
-            return JSONResponse({"error": f"no such action: {action}; there are: {', '.join(REQUESTS)}"}, 404)
-        since = fleet.states[name].incarnation
-        wait = request.query_params.get("wait", "1") != "0"
+            return _error(404, f"no such action: {action}; there are: {', '.join(REQUESTS)}")
+        wait = _flag(request, "wait", True)
         if action == "restart" and fleet.specs[name].kind is Kind.LITELLM:
-            ok, words = True, "asked"
-            if wait:
-                ok, words = await fleet.replace(name)
-            else:
-                fleet.replace_later(name)
-            return answer(name, ok, words)
-        await fleet.post(name, REQUESTS[action]())
-        if wait:
-            # on snapshots, never on edges: whatever happens in between, the question is asked of the present
-            # (the question comes last: what changes while we look for the client must not be missed)
-            while (
-                not await request.is_disconnected()
-                and name in fleet.specs
-                and not settled(action, fleet.states[name], since)
-                and not fleet.handing_over
-            ):
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1.0):
-                        await fleet.changed()
-        state = fleet.states.get(name)
-        if state is None:
-            return answer(name, action == "stop", "is no longer configured")
-        ok, words = outcome(action, state) if settled(action, state, since) else (True, "asked")
-        return answer(name, ok, words)
-
-    def answer(name: str, ok: bool, words: str) -> JSONResponse:
-        if name not in fleet.specs:  # it was taken out of the configuration meanwhile, or was a spare one, and is gone
-            return JSONResponse({"ok": ok, "outcome": words, "program": None})
-        loop_time = asyncio.get_running_loop().time()
-        message = program_message(fleet.specs[name], fleet.states[name], loop_time, fleet.incarnation(name))
-        return JSONResponse({"ok": ok, "outcome": words, "program": message})
+            done = await _replace(fleet, name, wait=wait)
+        else:
+            done = await _ask(fleet, name, action, request if wait else None)
+        body: ActionBody = {"ok": done.done, "outcome": done.words, "program": _program(fleet, name)}
+        return JSONResponse(body)
 
     async def events(request: Request) -> Response:
         after = request.query_params.get("after", "0")
         if not after.isdecimal():
-            return JSONResponse({"error": f"after={after}: not the number of an event"}, 400)
-        follow = request.query_params.get("follow", "0") != "0"
-        return StreamingResponse(_lines(fleet, int(after), follow=follow), media_type="application/x-ndjson")
+            return _error(400, f"after={after}: not the number of an event")
+        lines = _lines(fleet, int(after), follow=_flag(request, "follow", False))
+        return StreamingResponse(lines, media_type=openapi.LINES)
 
     async def reload(request: Request) -> JSONResponse:
-        asked = request.query_params
-        answer = await fleet.reload(dry_run=asked.get("dry_run", "0") != "0", wait=asked.get("wait", "1") != "0")
-        return JSONResponse(answer)
+        dry_run, wait = _flag(request, "dry_run", False), _flag(request, "wait", True)
+        return JSONResponse(await fleet.reload(dry_run=dry_run, wait=wait))
 
     async def upgrade(request: Request) -> JSONResponse:
         return JSONResponse(await fleet.upgrade())
@@ -156,7 +143,8 @@ def application(fleet: Fleet) -> Starlette:
     async def shutdown(request: Request) -> JSONResponse:
         fleet.shut_down("asked by shutdown")
         await fleet.is_down()
-        return JSONResponse({"ok": True})
+        body: ShutdownBody = {"ok": True}
+        return JSONResponse(body)
 
     return Starlette(
         routes=[
@@ -166,8 +154,58 @@ def application(fleet: Fleet) -> Starlette:
             Route("/v1/reload", reload, methods=["POST"]),
             Route("/v1/upgrade", upgrade, methods=["POST"]),
             Route("/v1/shutdown", shutdown, methods=["POST"]),
+            Route(openapi.PATH, document),
         ]
     )
+
+
+def _flag(request: Request, name: str, default: bool) -> bool:
+    """A parameter of the request that is on unless it is 0."""
+    value = request.query_params.get(name)
+    return default if value is None else value != "0"
+
+
+def _error(status: int, words: str) -> JSONResponse:
+    body: ErrorBody = {"error": words}
+    return JSONResponse(body, status)
+
+
+def _program(fleet: Fleet, name: str) -> ProgramBody | None:
+    """One program as the status shows it; None when it is no longer configured, or was a spare one and is gone."""
+    if name not in fleet.specs:
+        return None
+    now = asyncio.get_running_loop().time()
+    return program_message(fleet.specs[name], fleet.states[name], now, fleet.incarnation(name))
+
+
+async def _replace(fleet: Fleet, name: str, *, wait: bool) -> RequestOutcome:
+    if wait:
+        return RequestOutcome(*await fleet.replace(name))
+    fleet.replace_later(name)
+    return RequestOutcome(True, "asked")
+
+
+async def _ask(fleet: Fleet, name: str, action: str, waiting: Request | None) -> RequestOutcome:
+    """Ask a program for something, and say what came of it. ``waiting`` is the request of a client that waits for that;
+    it ends when the client hangs up."""
+    since = fleet.states[name].incarnation
+    await fleet.post(name, REQUESTS[action]())
+    if waiting is not None:
+        # on snapshots, never on edges: whatever happens in between, the question is asked of the present
+        # (the question comes last: what changes while we look for the client must not be missed)
+        while (
+            not await waiting.is_disconnected()
+            and name in fleet.specs
+            and not settled(action, fleet.states[name], since)
+            and not fleet.handing_over
+        ):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await fleet.changed()
+    state = fleet.states.get(name)
+    if state is None:
+        return RequestOutcome(action == "stop", "is no longer configured")
+    return outcome(action, state) if settled(action, state, since) else RequestOutcome(True, "asked")
 
 
 async def _lines(fleet: Fleet, after: int, *, follow: bool) -> AsyncIterator[str]:

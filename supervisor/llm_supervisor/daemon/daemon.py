@@ -19,14 +19,23 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached, plan
 from llm_supervisor.config.plan import Planned, Pythons
-from llm_supervisor.control.protocol import About, event_message, status_message
+from llm_supervisor.control.protocol import (
+    About,
+    EventBody,
+    PlannedBody,
+    ReloadBody,
+    StatusBody,
+    UpgradeBody,
+    event_message,
+    status_message,
+)
 from llm_supervisor.control.server import REQUESTS, ControlServer
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet
@@ -105,10 +114,10 @@ class Daemon:
         self._began, self._upgrades = time.monotonic(), 0
         self._state = "starting"
         self._changed = asyncio.Event()
-        self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
+        self._events: deque[EventBody] = deque(maxlen=EVENTS_KEPT)
         if (handover := ground.former.handover) is not None:
             self._began, self._upgrades = handover.began, handover.upgrades
-            self._events.extend(handover.events)
+            self._events.extend(cast("tuple[EventBody, ...]", handover.events))
         self._stop = asyncio.Event()
         self._down = asyncio.Event()
         self.runners: dict[str, Runner] = {}
@@ -143,7 +152,7 @@ class Daemon:
         living = self._world.incarnations.get(name)
         return living.uuid if living else None
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> StatusBody:
         """The status message."""
         about = About(
             os.getpid(),
@@ -163,7 +172,7 @@ class Daemon:
         now = asyncio.get_running_loop().time()
         return status_message(about, self.specs, self.states, self.plan.groups, now, names, servers, proved)
 
-    def events(self, after: int) -> list[dict[str, Any]]:
+    def events(self, after: int) -> list[EventBody]:
         """What happened since the event of that number, oldest first, as far as it is kept."""
         return [event for event in self._events if event["id"] > after]
 
@@ -409,7 +418,7 @@ class Daemon:
 
     # Another configuration ------------------------------------------------------------------------------------
 
-    async def reload(self, *, dry_run: bool, wait: bool) -> dict[str, Any]:
+    async def reload(self, *, dry_run: bool, wait: bool) -> ReloadBody:
         """Read the configuration again, and change only what it changes. The answer of ``POST /v1/reload``."""
         async with self._reloading:
             if self._stop.is_set() or self._upgrading.is_set():
@@ -427,11 +436,11 @@ class Daemon:
             # a spare replica is nobody's plan: it goes by itself
             before = {name: spec for name, spec in self.specs.items() if name in specs or not self._is_spare(name)}
             todo = changes(before, specs, self.states, self._world.running(), self._dismissed)
-            told: list[dict[str, Any]] = [
+            told: list[PlannedBody] = [
                 {"program": one.program, "action": one.action.value, "why": one.why} for one in todo
             ]
             warnings = [*config.warnings, *not_cached(config)]
-            answer = {"ok": True, "problems": [str(one) for one in warnings], "changes": told}
+            answer: ReloadBody = {"ok": True, "problems": [str(one) for one in warnings], "changes": told}
             if dry_run:
                 self._planned(self.config, self._pythons)  # the key's file may be another one
                 return answer
@@ -459,7 +468,7 @@ class Daemon:
                 line["ok"] = result[0]
         return {**answer, "ok": all(ok for ok, _ in results.values())}
 
-    def _not_reloaded(self, problems: list[str]) -> dict[str, Any]:
+    def _not_reloaded(self, problems: list[str]) -> ReloadBody:
         self._log.error("not reloaded: the configuration is wrong, nothing has changed", problems=problems)
         return {"ok": False, "problems": problems, "changes": []}
 
@@ -678,7 +687,7 @@ class Daemon:
 
     # Another version ------------------------------------------------------------------------------------------
 
-    async def upgrade(self) -> dict[str, Any]:
+    async def upgrade(self) -> UpgradeBody:
         """Rehearse the code that is installed now; if it would do, become it soon. As POST /v1/upgrade answers."""
         async with self._reloading, self._rolling:
             if (refusal := self._no_upgrade()) is not None:
@@ -698,7 +707,7 @@ class Daemon:
         self._soon(self._close_door())
         return {"ok": True, "version": version, "upgrades": self._upgrades}
 
-    def _no_upgrade(self) -> dict[str, Any] | None:
+    def _no_upgrade(self) -> UpgradeBody | None:
         """The answer where something else was asked for first."""
         if self._stop.is_set():
             return {"ok": False, "error": "the daemon is about to end"}

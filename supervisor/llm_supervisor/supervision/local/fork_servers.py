@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llm_supervisor.control.protocol import ForkServerBody
 from llm_supervisor.core.spec import Launch
 from llm_supervisor.host import log, memory
 from llm_supervisor.host.process import COOKIE, ForkError, ForkServer, SpawnError
@@ -210,7 +211,7 @@ class Nurseries:
             if nursery.server is None and nursery.task is None and not short:
                 self._start(nursery)
 
-    def status(self, name: str) -> dict[str, object] | None:
+    def status(self, name: str) -> ForkServerBody | None:
         """What people may know; None for a program that is always started cold."""
         nursery = self._of(name)
         if nursery is None:
