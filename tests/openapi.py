@@ -12,7 +12,7 @@ from llm_supervisor.control import openapi
 
 
 def strict(schema: Any) -> Any:
-    """The same schema, but without room for fields that it does not name. (The document leaves it to later versions.)"""
+    """The same schema without room for fields that it does not name, which the document leaves to later versions."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, Mapping):

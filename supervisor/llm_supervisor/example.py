@@ -1,4 +1,4 @@
-"""A request that works when it is pasted: a curl with an inline image. Pure."""
+"""An example request for a model group: a curl command with an inline image, to be pasted into a shell. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are: data, runtime and log folders (DESIGN: the field's variables first, then a place of our own).
+"""Where the data, runtime and log folders are: named by the usual variables, else a place of our own.
 
 Reads the environment it is given and looks at folders; makes one only when asked to.
 """
@@ -25,7 +25,7 @@ def data_dir(environ: Mapping[str, str]) -> Path:
 
 
 def runtime_dirs(environ: Mapping[str, str]) -> list[Path]:
-    """Where a daemon may have its runtime folder, the place for a new one first."""
+    """Places where a daemon may have its runtime folder; the first is where a new one is made."""
     if given := environ.get("RUNTIME_DIRECTORY"):
         return [Path(given.partition(":")[0])]
     places = []
@@ -38,7 +38,7 @@ def runtime_dirs(environ: Mapping[str, str]) -> list[Path]:
 
 
 def make_runtime_dir(environ: Mapping[str, str]) -> Path:
-    """The first place that can be had, ours alone (0700). Raises OSError when there is none."""
+    """Make the runtime folder at the first place that allows it, for us alone (0700). Raises OSError when none does."""
     last: OSError | None = None
     for place in runtime_dirs(environ):
         try:
@@ -66,7 +66,8 @@ def incident_dir(environ: Mapping[str, str]) -> Path:
 
 
 def find_config(given: Sequence[str] | None) -> list[Path]:
-    """The configuration's files: the given ones, else the first of the usual places that exists; none at all."""
+    """The configuration's files: the given ones, else the first of the usual places that exists; empty when none
+    does."""
     if given:
         return [Path(name).absolute() for name in given]
     return [Path(name).absolute() for name in CONFIGS if Path(name).is_file()][:1]

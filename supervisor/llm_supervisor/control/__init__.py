@@ -1,1 +1,2 @@
-"""The control API: HTTP on a unix socket. ``messages`` are its bodies, ``server`` answers, ``client`` asks."""
+"""The control API: HTTP on a unix socket. ``protocol`` has its bodies, ``server`` answers, ``client`` asks, and
+``openapi`` documents it."""

@@ -1,4 +1,4 @@
-"""Asking the daemon: HTTP over its unix socket, with the standard library only, so that ``status`` starts quickly."""
+"""Ask the daemon over its unix socket: HTTP with the standard library only, so that ``status`` starts quickly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_supervisor.paths import SOCKET
 
 
 class NoDaemon(Exception):
-    """Nobody answers at the control socket."""
+    """No daemon answers at the control socket."""
 
 
 class _Connection(http.client.HTTPConnection):

@@ -23,7 +23,7 @@ from llm_supervisor.core.state import Phase, State, Wanted
 
 
 class SupervisorBody(TypedDict):
-    """The daemon itself."""
+    """What the status says about the daemon itself."""
 
     pid: int
     version: str
@@ -66,7 +66,7 @@ class ForkServerBody(TypedDict):
 
 
 class ExitBody(TypedDict):
-    """How the last leader ended; both are null when nobody could know."""
+    """How the last leader ended; both are null when that is not known (an adopted process)."""
 
     code: int | None
     signal: int | None

@@ -104,7 +104,7 @@ class Fleet(Protocol):
 
 
 def application(fleet: Fleet) -> Starlette:
-    """The routes over one fleet."""
+    """The routes of the API over one daemon."""
 
     async def status(request: Request) -> JSONResponse:
         return JSONResponse(fleet.status())
@@ -218,7 +218,7 @@ async def _lines(fleet: Fleet, after: int, *, follow: bool) -> AsyncIterator[str
         await fleet.changed()
 
 
-LAME = 1.0  # seconds between the word to leave and the end of idle connections
+DRAIN_IDLE = 1.0  # seconds after which idle connections are closed when the server stops
 
 
 class _Server(uvicorn.Server):
@@ -242,14 +242,14 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         loop = asyncio.get_running_loop()
-        end = loop.time() + LAME
+        end = loop.time() + DRAIN_IDLE
         while self.server_state.connections and loop.time() < end:
             await asyncio.sleep(0.005)
         await super().shutdown(sockets)
 
 
 class ControlServer:
-    """Serves until told to stop."""
+    """The control API on a socket, until ``stop``."""
 
     def __init__(self, fleet: Fleet, sock: socket.socket) -> None:
         config = uvicorn.Config(

@@ -49,14 +49,14 @@ class TakeBaseline:
 
 @dataclass(frozen=True, slots=True)
 class EndProbing:
-    """No more probes of this incarnation."""
+    """End the probes of this incarnation."""
 
     incarnation: int
 
 
 @dataclass(frozen=True, slots=True)
 class CloseListener:
-    """Refuse connections from now on: nobody will accept them."""
+    """Refuse connections from now on: no program will accept them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,17 +16,17 @@ from llm_supervisor.core.health import Observation
 
 @dataclass(frozen=True, slots=True)
 class StartRequested:
-    """Somebody wants it up."""
+    """A request that the program runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """Somebody wants it down."""
+    """A request that the program stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestartRequested:
-    """Somebody wants a new incarnation."""
+    """A request for a new incarnation."""
 
 
 # Of a child -------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class SpawnFailed:
-    """The start was refused, for that reason."""
+    """The start was refused; ``failure`` says why."""
 
     incarnation: int
     failure: Failure
@@ -59,7 +59,7 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class MemberLost:
-    """A process that the program cannot do without is dead, by the kernel's word."""
+    """The kernel says that a vital member of the tree is dead."""
 
     incarnation: int
     pid: int
@@ -121,8 +121,8 @@ class DeadlinePassed:
 
 @dataclass(frozen=True, slots=True)
 class Overslept:
-    """The clock went on while nobody ran (a stopped daemon, a paused machine): for so many seconds nothing could
-    happen that a deadline waits for."""
+    """The clock went on while neither daemon nor program ran (a stopped daemon, a paused machine): in these ``seconds``
+    nothing that a deadline waits for could happen."""
 
     seconds: float
 

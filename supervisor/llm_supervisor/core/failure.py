@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a leader ended. Both are None when nobody could reap it (an adopted process): ``unknown``."""
+    """How a leader ended. Both are None for a process that is not our child (an adopted one): ``unknown``."""
 
     code: int | None = None
     signal: int | None = None
@@ -27,11 +27,11 @@ class ExitStatus:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong last, for people. ``permanent`` is None when nobody knows."""
+    """What went wrong last, for people. ``permanent`` is None when that is not known."""
 
     kind: str
     summary: str
     advice: str = ""
     permanent: bool | None = None
     incident: str | None = None
-    busy: bool = False  # it waits for what others hold: no strike
+    busy: bool = False  # it waits for what others hold, which does not count as a failure

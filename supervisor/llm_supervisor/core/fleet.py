@@ -20,7 +20,7 @@ class ReadyWhen(StrEnum):
 
 
 def visible_state(state: State) -> tuple[str, str, str, int]:
-    """What people see of a state: when this changes, something has happened that is worth telling."""
+    """What people see of a state. An event is told when this changes."""
     verdict = state.health.verdict.rule if state.phase is Phase.RUNNING else ""
     return state.word, state.health_word.value, verdict, state.incarnation
 
@@ -34,7 +34,7 @@ def satisfied(state: State) -> bool:
 
 
 def all_ready(states: Iterable[State]) -> bool:
-    """Whether everything is as it is wanted."""
+    """Whether every program is ``satisfied``."""
     return all(satisfied(state) for state in states)
 
 
@@ -63,7 +63,7 @@ def progressing(states: Iterable[State], now: float, within: float) -> bool:
 
 def pair_ready(gateway: State, engine: State) -> tuple[int, int] | None:
     """The incarnations of a gateway and an engine behind it, when a request can go through both; else None. A new pair
-    is a route that nobody has proved yet."""
+    is a route that no canary has proved yet."""
     if gateway.phase is not Phase.RUNNING or engine.phase is not Phase.RUNNING:
         return None
     return gateway.incarnation, engine.incarnation
@@ -71,7 +71,7 @@ def pair_ready(gateway: State, engine: State) -> tuple[int, int] | None:
 
 def grown(specs: Mapping[str, ProgramSpec], states: Mapping[str, State], sizes: Mapping[str, int | None]) -> str | None:
     """Which of these replicas to replace because it has grown beyond its ``max_rss`` (bytes), if any: the oldest of
-    them, and none while another one is on its way, so that somebody serves meanwhile."""
+    them. None while another one starts or leaves, so that one serves meanwhile."""
     if any(state.phase not in (Phase.RUNNING, Phase.STOPPED, Phase.FATAL) for state in states.values()):
         return None
     too_large = [
@@ -82,8 +82,9 @@ def grown(specs: Mapping[str, ProgramSpec], states: Mapping[str, State], sizes: 
     return min(too_large, key=lambda name: states[name].startup.spawned or 0.0, default=None)
 
 
-# What uses others leaves before them: the gateway, which answers what it has in hand, then the engines, then what they
-# stand on. Not the engines first: vLLM answers a request that reaches it just after SIGTERM with 200 and no tokens.
+# A program leaves before those that it uses: the gateway, which answers the requests it has, then the engines, then the
+# programs that these use. Not the engines first: vLLM answers a request that reaches it just after SIGTERM with 200 and
+# no tokens.
 _LEAVING = (Kind.LITELLM, Kind.VLLM, Kind.COMMAND)
 
 

@@ -19,7 +19,7 @@ class Answer(StrEnum):
     WRONG = "wrong"  # a valid answer with the wrong content
     INVALID = "invalid"  # a status or a body that nobody should send
     SILENT = "silent"  # nothing within the time-out; may only be busy
-    REFUSED = "refused"  # nobody listens
+    REFUSED = "refused"  # no process listens
     DEAD = "dead"  # the program itself says that its engine is dead
 
 
@@ -78,7 +78,7 @@ class Observation:
 
 
 class Word(StrEnum):
-    """Health as people read it."""
+    """The health of a program in one word, as people read it."""
 
     STARTING = "starting"
     READY = "ready"
@@ -89,7 +89,7 @@ class Word(StrEnum):
 
 
 class Reaction(StrEnum):
-    """What a verdict asks for."""
+    """What the supervisor does about a verdict."""
 
     KEEP = "keep"
     DOUBT = "doubt"  # keep, and look closer (a canary)

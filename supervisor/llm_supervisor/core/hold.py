@@ -1,4 +1,4 @@
-"""How long requests may wait for an engine that is not there: what the gateway is told of each. Pure."""
+"""How long requests may wait for an engine that is down: what the gateway is told about each engine. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm_supervisor.core.state import Cause, Phase, State, Wanted
 
 LONGEST = 600.0  # seconds; what clients wait for by default (the openai library)
 LEAST = 10.0
-# Of an engine that a person has to mend; seconds
+# Seconds after which to ask again for an engine that does not come back by itself
 MENDING = 60
 
 
@@ -28,9 +28,10 @@ class Hold:
 def hold(state: State, limit: float | None, now: float) -> Hold:
     """What requests for this engine should do. ``limit`` is the configured hold in seconds; None: half as much again as
     its last cold start took, at most ``LONGEST``; where a warm start is tried first, the time after which that is
-    given up (``moves.warm_budget``) is added, so that it is never worse than none."""
+    given up (``moves.warm_budget``) is added, so that a warm start never shortens the wait for the cold one after
+    it."""
     up = state.phase is Phase.RUNNING
-    # one that a person has told to leave does not come back: nobody is to wait for it while it does
+    # an engine that was asked to stop does not come back: requests must not wait while it leaves
     final = state.phase in (Phase.STOPPED, Phase.FATAL) or (not up and state.wanted is Wanted.DOWN)
     since = now if state.down_since is None else state.down_since
     if limit is None:
@@ -44,8 +45,9 @@ def hold(state: State, limit: float | None, now: float) -> Hold:
 
 
 def hold_elsewhere(state: State, limit: float | None, since: float, now: float) -> Hold:
-    """The same for requests that look for it at an address where it is not any more, or not yet, ``since`` (monotonic
-    seconds) some time: they wait as for one that is down. Either it comes there, or who sent them there is replaced."""
+    """What requests should do that look for the engine at an address where it has not been ``since`` (monotonic
+    seconds): they wait as for an engine that is down. Either it comes to that address, or the replica that looks there
+    is replaced."""
     seen = hold(state, limit, now)
     if not seen.up:
         return seen

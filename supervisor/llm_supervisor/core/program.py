@@ -42,12 +42,13 @@ def step(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
 
 
 def ignore(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """Nothing happens."""
+    """The entry of the table for an event that means nothing in that phase."""
     return state, ()
 
 
 def start(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """A person's word: past failures are forgiven. But nothing starts beside an orphan, whoever asks."""
+    """An explicit request to start: past failures are forgiven. But nothing starts beside an orphan, so it is swept
+    first."""
     state = replace(state, history=restart.FRESH, wanted=Wanted.UP)
     if state.orphaned:
         return moves.sweep(spec, state, now, Departure(Cause.ASKED, "asked to start", was_ready=False))
@@ -55,17 +56,17 @@ def start(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
 
 
 def hurry(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """No more waiting, by a person's word."""
+    """An explicit request ends the backoff."""
     return moves.start(spec, replace(state, history=restart.FRESH), now, "asked to start")
 
 
 def stay_down(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """It is down already, and is to stay so."""
+    """A program that is down is asked to stop: note that it must stay down."""
     return replace(state, wanted=Wanted.DOWN), ()
 
 
 def give_up(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """Down from a waiting phase in which nothing lives."""
+    """A program that waits to start again, and of which nothing lives, is asked to stop."""
     return moves.stop(replace(state, wanted=Wanted.DOWN), now, "asked to stop")
 
 
@@ -73,18 +74,19 @@ def leave_for_good(spec: ProgramSpec, state: State, event: Event, now: float) ->
     """A living program is asked to stop."""
     asked = Departure(Cause.ASKED, "asked to stop", was_ready=state.ready_since is not None)
     state, effects = moves.terminate(spec, replace(state, wanted=Wanted.DOWN), now, asked)
-    # from its first moment on it accepts nobody: who comes now is refused, and does not wait until its drain is over
+    # it accepts no connections from now on: a client is refused at once, and does not wait until the drain is over
     return state, (*effects, do.CloseListener())
 
 
 def leave_and_return(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """A restart is leaving with wanted=up."""
+    """A restart of a living program: it leaves, and is wanted up."""
     asked = Departure(Cause.ASKED, "asked to restart", was_ready=state.ready_since is not None)
     return moves.terminate(spec, replace(state, wanted=Wanted.UP, history=restart.FRESH), now, asked)
 
 
 def want_up(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """It is leaving: it will come back when it is gone, if need be because somebody said so."""
+    """A program that is leaving is asked to start: it comes back when it is gone, also where its policy would not bring
+    it back."""
     leaving = state.leaving
     assert leaving is not None
     if not restart.wanted_back(spec.restart.policy, failed=leaving.failed):
@@ -93,7 +95,7 @@ def want_up(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcom
 
 
 def want_up_again(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """It is leaving, and a person asks for a new one: no backoff afterwards, whatever it left for."""
+    """A program that is leaving is asked to restart: it comes back without a backoff, whatever it left for."""
     leaving = state.leaving
     if leaving is not None:
         leaving = Departure(Cause.ASKED, "asked to restart", leaving.was_ready)
@@ -101,12 +103,12 @@ def want_up_again(spec: ProgramSpec, state: State, event: Event, now: float) -> 
 
 
 def want_down(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """It is leaving, and is not to come back."""
+    """A program that is leaving is asked to stop: it does not come back."""
     return replace(state, wanted=Wanted.DOWN), ()
 
 
 def note_pid(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """The leader exists: ask it how it is."""
+    """The leader exists: begin to probe it."""
     assert isinstance(event, ev.Spawned)
     # what came before was our own: a turn on the GPU, or a fork server that did not answer
     startup = replace(state.startup, spawning=False, alive_since=now, spawned=now, stirred_at=now, warm=event.warm)
@@ -115,7 +117,7 @@ def note_pid(spec: ProgramSpec, state: State, event: Event, now: float) -> Outco
 
 
 def signal_late(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """The leader appears only now that it is to leave."""
+    """The leader appears when it has been told to leave already: signal it now."""
     assert isinstance(event, ev.Spawned)
     signal = spec.stop.signal if state.phase is Phase.TERMINATING else SIGKILL
     return replace(state, pid=event.pid, startup=replace(state.startup, spawning=False)), (
@@ -124,13 +126,13 @@ def signal_late(spec: ProgramSpec, state: State, event: Event, now: float) -> Ou
 
 
 def sweep_again(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """A start that answers only now that its tree is swept: what it may have made is swept as well."""
+    """A start answers when its tree is being swept already: sweep once more, for what it may have made."""
     sweep = do.Sweep(state.incarnation, spec.stop.sweep_grace, spec.stop.kill_grace)
     return replace(state, startup=replace(state.startup, spawning=False), sweeps=state.sweeps + 1), (sweep,)
 
 
 def too_late(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """A start that answers only now that it was given up: what it made is an orphan."""
+    """A start answers when it has been given up already: what it made is an orphan."""
     if not state.startup.spawning:
         return state, ()
     state = replace(state, startup=replace(state.startup, spawning=False))
@@ -164,14 +166,15 @@ def leader_died(spec: ProgramSpec, state: State, event: Event, now: float) -> Ou
 
 
 def member_lost(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """A tree without one of its vital members cannot answer: no grace, its requests are lost already."""
+    """A vital member of the tree is dead: the program cannot answer any more, and its requests are lost, so it gets no
+    grace."""
     assert isinstance(event, ev.MemberLost)
     why = f"its process {event.name} (pid {event.pid}) died"
     return moves.kill(spec, state, now, Departure(Cause.TREE, why, was_ready=True))
 
 
 def judge_start(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """Not ready before every needed question had its right answer."""
+    """A starting program is ready when every needed probe has had the right answer."""
     assert isinstance(event, ev.Observed)
     health = hl.observe(state.health, event.observation, now)
     judgement = verdict.readiness(spec.health, health)
@@ -204,7 +207,7 @@ def keep_running(spec: ProgramSpec, state: State, event: Event, now: float) -> O
 
 
 def note_advance(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """A start that moves gets more time."""
+    """A start that shows a sign of life gets more time."""
     assert isinstance(event, ev.Advanced)
     startup = replace(state.startup, stirred_at=now)
     if event.doing is not None:
@@ -236,25 +239,25 @@ def start_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> 
 
 
 def grace_over(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """It did not leave by itself."""
+    """The grace is over, and the leader lives: kill the tree."""
     assert state.leaving is not None
     return moves.kill(spec, state, now, state.leaving)
 
 
 def unkillable(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """SIGKILL did not end the leader: the sweep says what is left."""
+    """SIGKILL did not end the leader: sweep, which finds what is left."""
     assert state.leaving is not None
     return moves.sweep(spec, state, now, state.leaving)
 
 
 def swept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """The tree is gone: down, back at once, back later, or never."""
+    """The tree is gone. Decide whether the program stays down, starts at once, starts later, or is given up."""
     assert isinstance(event, ev.SweepFinished)
     leaving = state.leaving
     assert leaving is not None
     state = replace(state, orphaned=False, sweeps=state.sweeps - 1)
     if state.startup.spawning or state.sweeps > 0:
-        return state, ()  # nobody knows yet whether the start that was asked for has made something
+        return state, ()  # it is not known yet whether the start that was asked for has made a process
     failure = None
     if not leaving.failed:
         state = replace(state, failure=None)
@@ -292,7 +295,7 @@ def swept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
 
 
 def stuck(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """Never start beside an orphan."""
+    """Processes survive SIGKILL: FATAL, as nothing may start beside an orphan."""
     assert isinstance(event, ev.SweepStuck)
     names = ", ".join(event.left)
     failure = Failure(
@@ -309,7 +312,7 @@ def stuck(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
 
 
 def sweep_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """The sweeper itself did not answer."""
+    """The sweep itself has not answered: FATAL, as something may still live."""
     failure = Failure("sweep_overdue", "the sweep of its processes did not end", "See the daemon's log.")
     departure = state.leaving
     state, effects = moves.give_up(replace(state, orphaned=True), now, failure)
@@ -317,7 +320,7 @@ def sweep_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> 
 
 
 def orphans_gone(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """The very condition that FATAL named has ended."""
+    """The last unkillable process is gone, and with it the reason for FATAL."""
     if state.startup.spawning:
         return state, ()  # a start that has not answered yet may be one more
     state, leaving = replace(state, orphaned=False), state.leaving
@@ -330,12 +333,12 @@ def orphans_gone(spec: ProgramSpec, state: State, event: Event, now: float) -> O
 
 
 def backoff_over(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """It has waited long enough."""
+    """The backoff is over: start again."""
     return moves.start(spec, state, now, state.reason)
 
 
 def overslept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """What is waited for, from when on it is waited for, and since when something is suspected: all of it later."""
+    """The clock has jumped: shift every time that a deadline is counted from."""
     assert isinstance(event, ev.Overslept)
 
     def later(at: float | None) -> float | None:

@@ -49,7 +49,7 @@ def _recovered(spec: ProgramSpec, state: State, remnant: Remnant, now: float) ->
         case Phase.FATAL if state.orphaned:
             return state, (do.CloseListener(), do.AwaitOrphans(state.incarnation))
         case Phase.STOPPED | Phase.BACKOFF | Phase.FATAL:
-            if remnant.remains:  # it should not: a start that nobody could record any more
+            if remnant.remains:  # a start that the former daemon could not record any more
                 return moves.sweep(
                     spec, state, now, Departure(Cause.LEFTOVER, "left by a former daemon", was_ready=False)
                 )
@@ -57,7 +57,7 @@ def _recovered(spec: ProgramSpec, state: State, remnant: Remnant, now: float) ->
         case Phase.RUNNING if remnant.pid is not None:
             return _go_on(spec, state, now)
         case Phase.STARTING if remnant.pid is not None:
-            # nobody knows what it did meanwhile, and perhaps it was held up by its own output: its patience begins anew
+            # it is not known what it did meanwhile, and its own output may have blocked it: all its budgets begin anew
             startup = state.startup
             spawned = now if startup.warm else startup.spawned  # the budget of a warm start is short
             alive_since = startup.alive_since or now
@@ -70,7 +70,7 @@ def _recovered(spec: ProgramSpec, state: State, remnant: Remnant, now: float) ->
             why = f"ended{when} while no daemon lived (status unknown)"
             state = replace(state, exited=ExitStatus())
             return moves.sweep(spec, state, now, Departure(Cause.EXITED, why, was_ready, ExitStatus()))
-        case Phase.STARTING | Phase.RUNNING:  # nobody knows whether it had begun
+        case Phase.STARTING | Phase.RUNNING:  # it is not known whether a process was made
             return moves.sweep(spec, state, now, Departure(Cause.LEFTOVER, state.reason, was_ready=False))
     leaving = state.leaving or Departure(Cause.ASKED, state.reason, was_ready=state.ready_since is not None)
     if remnant.pid is not None and state.phase is Phase.TERMINATING:

@@ -1,4 +1,4 @@
-"""What another configuration means for what runs: a plan that touches only what has changed. Pure."""
+"""What a new configuration means for the programs that run: only those that it changes are touched. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_supervisor.core.state import Phase, State, Wanted
 
 
 class Action(StrEnum):
-    """What becomes of one program."""
+    """What a reload does with one program."""
 
     START = "start"
     STOP = "stop"
@@ -23,7 +23,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of the plan, with its reason for people."""
+    """What a reload does with one program, and the reason for people."""
 
     program: str
     action: Action
@@ -44,7 +44,7 @@ def changes(
         before = old.get(name)
         if before is None:
             found.append(_new(name, spec, "is new"))
-        elif name in leaving:  # that it is not wanted up is no person's word
+        elif name in leaving:  # it is wanted down because of that plan, not because of a request
             found.append(_new(name, spec, "is configured again"))
         else:
             found.append(_change(before, spec, states[name], running.get(name, before.digest)))

@@ -1,4 +1,4 @@
-"""What a request of somebody waits for, and what came of it: rules that the command and the API share. Pure."""
+"""What a request to start, stop or restart waits for, and what came of it. The command and the API share it. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RequestAction = Literal["start", "stop", "restart"]
 
 
 class RequestOutcome(NamedTuple):
-    """Whether a request has come about, and what to tell whoever made it."""
+    """Whether a request has come about, and what to tell the client that made it."""
 
     done: bool
     words: str

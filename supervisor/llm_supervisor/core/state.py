@@ -1,4 +1,4 @@
-"""Where a program is, what is wanted of it, and the words people see.
+"""Where a program is, whether it is wanted up or down, and the words that people see.
 
 Plain frozen data. Only ``program``, ``moves`` and ``recovery`` make new states; everybody else reads.
 """
@@ -14,7 +14,7 @@ from llm_supervisor.core.restart import FRESH, History
 
 
 class Phase(StrEnum):
-    """Where it is. ``wanted`` is another axis: a restart is leaving with wanted=up."""
+    """Where a program is. Whether it is wanted is another axis: a restart is leaving while wanted up."""
 
     STOPPED = "stopped"
     STARTING = "starting"
@@ -27,14 +27,14 @@ class Phase(StrEnum):
 
 
 class Wanted(StrEnum):
-    """What somebody wants of it."""
+    """Whether the program is wanted up or down."""
 
     UP = "up"
     DOWN = "down"
 
 
 class Cause(StrEnum):
-    """Why an incarnation leaves."""
+    """The reason for which an incarnation leaves."""
 
     ASKED = "asked"  # somebody asked for a stop or a restart
     EXITED = "exited"
@@ -49,7 +49,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """How the present incarnation came to leave; set once, by the first reason."""
+    """How the present incarnation came to leave. It is set once: the first reason counts."""
 
     cause: Cause
     summary: str
@@ -60,7 +60,7 @@ class Departure:
     @property
     def failed(self) -> bool:
         """Whether this is a failure at all. An exit 0 before readiness is one (LiteLLM's parent exits 0 when its
-        worker fails); an exit 0 after it is none."""
+        worker fails); an exit 0 after it is not."""
         if self.cause in (Cause.ASKED, Cause.LEFTOVER):
             return False
         if self.cause is Cause.EXITED and self.was_ready:
@@ -98,7 +98,8 @@ NOT_STARTED = Startup()
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One program's state. Times are monotonic seconds; ``incarnation`` counts spawn requests, 0 is none yet."""
+    """One program's state. Times are monotonic seconds; ``incarnation`` counts spawn requests and is 0 before the
+    first."""
 
     phase: Phase = Phase.STOPPED
     wanted: Wanted = Wanted.DOWN
@@ -124,14 +125,14 @@ class State:
 
     @property
     def word(self) -> str:
-        """supervisord's word for this state."""
+        """The state in supervisord's words."""
         if self.phase is Phase.STOPPED and self.wanted is Wanted.UP:
             return "EXITED"  # by itself, and its policy does not bring it back
         return WORDS[self.phase]
 
     @property
     def health_word(self) -> Word:
-        """The health word beside it."""
+        """The health, as people see it beside the state."""
         if self.phase is Phase.RUNNING:
             return self.health.verdict.word
         if self.phase in (Phase.STARTING, Phase.BACKOFF):
@@ -142,7 +143,7 @@ class State:
 
     @property
     def ready(self) -> bool:
-        """Whether it can be used now."""
+        """Whether the program can be used now."""
         return self.phase is Phase.RUNNING and self.health.verdict.word in (Word.READY, Word.BUSY)
 
 

@@ -23,7 +23,7 @@ class Sign(StrEnum):
     SHAKY = "shaky"  # failing, below its threshold
     MUTE = "mute"  # threshold reached, the last time by silence: may only be busy
     FAILING = "failing"  # threshold reached, the last time by an invalid answer
-    GONE = "gone"  # refused, or dead by its own word
+    GONE = "gone"  # refused, or it says itself that it is dead
     # progress
     IDLE = "idle"  # nothing to do
     MOVED = "moved"  # did something, has nothing to do now

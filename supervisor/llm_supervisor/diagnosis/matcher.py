@@ -1,4 +1,4 @@
-"""From a log and an exit status to a diagnosis. Pure.
+"""Diagnose a failure from a log and an exit status. Pure.
 
 What is looked for is the root: the first exception of an EngineCore or Worker process, not the wrapper in which the API
 server reports it, not the exceptions that it was turned into on its way, not what the others say when they lose it, not
@@ -36,7 +36,7 @@ _NOISE_HEADS = (
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """What is known about one kind of program."""
+    """How the log of one kind of program is read, and the patterns of its known failures."""
 
     rows: tuple[Pattern, ...]
     facts: Callable[[str], Mapping[str, str]]
@@ -123,7 +123,7 @@ def diagnose(
 
 
 class _Look:
-    """One log, read once."""
+    """One log, split into lines and tracebacks once, and what a book of patterns finds in it."""
 
     def __init__(self, log: bytes | str, book: Book, was_ready: bool) -> None:
         text = text_of(log)
@@ -138,7 +138,8 @@ class _Look:
         self.left = self.left_at < len(self.lines)
 
     def _ready_at(self, text: str, was_ready: bool) -> int:
-        """The line that says so; before the first when it was ready and that line is gone; after the last when not."""
+        """The line that says that the program is ready: -1 when it was ready and that line is gone, the number of lines
+        when it was never ready."""
         if self.book.ready and self.book.ready in text:
             said = (line.number for line in self.lines if line.text.startswith(self.book.ready))
             return next(said, -1 if was_ready else len(self.lines))
@@ -264,7 +265,7 @@ class _Look:
         return Candidate(pattern.rank, line, finish)
 
     def end(self) -> tuple[str, ...]:
-        """The last lines that say anything."""
+        """The last lines of the log that are not empty, as evidence."""
         said = [line for line in self.lines[-60:] if line.text.strip()]
         return self._shown(said[-EVIDENCE:])
 

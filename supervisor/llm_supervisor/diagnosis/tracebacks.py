@@ -1,12 +1,9 @@
-"""A log to lines, and its tracebacks to faults. Pure, linear in the size of the log,
-and bounded: only its first and last
-few hundred KiB are looked at, and only the first 2,000 characters of a line.
+"""Split a log into lines, and put its tracebacks together. Pure, and linear in the size of the log. Bounded: only the
+first and the last few hundred KiB are looked at, and only the first 2,000 characters of a line.
 
 vLLM writes ``(EngineCore pid=12) ERROR 11-20 09:02:54 [core.py:1510] text`` and repeats that prefix on each line of a
-message; what is not logged (an uncaught traceback, argparse, C++) has none. uvicorn,
-LiteLLM and glog have theirs on the
-first line only. Several processes write into one log, so tracebacks are put together per prefix.
-"""
+message; what is not logged (an uncaught traceback, argparse, C++) has none. uvicorn, LiteLLM and glog have theirs on
+the first line only. Several processes write into one log, so tracebacks are put together per prefix."""
 
 from __future__ import annotations
 
@@ -199,7 +196,7 @@ class _Stream:
         )
 
     def interrupt(self) -> None:
-        """Another process wrote in between: what follows belongs to the exception no more."""
+        """Another process wrote in between: what follows does not belong to the exception."""
         if self.mode == "message":
             self.mode = "closed"
 

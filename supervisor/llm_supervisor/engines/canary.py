@@ -45,7 +45,7 @@ def image_url(blue: int = 96) -> str:
 
 
 def chat(model: str, text: str, *, vision: bool, max_tokens: int) -> dict[str, object]:
-    """A chat completion's body."""
+    """The body of a chat completion, with the image where ``vision``."""
     content: object = text
     if vision:
         content = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": image_url()}}]
@@ -53,7 +53,7 @@ def chat(model: str, text: str, *, vision: bool, max_tokens: int) -> dict[str, o
 
 
 def chat_canary(nonce: str, *, model: str, vision: bool) -> dict[str, object]:
-    """The chat canary's body."""
+    """The body of the chat canary."""
     text = f"{nonce}: what is this?" if vision else f"{nonce}: say hello."
     body = chat(model, text, vision=vision, max_tokens=TOKENS)
     return {**body, "temperature": 0, "user": USER}

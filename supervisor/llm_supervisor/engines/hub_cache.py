@@ -56,7 +56,7 @@ class Repository:
 
     @property
     def folder(self) -> Path:
-        """Its own folder in the cache."""
+        """The folder of the repository in the cache."""
         if self.source == "modelscope":
             owner, _, name = self.id.rpartition("/")
             return self.cache / "models" / owner / name.replace(".", "___")
@@ -246,7 +246,7 @@ def missing(repository: Repository) -> Missing | None:
 
 
 def existing(folder: Path) -> Path:
-    """It, or what it will be made in."""
+    """The path itself, or the nearest folder above it that exists."""
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     return folder
@@ -307,7 +307,7 @@ def _pattern(names: Collection[str], load_format: str) -> tuple[str, str]:
 
 
 def _named(index: str) -> frozenset[str]:
-    """The files that an index names; none where there is none that can be read."""
+    """The files that an index names; empty when it does not exist or cannot be read."""
     try:
         if not os.path.isfile(index) or os.path.getsize(index) > _LARGEST_INDEX:
             return frozenset()  # a pipe would be waited for

@@ -52,7 +52,7 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """The least with which it starts."""
+        """The bytes with which the engine just starts."""
         return self.weights + self.kv_cache + self.activations + self.context
 
 
@@ -71,7 +71,7 @@ def by_name(model: str) -> int | None:
 
 
 def weights(folder: Path) -> int | None:
-    """The bytes of the files that vLLM would load; None when there are none."""
+    """The bytes of the files that vLLM would load; None when the folder has no such files."""
     try:
         with open(folder / "model.safetensors.index.json", encoding="utf-8") as file:
             names = set(map(str, json.load(file)["weight_map"].values()))

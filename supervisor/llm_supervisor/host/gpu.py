@@ -26,7 +26,7 @@ class Gpus(Protocol):
     """What is asked of the GPUs; None where one cannot be asked (no such GPU, or the driver fails)."""
 
     def memory(self, index: int) -> Memory | None:
-        """How things stand now."""
+        """The memory of one GPU now; None when it cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +44,27 @@ class Survey(Gpus, Protocol):
         """What they are, in the order of their indices."""
 
     def driver(self) -> Driver | None:
-        """What drives them."""
+        """The NVIDIA driver; None without one."""
 
 
 class NoGpus:
     """A machine without NVML."""
 
     def memory(self, index: int) -> Memory | None:
-        """Nothing to tell."""
+        """Always None: there are no GPUs."""
         return None
 
     def names(self) -> list[str]:
-        """None."""
+        """Always empty: there are no GPUs."""
         return []
 
     def driver(self) -> Driver | None:
-        """None."""
+        """Always None: there is no driver."""
         return None
 
 
 class Nvml:
-    """The real ones, through nvidia-ml-py."""
+    """The GPUs of this machine, through nvidia-ml-py."""
 
     def __init__(self) -> None:
         import pynvml
@@ -73,7 +73,7 @@ class Nvml:
         pynvml.nvmlInit()
 
     def memory(self, index: int) -> Memory | None:
-        """How things stand now."""
+        """The memory of one GPU now; None when NVML cannot tell."""
         nvml = self._nvml
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -99,7 +99,7 @@ class Nvml:
         return found
 
     def driver(self) -> Driver | None:
-        """What drives them."""
+        """The NVIDIA driver; None when NVML cannot tell."""
         nvml = self._nvml
         try:
             cuda = int(nvml.nvmlSystemGetCudaDriverVersion_v2())  # 12080 is 12.8
@@ -109,7 +109,7 @@ class Nvml:
 
 
 def detect() -> Survey:
-    """NVML where it works, else nothing."""
+    """The GPUs through NVML where that works, else ``NoGpus``."""
     try:
         return Nvml()
     except Exception:  # no library, no driver, no permission: NVML's errors are not ours, and it is optional

@@ -1,4 +1,4 @@
-"""Asking a process on this machine something over HTTP or TCP, without ever raising: an answer or the lack of one.
+"""Send requests over HTTP or TCP to a process of this machine. Nothing raises: a failure is a value.
 
 Loopback and unix sockets only, and never through a proxy that an environment variable names.
 """
@@ -18,8 +18,8 @@ from llm_supervisor.core.health import Answer, ProbeResult
 
 # More than any answer that is wanted; what floods must not fill our memory
 BODY_LIMIT = 16 * 1024 * 1024
-# Nobody is there. Anything else that keeps us from connecting (no descriptors, no memory, no name server) may be our
-# own trouble, and says nothing of the program
+# Errors that say that no process listens there. Anything else that keeps us from connecting (no descriptors, no memory,
+# no name server) may be our own trouble, and says nothing of the program
 _NOBODY = (errno.ECONNREFUSED, errno.ENOENT)
 
 
@@ -85,7 +85,7 @@ class Target:
 
 
 async def connect(host: str, port: int, timeout: float) -> ProbeResult:
-    """Whether somebody accepts TCP connections there."""
+    """Probe a TCP port: OK when it accepts a connection."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout):

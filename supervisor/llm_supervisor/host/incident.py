@@ -60,7 +60,7 @@ def ids(folder: Path, program: str) -> list[str]:
 
 
 def read(folder: Path, program: str, incident: str) -> dict[str, Any]:
-    """One incident. Raises OSError or ValueError when there is none, or it is broken."""
+    """One incident. Raises OSError or ValueError when it does not exist or cannot be read."""
     facts: dict[str, Any] = json.loads((folder / program / incident / "incident.json").read_text())
     return facts
 

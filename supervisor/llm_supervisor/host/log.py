@@ -21,14 +21,14 @@ class Forgiving:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write as far as it can be."""
+        """Write, and drop what cannot be written."""
         try:
             return self._stream.write(text)
         except (OSError, ValueError):
             return len(text)
 
     def flush(self) -> None:
-        """Flush as far as it can be."""
+        """Flush, and ignore a failure."""
         try:
             self._stream.flush()
         except (OSError, ValueError):

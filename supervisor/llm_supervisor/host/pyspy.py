@@ -1,4 +1,4 @@
-"""Where a Python process stands, by ``py-spy`` if it is installed: for the incident of an engine that hangs."""
+"""The stacks of Python processes, by ``py-spy`` where it is installed: for the incident of an engine that hangs."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from collections.abc import MutableMapping
 
 
 def take_descriptors(environ: MutableMapping[str, str]) -> dict[str, int]:
-    """What the manager has kept for us, or has opened for us, by name (sd_listen_fds_with_names(3)); close-on-exec. The
-    variables are taken out of the environment."""
+    """The descriptors that the manager has kept or opened for us, by name (sd_listen_fds_with_names(3)); close-on-exec.
+    The variables are taken out of the environment."""
     count, pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -54,11 +54,11 @@ class Notifier:
 
     @property
     def active(self) -> bool:
-        """Whether somebody listens."""
+        """Whether a service manager listens."""
         return self._socket is not None
 
     def send(self, *lines: str) -> bool:
-        """Send assignments such as ``READY=1``; False when nobody took them."""
+        """Send assignments such as ``READY=1``; False when the manager did not take them."""
         if self._socket is None:
             return False
         try:
@@ -79,11 +79,11 @@ class Notifier:
             return  # without it the next one may have to do without the last words of what dies meanwhile
 
     def forget(self, name: str) -> None:
-        """It need not be kept any longer."""
+        """Let the manager drop the stored descriptor of that name."""
         self.send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def ready(self, status: str) -> bool:
-        """READY=1: what ``ready_when`` names is ready. False when it was not taken: say it again."""
+        """READY=1: what ``ready_when`` names is ready. False when the manager did not take it: send it again."""
         return self.send("READY=1", f"STATUS={status}")
 
     def status(self, status: str) -> None:
@@ -95,11 +95,11 @@ class Notifier:
         self.send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def alive(self) -> None:
-        """Feed the watchdog."""
+        """WATCHDOG=1: feed the watchdog."""
         self.send("WATCHDOG=1")
 
     def stopping(self, status: str) -> None:
-        """STOPPING=1."""
+        """STOPPING=1: the daemon has begun to stop everything."""
         self.send("STOPPING=1", f"STATUS={status}")
 
     def reloading(self) -> None:

@@ -1,4 +1,4 @@
-"""Starting a process, watching it through its pidfd, and reaping: nobody else in the daemon waits for anything.
+"""Start a process, watch it through its pidfd, and reap it. No other module of the daemon waits for a process.
 
 asyncio's child watchers, ``Popen.wait`` and ``waitpid(-1)`` would race each other for exit statuses; here each status
 is fetched once, by pidfd, by the one who watches it.
@@ -46,8 +46,8 @@ def become_subreaper() -> None:
 
 
 def disinherit_descriptors() -> None:
-    """What our own parent left open above standard error is not for our children: a lock or a pipe of a shell's would
-    live as long as an engine. Call once, at start."""
+    """Do not pass on the descriptors above standard error that our own parent left open: a lock or a pipe of a shell
+    would live as long as an engine. Call once, at start."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
             try:
@@ -84,22 +84,9 @@ def _limit_for_children() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def spawn(
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    *,
-    output: Path,
-    cwd: str | None = None,
-    pass_fds: Sequence[int] = (),
-) -> int:
-    """Start ``argv`` in a session of its own and return its pid. ``pass_fds`` arrive as descriptors 3, 4, ...
-
-    posix_spawn is vfork underneath: it costs the same from a large daemon as from a small one, is safe beside
-    threads, and reports a failed exec. Standard output and error go to the FIFO ``output``, opened for reading and
-    writing so that the child gets no EPIPE while nobody reads. No signal stays blocked or ignored.
-
-    Raises SpawnError.
-    """
+def _command(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> tuple[str, list[str]]:
+    """The file to execute and its arguments; with ``cwd`` through env(1), which changes the folder. Raises SpawnError
+    for what can be known to fail."""
     program = shutil.which(argv[0], path=env.get("PATH", os.defpath)) if "/" not in argv[0] else argv[0]
     if program is None:
         raise SpawnError(f"no such command on PATH: {argv[0]}")
@@ -116,6 +103,26 @@ def spawn(
             raise SpawnError(f"{program}: a program with = in its path cannot be given a folder to run in")
         # posix_spawn has no chdir in Python's binding, and a chdir of ours would be seen by every thread
         program, arguments = "/usr/bin/env", ["env", f"--chdir={cwd}", os.path.abspath(program), *argv[1:]]
+    return program, arguments
+
+
+def spawn(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    output: Path,
+    cwd: str | None = None,
+    pass_fds: Sequence[int] = (),
+) -> int:
+    """Start ``argv`` in a session of its own and return its pid. ``pass_fds`` arrive as descriptors 3, 4, ...
+
+    posix_spawn is vfork underneath: it costs the same from a large daemon as from a small one, is safe beside
+    threads, and reports a failed exec. Standard output and error go to the FIFO ``output``, opened for reading and
+    writing so that the child gets no EPIPE while nobody reads. No signal stays blocked or ignored.
+
+    Raises SpawnError.
+    """
+    program, arguments = _command(argv, env, cwd)
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(output), os.O_RDWR, 0),
@@ -177,7 +184,7 @@ class Child:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             return None
-        # the pidfd pins the process; what is read now cannot be somebody else's
+        # the pidfd pins the process: what is read now is about that process, not about a successor of its pid
         identity = identify(pid)
         if identity is None or (expected is not None and identity != expected):
             os.close(pidfd)
@@ -194,7 +201,7 @@ class Child:
         died(self.status())
 
     def unwatch(self) -> None:
-        """No call any more."""
+        """Stop calling back."""
         if self._loop is not None:
             self._loop.remove_reader(self._pidfd)
             self._loop = None
@@ -222,7 +229,7 @@ class Child:
         return True
 
     def reap(self) -> None:
-        """Let the dead process go, and close."""
+        """Reap the dead process and close its pidfd."""
         self.unwatch()
         if self._pidfd >= 0:
             try:
@@ -234,7 +241,7 @@ class Child:
 
 
 def signal_process(pid: int, started: int, signum: int) -> bool:
-    """Signal one process whose start time is known; False when it is gone or somebody else by now.
+    """Signal one process whose start time is known; False when it is gone, or the pid is another process's by now.
 
     Raises PermissionError where we may not.
     """
@@ -267,7 +274,7 @@ def our_children() -> list[int]:
 
 
 def reap_strangers(watched: Collection[int]) -> list[int]:
-    """Reap dead children that nobody watches: orphans that came to us because we are the subreaper.
+    """Reap dead children that are not watched: orphans that came to us because we are the subreaper.
 
     Never ``waitpid(-1)``: it would steal the statuses of the watched. Returns the pids reaped.
     """

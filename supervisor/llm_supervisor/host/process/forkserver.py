@@ -1,7 +1,7 @@
-"""A process of ours that has imported an engine and forks it on demand; its other end is
+"""A fork server: a process of ours that has imported an engine and forks it on demand. Its other end is
 ``engines.inside.fork_server``.
 
-What it forks is re-parented to us (we are the subreaper), so to everybody else it is a child like one that was
+What it forks is re-parented to us (we are the subreaper), so for the rest of the daemon it is a child like one that was
 spawned: it has a pid, a session, a cookie in its environment, and its output in our FIFO.
 """
 
@@ -70,7 +70,7 @@ class ForkServer:
 
     @property
     def pid(self) -> int:
-        """Its pid; it may be dead."""
+        """The pid of the fork server, which may be dead."""
         return self._child.pid
 
     def _died(self, status: ExitStatus) -> None:
@@ -110,7 +110,7 @@ class ForkServer:
                 os.close(pipe)
             patience = PATIENCE if patience is None else patience
             while (answer := await self._answer(patience)).get("cookie", cookie) != cookie:
-                pass  # of a request that nobody waited for to the end
+                pass  # the answer to a request whose client has given up
         if "pid" not in answer:
             raise ForkError(str(answer.get("error", answer)), stale=bool(answer.get("stale")))
         self.forks += 1

@@ -1,4 +1,4 @@
-"""The kernel's process table, as far as telling whose a process is needs it.
+"""The kernel's process table: as much of it as is needed to tell to which program a process belongs.
 
 Reads ``/proc`` directly rather than through psutil: a sweep reads every process between a child's death and its
 successor's start, and has a few milliseconds for it.
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Unique within this boot."""
+        """Pid and start time: unique within this boot."""
         return self.pid, self.started
 
 
@@ -57,7 +57,7 @@ def boot_id() -> str:
 
 
 def read_row(pid: int) -> Row | None:
-    """One process; None when there is none of that pid (any more)."""
+    """One process; None when no process has that pid."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
@@ -85,7 +85,7 @@ def read_row(pid: int) -> Row | None:
 
 
 def read_rows() -> dict[int, Row]:
-    """Every process there is now, by pid."""
+    """Every process of the machine, by pid."""
     rows = {}
     for name in os.listdir("/proc"):
         if name.isdecimal() and (row := read_row(int(name))) is not None:
@@ -94,7 +94,7 @@ def read_rows() -> dict[int, Row]:
 
 
 def identify(pid: int) -> Identity | None:
-    """The identity of the process that has ``pid`` now; None when there is none."""
+    """The identity of the process that has ``pid`` now; None when no process has it."""
     row = read_row(pid)
     return None if row is None else Identity(pid, row.started, boot_id())
 

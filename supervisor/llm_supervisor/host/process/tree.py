@@ -1,4 +1,4 @@
-"""Whose processes are these: the tree of an incarnation, found by every trace it can leave.
+"""Find the processes of an incarnation: its tree, by every trace that a process of it can have.
 
 No source alone is enough. Descendants are lost when a parent dies before it was seen; a session is left by setsid;
 the cookie is lost where an environment is wiped or was never there (a fork server's children); the FIFO is left by
