@@ -15,9 +15,10 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
-LAME = 1.0  # seconds between the word to leave and the end of idle connections
+DRAIN_IDLE = 1.0  # seconds after which idle connections are closed when the server stops
 
 
 def private_socket(path: str) -> socket.socket:
@@ -81,7 +82,8 @@ def reach_by_socket(sockets: dict[str, str]) -> None:
     TCPConnector._create_connection = create_connection
 
 
-def main() -> int:
+def command_line() -> argparse.ArgumentParser:
+    """The options that the daemon starts a replica with."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listen-fd", type=int, required=True, help="inherited listening TCP socket")
     parser.add_argument("--uds", required=True, help="path of the private unix socket")
@@ -91,7 +93,25 @@ def main() -> int:
     parser.add_argument(
         "--engine", action="append", default=[], metavar="HOST=PATH", help="requests to HOST go to that unix socket"
     )
-    options = parser.parse_args()
+    return parser
+
+
+def with_goodbye(inner: Any, is_leaving: Callable[[], bool]) -> Any:
+    """The application, but while the server is leaving every answer says that its connection ends."""
+
+    async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def sent(message: dict[str, Any]) -> None:
+            if is_leaving() and message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        await inner(scope, receive, sent if scope["type"] == "http" else send)
+
+    return application
+
+
+def main() -> int:
+    options = command_line().parse_args()
 
     shared = socket.socket(fileno=options.listen_fd)
     private = private_socket(options.uds)
@@ -108,31 +128,21 @@ def main() -> int:
     leaving = False
 
     class Server(uvicorn.Server):
-        """Lets its clients go before it leaves."""
+        """A server that lets its clients close their connections before it ends."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            """uvicorn closes idle connections at once, perhaps just when a client sends its next request. First nobody
-            new is let in, every answer says that the connection ends, and the idle ones get a moment to be used."""
+            """uvicorn closes idle connections at once, perhaps just when a client sends its next request. So no new
+            connection is accepted first, every answer says that its connection ends, and the idle ones get a moment to
+            be used."""
             nonlocal leaving
             leaving = True
             for server in self.servers:
                 server.close()
             loop = asyncio.get_running_loop()
-            end = loop.time() + min(LAME, options.drain)
+            end = loop.time() + min(DRAIN_IDLE, options.drain)
             while self.server_state.connections and loop.time() < end:
                 await asyncio.sleep(0.02)
             await super().shutdown(sockets)
-
-    def says_goodbye(inner: Any) -> Any:
-        async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
-            async def sent(message: dict[str, Any]) -> None:
-                if leaving and message["type"] == "http.response.start":
-                    message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
-                await send(message)
-
-            await inner(scope, receive, sent if scope["type"] == "http" else send)
-
-        return application
 
     if options.engine:
         reach_by_socket(dict(pair.split("=", 1) for pair in options.engine))
@@ -146,7 +156,10 @@ def main() -> int:
 
     # longer than clients keep an idle connection: it is theirs to close, or a request meets its end
     config = uvicorn.Config(
-        says_goodbye(app), timeout_graceful_shutdown=options.drain, timeout_keep_alive=75, log_level="info"
+        with_goodbye(app, lambda: leaving),
+        timeout_graceful_shutdown=options.drain,
+        timeout_keep_alive=75,
+        log_level="info",
     )
     server = Server(config)
     server.run(sockets=[shared, private])
