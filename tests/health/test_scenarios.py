@@ -186,8 +186,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         """),
     S("the catalogue fails twice", "12 models=500\n35 models=right", "", canaries=(2, 5)),
     S("the catalogue fails three times in a row", "12 models=garbage", """
-        40           STOPPING  unhealthy  terminating: catalogue: /v1/models answers something that is no list of models
-        41           STARTING  starting   no list of models
+        40           STOPPING  unhealthy  terminating: catalogue: /v1/models answers something that is not a list of models
+        41           STARTING  starting   not a list of models
         61           RUNNING   ready      ready: answers
         """),
     S("only the catalogue hangs; canaries are answered", "12 models=hang\n195 models=right", """
