@@ -186,7 +186,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         """),
     S("the catalogue fails twice", "12 models=500\n35 models=right", "", canaries=(2, 5)),
     S("the catalogue fails three times in a row", "12 models=garbage", """
-        40           STOPPING  unhealthy  terminating: catalogue: /v1/models answers something that is not a list of models
+        40           STOPPING  unhealthy  terminating: catalogue: /v1/models answers something that is not a list of
         41           STARTING  starting   not a list of models
         61           RUNNING   ready      ready: answers
         """),

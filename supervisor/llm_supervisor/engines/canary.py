@@ -22,11 +22,11 @@ TOKENS = 4  # enough to prove that it generates
 
 
 def png(width: int = 56, height: int = 56, blue: int = 96) -> bytes:
-    """A small picture as a PNG: red to the right, green downwards, and ``blue`` (0 to 255) everywhere. 56 pixels are two
-    patches of the coarsest of the vision models that are served (28).
+    """A small picture as a PNG: red to the right, green downwards, and ``blue`` (0 to 255) everywhere. 56 pixels are
+    two patches of the coarsest of the vision models that are served (28).
 
-    Its rows are stored as differences (PNG's filters Sub and Up), all alike: so it takes some 120 bytes, and the request
-    that `run` prints can be read and pasted.
+    Its rows are stored as differences (PNG's filters Sub and Up), all alike: so it takes some 120 bytes, and the
+    request that `run` prints can be read and pasted.
     """
     right, down = bytes((255 // width, 0, 0)), bytes((0, 255 // height, 0))
     rows = b"\1" + bytes((0, 0, blue)) + right * (width - 1) + (b"\2" + down * width) * (height - 1)
