@@ -205,7 +205,7 @@ def test_no_floor_is_left_over() -> None:
         ("host.net", "from llm_supervisor.host.process import find", "imports host.process (floor 1)"),
         ("engines.vllm", "from llm_supervisor.engines import litellm", "imports engines.litellm (floor 1)"),
         ("engines.vllm", "from llm_supervisor.core.health import Probe", None),
-        ("config.plan", "from llm_supervisor.config.load import Config", None),
+        ("config.plan", "from llm_supervisor.config.config import Config", None),
         ("config.plan", "from llm_supervisor.supervision.runner import Runner", "imports supervision.runner (floor 2)"),
         (
             "daemon.daemon",

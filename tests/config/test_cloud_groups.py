@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from llm_supervisor.config import keep, plan, restore
-from llm_supervisor.config.plan import Plan, Pythons
+from llm_supervisor.config.plan import Plan
+from llm_supervisor.config.specs import Pythons
 from llm_supervisor.engines import litellm
 from tests.config.conftest import Place, Said, assert_said
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llm_supervisor.config import Plan, plan
-from llm_supervisor.config.plan import Pythons, around_proxies, key_variable
+from llm_supervisor.config.specs import Pythons, around_proxies, key_variable
 from llm_supervisor.core.probe import Asking
 from llm_supervisor.core.spec import Kind
 from llm_supervisor.engines import litellm, vllm

@@ -13,7 +13,7 @@ import yaml
 from llm_supervisor.cli import main
 from llm_supervisor.config import ConfigError, keep, load, restore
 from llm_supervisor.config.secrets import HIDDEN
-from llm_supervisor.config.show import json_schema, redact
+from llm_supervisor.config.show import json_schema, redacted
 from llm_supervisor.engines import litellm
 from tests.config.conftest import GOOD, Place
 
@@ -272,7 +272,7 @@ def test_a_list_keeps_what_litellm_would_not_look_up() -> None:
     clean, variables = litellm.hide(native)
     assert sorted(variables.values()) == ["k", "of-a-mapping"]
     assert (clean["a"]["api_keys"][0], clean["a"]["urls"]) == ("of-a-list", ["http://u:p@h"])
-    assert redact(native["a"], [])["api_keys"] == [HIDDEN, {"key": HIDDEN}]
+    assert redacted(native["a"], [])["api_keys"] == [HIDDEN, {"key": HIDDEN}]
 
 
 def test_a_wrong_one_is_shown_as_problems(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,7 +281,7 @@ def test_a_wrong_one_is_shown_as_problems(place: Place, capsys: pytest.CaptureFi
 
 
 def test_redaction_goes_everywhere() -> None:
-    assert redact({"a": ["x secret y", 3, None], "b": {"c": "secret"}}, ["secret"]) == {
+    assert redacted({"a": ["x secret y", 3, None], "b": {"c": "secret"}}, ["secret"]) == {
         "a": [f"x {HIDDEN} y", 3, None],
         "b": {"c": HIDDEN},
     }

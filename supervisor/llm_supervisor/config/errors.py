@@ -1,4 +1,4 @@
-"""The schema's complaints in the words of who wrote the file: what is wrong, what was meant, where it belongs. Pure."""
+"""Messages for what the schema refuses: what is wrong, and what was probably meant or where it belongs. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import pydantic
 
 from llm_supervisor.config import schema
-from llm_supervisor.config.source import Document, Problem, Where, path_words
+from llm_supervisor.config.document import Document, Problem, Where, path_words
 from llm_supervisor.engines import litellm, vllm
 
-# What others call it
+# Names that other programs give a setting, and ours
 _ELSEWHERE = {
     "environment": "env",
     "args": "vllm",
@@ -25,13 +25,14 @@ _ELSEWHERE = {
     "config": "litellm_config",
     "entrypoint": "command",
 }
-_PARAMS = frozenset({"rpm", "tpm", "model_info", "max_parallel_requests", "weight"})  # of LiteLLM
+_PARAMS = frozenset({"rpm", "tpm", "model_info", "max_parallel_requests", "weight"})  # of LiteLLM's deployments
 
 
 def complaint(
     document: Document, where: Where, item: Mapping[str, Any], options: Callable[[], Collection[str] | None]
 ) -> Problem:
-    """One of pydantic's errors. ``options`` are vLLM's, where they are known."""
+    """The problem for one of pydantic's errors. ``options`` returns the names of vLLM's options, or None where they are
+    not known; it may take seconds and is called only where it helps."""
     kind, given, bounds = item["type"], item.get("input"), item.get("ctx") or {}
     if kind == "extra_forbidden":
         return document.problem(where, "unknown key", _meant(where, options))
