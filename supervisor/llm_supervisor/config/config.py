@@ -32,7 +32,7 @@ class Config:
 
     ``native`` is the content of LiteLLM's own file. ``environ`` is the process's environment, completed by the values
     of the env file, which are also in ``env_values``. ``more`` are the files that override ``file``, in their order.
-    ``said`` is the content of all of these as one, before variables are filled in. ``options`` are those of the
+    ``written`` is the content of all of these as one, before variables are filled in. ``options`` are those of the
     installed vLLM; None where they are not known or no model gives any."""
 
     file: Path
@@ -43,7 +43,7 @@ class Config:
     warnings: tuple[Problem, ...] = ()
     env_values: Mapping[str, str] = field(default_factory=dict, repr=False)
     more: tuple[Path, ...] = ()
-    said: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     options: Options | None = field(default=None, repr=False)
 
     @property

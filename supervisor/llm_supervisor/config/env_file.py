@@ -65,7 +65,7 @@ def parse(file: str, text: str) -> tuple[dict[str, str], list[Problem]]:
             say(f"the value of {name} holds a NUL")
             continue
         if name in values:
-            say(f"{name} is written twice, and this one holds; the first is in line {lines[name]}", warning=True)
+            say(f"{name} is written twice, and this value is used; the first is in line {lines[name]}", warning=True)
         if value[:1] in ("'", '"'):
             quoted, quote, rest = value[1:].partition(value[0])
             if quote and (not rest.strip() or rest.strip().startswith("#")):

@@ -51,7 +51,11 @@ def complaint(
             return document.problem(where, f"must be a list{not_this}", _as_list(where, given))
         case "string_type":
             advice = f'write "{given}", in quotes' if isinstance(given, (int, float)) else ""
-            advice = "put it into quotes: yes, no, on and off are none" if isinstance(given, bool) else advice
+            advice = (
+                "put it into quotes: without them, yes, no, on and off are true or false"
+                if isinstance(given, bool)
+                else advice
+            )
             return document.problem(where, f"must be text{not_this}", advice)
         case "bool_type" | "bool_parsing":
             return document.problem(where, f"must be true or false{not_this}", _as_flag(given))
@@ -86,10 +90,12 @@ def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def _either(words: list[str]) -> str:
+    """The words as a choice: ``a, b or c``."""
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _shown(where: Where, given: object) -> str:
+    """A value as a message shows it; no secret."""
     if any(litellm.SECRET.fullmatch(str(part)) for part in where):
         return "that"
     match given:
@@ -105,6 +111,7 @@ def _shown(where: Where, given: object) -> str:
 
 
 def _is_number(given: object, pattern: str = r"\d{1,18}") -> typing.TypeGuard[str]:
+    """Whether it is text that reads as a number; by default a whole one of at most 18 digits."""
     return isinstance(given, str) and re.fullmatch(pattern, given.strip()) is not None
 
 
@@ -117,6 +124,7 @@ _AS_MAPPING = {
 
 
 def _as_list(where: Where, given: object) -> str:
+    """Advice: the list that was meant by a single value."""
     if where[-1] == "gpus" and (given == "all" or isinstance(given, int)):
         return "write the numbers of the GPUs: [0] for the first, [0, 1] for two"
     if (
@@ -131,6 +139,7 @@ def _as_list(where: Where, given: object) -> str:
 
 
 def _as_flag(given: object) -> str:
+    """Advice: the flag that was meant by a word or a number."""
     word = str(given).lower()
     return next((f"write {flag}" for flag, words in _FLAGS.items() if word in words), "")
 
@@ -139,7 +148,7 @@ _FLAGS = {"true": ("true", "yes", "on", "y", "1"), "false": ("false", "no", "off
 
 
 def _meant(where: Where, options: Callable[[], Collection[str] | None]) -> str:
-    """What an unknown key was meant to be, or where it belongs."""
+    """Advice: the key that was meant by an unknown one, or the block where it belongs."""
     key, around = str(where[-1]), where[:-1]
     known = _known(around)
     if close := near(key, known, 0.75):
@@ -163,7 +172,7 @@ def _meant(where: Where, options: Callable[[], Collection[str] | None]) -> str:
 
 
 def _block(where: Where) -> type[pydantic.BaseModel] | None:
-    """The schema's block at that place."""
+    """The schema's block at that place; None where there is none."""
     block: Any = schema.Root
     for part in where:
         if isinstance(block, type) and issubclass(block, pydantic.BaseModel):
@@ -177,17 +186,19 @@ def _block(where: Where) -> type[pydantic.BaseModel] | None:
 
 
 def _inner(annotation: Any) -> Any:
-    """``X`` of ``X | None``."""
+    """The type ``X`` of an annotation ``X | None``."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return next((part for part in typing.get_args(annotation) if part is not type(None)), None)
     return annotation
 
 
 def _known(where: Where) -> list[str]:
+    """The keys of the schema's block at that place; none where there is no block."""
     block = _block(where)
     return list(block.model_fields) if block else []
 
 
 def _allowed(where: Where) -> str:
+    """Advice: all keys that the block at that place knows."""
     known = _known(where)
     return f"known here: {', '.join(known)}" if known else ""

@@ -50,7 +50,7 @@ def keep(config: Config) -> str:
     variable = next((name for name, value in config.environ.items() if value == key), None)
     data = {
         "files": [str(file) for file in config.files],
-        "said": config.said,
+        "said": config.written,
         "native": config.native,
         "env_file": config.root.env_file,
         "env_names": sorted(config.env_values),
@@ -78,7 +78,7 @@ def restore(text: str, environ: Mapping[str, str]) -> Config:
         key = data["master_key"]
         master_key = merged[key["variable"]] if "variable" in key else key["text"]
         return Config(
-            file, root, data["native"], merged, master_key, env_values=values, more=tuple(more), said=data["said"]
+            file, root, data["native"], merged, master_key, env_values=values, more=tuple(more), written=data["said"]
         )
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         # not the error itself, which may show a value

@@ -24,7 +24,7 @@ def read(root: schema.Root, path: Path, document: Document) -> tuple[Document, l
     native = yaml_reader.read(path.parent / os.path.expanduser(root.gateway.litellm_config))
     if native.file and path.exists() and os.path.realpath(native.file) == os.path.realpath(path):
         advice = "LiteLLM's own file has model_list and settings"
-        return Document(""), [document.problem(where, "is this very file", advice)]
+        return Document(""), [document.problem(where, "is the configuration itself", advice)]
     for problem in native.problems:
         if problem.message.startswith(UNREADABLE) and not problem.line:
             return native, [

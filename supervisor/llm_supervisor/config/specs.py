@@ -33,6 +33,7 @@ from llm_supervisor.engines import canary, litellm, vllm
 ENGINES_FILE = "engines.json"
 ENGINE_PIPE = 1024 * 1024  # bytes of the pipe that takes an engine's output
 START_GRACE = 3.0  # seconds between SIGTERM and SIGKILL for an engine that is not ready yet
+_DRAIN_MARGIN = 5  # seconds before SIGKILL at which LiteLLM stops waiting for requests
 
 # How a program is watched, not what it is: a change of these settings needs no new process
 _WATCHING = frozenset({"health", "restart", "stop", "autostart", "ready", "warm"})
@@ -111,7 +112,7 @@ def command(setting: Setting, name: str, program: schema.Program) -> Planned:
             program.stop.signal,
             program.stop.grace,
             start_grace=program.stop.grace,
-            sweep_grace=min(program.stop.grace, 5.0),
+            sweep_grace=min(program.stop.grace, StopSpec().sweep_grace),
         ),
         ready_after=program.ready.after,
         autostart=program.autostart,
@@ -275,7 +276,7 @@ def replica(setting: Setting, name: str, gateway: schema.Gateway, file: GatewayF
         name=name,
         kind=Kind.LITELLM,
         launch=Launch(
-            argv=litellm.argv(python, uds, max(int(gateway.stop.grace) - 5, 1), hold, sockets, modules),
+            argv=litellm.argv(python, uds, max(int(gateway.stop.grace) - _DRAIN_MARGIN, 1), hold, sockets, modules),
             env=tuple(env.items()),
             listener=(gateway.host, gateway.port),
             uds=uds,

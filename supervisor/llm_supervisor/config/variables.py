@@ -58,7 +58,7 @@ class _Substitution:
         rest = _VARIABLE.sub("", value)
         if "${" in rest:
             advice = "a default is ${NAME:-text}; write $${ for a plain ${"
-            document.problems.append(document.problem(where, "holds a ${ that begins no ${NAME}", advice))
+            document.problems.append(document.problem(where, "holds a ${ that does not begin ${NAME}", advice))
             document.unread.add(where)
             return value
         if shell := _SHELL_VARIABLE.search(rest):
@@ -155,8 +155,8 @@ def check_ambiguous_numbers(document: Document) -> None:
             advice = f"write {value}"
         else:
             advice = f"write {int(plain)}, or {value} if that is meant"
-        base = "sixties" if ":" in written else "eights"
-        message = f"{written} is {value} to YAML, which counts in {base} there"
+        base = "base 60" if ":" in written else "octal"
+        message = f"YAML reads {written} in {base}, as {value}"
         document.problems.append(document.problem(where, message, advice))
         document.unread.add(where)
 

@@ -52,7 +52,7 @@ def read(path: Path, verbatim: Verbatim = never) -> Document:
         sign = f"the control character {chr(error.character)!a}"
         document.problems.append(Problem(str(path), line, "", f"is not valid YAML: {sign}", "take it out"))
     except _TooLarge as error:
-        document.problems.append(Problem(str(path), error.args[0], "", "is too deep or too large, here and below"))
+        document.problems.append(Problem(str(path), error.args[0], "", "is too deep or too large, from this line on"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = "too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         document.problems.append(Problem(str(path), 0, "", f"is not valid YAML: {what}"))
@@ -250,7 +250,7 @@ class _Construction:
         document.problems.append(Problem(document.file, line, path_words(where), message, advice))
 
 
-# 66:40 is 4000 to YAML, which counts in sixties there, and 010 is 8
+# Numbers that YAML 1.1 reads in base 60 (66:40 is 4000) or in octal (010 is 8)
 _AMBIGUOUS = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 
 

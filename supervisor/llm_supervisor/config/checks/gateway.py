@@ -54,7 +54,7 @@ def problems(context: Context) -> Iterator[Problem]:
 def _no_gateway(context: Context) -> Iterator[Problem]:
     document, models = context.document, context.root.models
     if GATEWAY in document.data and (GATEWAY,) not in context.placeholders:
-        message, advice = "says nothing, so there is none", "write `gateway: {}`"
+        message, advice = "has no value, so there is no gateway", "write `gateway: {}`"
         yield document.problem((GATEWAY,), message, advice, warning=not models)
     elif models:
         yield document.problem(("models",), "there is no gateway to serve them", "add `gateway: {}`")
@@ -82,7 +82,9 @@ def _replicas(context: Context, gateway: schema.Gateway) -> Iterator[Problem]:
     params += [model.litellm for model in context.root.models.values()]
     limited = any(isinstance(one, dict) and litellm.limits(one, environ) for one in params)
     if limited and litellm.redis_address(data, environ) is None:
-        message = f"{gateway.replicas} replicas count rpm and tpm each for itself: that many times more is let in"
+        message = (
+            f"each of {gateway.replicas} replicas counts rpm and tpm for itself, so more than the limits is let in"
+        )
         advice = "add redis_host to router_settings, or write 1"
         yield context.document.problem((GATEWAY, "replicas"), message, advice, warning=True)
 

@@ -296,7 +296,7 @@ def _mistyped(
             continue
         swapped = next((f"did you mean {name}?" for name in rest if sorted(name) == sorted(str(key))), "")
         if close := errors.near(str(key), rest, 0.8) or swapped:
-            message = "LiteLLM knows no such key, and does not say so"
+            message = "LiteLLM does not know this key, and ignores it without a word"
             yield document.problem((*where, key), message, close, warning=True)
 
 
@@ -308,7 +308,14 @@ def _glued(native: Document, value: Any, where: Where) -> Iterator[Problem]:
         if item is None and colon:
             line = native.line((*where, key))
             advice = f"write `{name}: ` with a space"
-            yield Problem(native.file, line, path_words(where), "a key and its value in one", advice, warning=True)
+            yield Problem(
+                native.file,
+                line,
+                path_words(where),
+                "the space between a key and its value is missing",
+                advice,
+                warning=True,
+            )
 
 
 def _texts(value: Any, where: Where) -> Iterator[tuple[Where, str]]:

@@ -45,7 +45,7 @@ def _model(context: Context, where: Where, model: schema.Model) -> Iterator[Prob
         yield document.problem((*where, "gpus"), "names one GPU twice")
     for key in ("model", "api_base", "api_key"):
         if key in model.litellm:
-            yield document.problem((*where, "litellm", key), "is made by llm-supervisor for a local model")
+            yield document.problem((*where, "litellm", key), "is set by llm-supervisor for a local model")
     if not isinstance(model.litellm.get("model_info") or {}, dict):
         yield document.problem((*where, "litellm", "model_info"), "must be a mapping")
 
@@ -57,7 +57,7 @@ def _key(context: Context, where: Where, model: schema.Model) -> Iterator[Proble
         yield context.document.problem(place, KEY_NEEDS_ASCII)
     option = str(vllm.by_name(model.vllm).get("api-key") or "")
     if option and variable and option != variable:
-        message = "is another key than api-key under vllm: the engine takes this one, and the gateway sends that"
+        message = "differs from api-key under vllm: the engine takes this key, and the gateway sends the other one"
         yield context.document.problem(place, message, "write one of the two")
 
 
@@ -68,7 +68,7 @@ def _port_or_socket(context: Context, where: Where, model: schema.Model) -> Iter
     if model.port is None and not model.uds:
         yield document.problem(port, "is missing", "or write uds: true, for a unix socket")
     elif model.port is not None and model.uds:
-        yield document.problem(uds, "is in the place of port, which is written too")
+        yield document.problem(uds, "replaces port, which is written too")
     elif isinstance(model.uds, str) and (wrong := _wrong_socket(context.file(model.uds))) is not None:
         yield document.problem(uds, wrong)
 

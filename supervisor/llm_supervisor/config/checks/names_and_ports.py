@@ -31,11 +31,11 @@ def _names(context: Context) -> Iterator[Problem]:
             where: Where = (group, name)
             if not schema.NAME.fullmatch(name) or name.endswith(".log"):
                 advice = "letters, digits, . _ - ; at most 63, not ending in .log"
-                yield document.problem(where, "is no name", advice)
+                yield document.problem(where, "is not a valid name", advice)
             if _GATEWAY_NAME.fullmatch(name):
                 yield document.problem(where, f"{name} is the gateway's own name")
             if name == "all":
-                yield document.problem(where, "all is what commands call every program", "rename it")
+                yield document.problem(where, "all means every program in commands", "rename it")
     for name in root.programs:
         if name in root.models:
             yield document.problem(("programs", name), "there is a model of that name")

@@ -74,7 +74,7 @@ def _wrong_command(first: str, cwd: Path | None, search: str) -> tuple[str, str,
         advice = 'a shell is needed for that: [sh, -c, "..."]' if shell else "install it, or write its whole path"
         return f"no such program in PATH: {first}", advice, True
     if first.startswith(("~", "$")):
-        return f"{first}: no shell is there to read that", "write the whole path", False
+        return f"{first}: no shell is there to expand it", "write the whole path", False
     file = os.path.join(cwd, first) if cwd else first
     if os.path.isdir(file):
         return f"{first} is a folder", "", False
@@ -91,5 +91,5 @@ def _stop_signals(context: Context) -> Iterator[Problem]:
     for where, block in blocks.items():
         if block.stop.signal in (signal.SIGSTOP, signal.SIGCONT):
             name = signal.Signals(block.stop.signal).name.removeprefix("SIG")
-            message = f"{name} ends nothing: each stop would take the whole grace"
+            message = f"{name} does not end a process: each stop would take the whole grace"
             yield context.document.problem((*where, "stop", "signal"), message, "write TERM, INT or QUIT")

@@ -44,9 +44,9 @@ def _options(context: Context, where: Where, model: schema.Model) -> Iterator[Pr
             yield document.problem(here, message, "write it as one mapping")
         short, dot, key = name.partition(".")
         if short in vllm.SHORT and short not in (known or ()):
-            yield document.problem(here, "is a short word", f"write {vllm.SHORT[short]}{dot}{key}")
+            yield document.problem(here, "is a short option", f"write {vllm.SHORT[short]}{dot}{key}")
         elif name in vllm.RESERVED:
-            yield document.problem(here, "is not written here", vllm.RESERVED[name])
+            yield document.problem(here, "must not be set here", vllm.RESERVED[name])
         elif context.has_placeholder_in(here):
             continue
         elif name == "api-key":
@@ -155,7 +155,11 @@ def _wrong(name: str, value: object, known: Options) -> Iterator[Wrong]:
         positive = known.get(name.removeprefix("no-"))
         if name.startswith("no-") and positive is not None and positive.negatable:
             if value is False:
-                yield (), "says no to a no", f"write {name.removeprefix('no-')}: true"
+                yield (
+                    (),
+                    "is false, which switches off an option that begins with no",
+                    f"write {name.removeprefix('no-')}: true",
+                )
             elif value is not True and value is not None:
                 yield (), "is a flag", "write true or false"
         elif name.replace("-", "_") in schema.Model.model_fields:
