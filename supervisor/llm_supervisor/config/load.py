@@ -53,16 +53,16 @@ def load(
     if context is None or any(not problem.warning for problem in problems):
         raise ConfigError(problems)
     return Config(
-        path,
-        context.root,
-        context.native.data or {},
-        merged,
-        given_master_key(context),
-        tuple(problems),
-        env_values,
-        tuple(more),
-        written,
-        context.options,
+        file=path,
+        root=context.root,
+        native=context.native.data or {},
+        environ=merged,
+        master_key=given_master_key(context),
+        warnings=tuple(problems),
+        env_values=env_values,
+        more=tuple(more),
+        written=written,
+        options=context.options,
     )
 
 

@@ -12,7 +12,7 @@ from llm_supervisor.engines import litellm, vllm
 
 HIDDEN = "********"
 _LEAST = 6  # characters: shorter values are ordinary words, which would be hidden everywhere
-# Keys that say themselves that they are one, wherever they stand: the last resort, for a key in the wrong place
+# What looks like a provider's key by its prefix: the last resort, for a key in the wrong place
 _KEY = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|vk|gsk|xai|hf|ghp|gho|github_pat|glpat|nvapi|pplx|xoxb)[-_]|AIza|AKIA)[A-Za-z0-9_-]{12,}"
 )
