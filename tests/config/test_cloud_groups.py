@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from llm_supervisor.config import keep, plan, restore
-from llm_supervisor.config.plan import Plan, Pythons
+from llm_supervisor.config.plan import Plan
+from llm_supervisor.config.specs import Pythons
 from llm_supervisor.engines.litellm import config as proxy_config
 from tests.config.conftest import Place, Said, assert_said
 

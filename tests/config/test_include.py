@@ -7,7 +7,8 @@ from pathlib import Path
 import yaml
 
 from llm_supervisor.config import Config, keep, plan, restore
-from llm_supervisor.config.plan import Plan, Pythons
+from llm_supervisor.config.plan import Plan
+from llm_supervisor.config.specs import Pythons
 from tests.config.conftest import Place
 
 G = "gateway: {litellm_config: litellm/native.yaml}\n"

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from llm_supervisor.config import ConfigError, keep, load, plan, restore, show
-from llm_supervisor.config.plan import Pythons
+from llm_supervisor.config.specs import Pythons
 from llm_supervisor.oneshot import presets
 from llm_supervisor.redaction import HIDDEN
 from tests.config.conftest import GOOD, NATIVE, Place

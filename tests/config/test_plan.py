@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from llm_supervisor.config import Plan, plan
-from llm_supervisor.config.plan import Pythons, around_proxies, key_variable
+from llm_supervisor.config.specs import Pythons, around_proxies, key_variable
 from llm_supervisor.core.probe import ProbePlan
-from llm_supervisor.core.spec import Kind
+from llm_supervisor.core.spec import HealthSpec, Kind, RestartSpec, StopSpec
 from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.engines.vllm import process as vllm_process
 from tests.config.conftest import GOOD, Place
@@ -45,6 +46,12 @@ def asking(made: Plan, name: str = "a") -> ProbePlan:
     found = made.programs[name].asking
     assert found is not None
     return found
+
+
+def test_a_default_is_the_same_in_the_file_and_in_the_specification(place: Place) -> None:
+    spec = made(place, "programs: {p: {command: [sh]}}\n").programs["p"].spec
+    assert (spec.restart, spec.stop) == (RestartSpec(), StopSpec())
+    assert spec.health == replace(HealthSpec(), readiness_period=3 * spec.health.period, canary=False)
 
 
 # vLLM -------------------------------------------------------------------------------------------------------
@@ -464,7 +471,7 @@ def test_replicas_count_limits_each_for_itself(place: Place, redis: str, warned:
     entry = "model_list: [{model_name: x, litellm_params: {model: openai/x, api_key: k, rpm: 5}}]\n"
     (place.folder / "native.yaml").write_text(entry + redis)
     config = place.load("gateway: {replicas: 2, litellm_config: native.yaml}\n")
-    assert any("count rpm and tpm" in problem.message for problem in config.warnings) is warned
+    assert any("counts rpm and tpm" in problem.message for problem in config.warnings) is warned
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import yaml
 
 from llm_supervisor.cli import main
 from llm_supervisor.config import load, plan
-from llm_supervisor.config.plan import Pythons
 from llm_supervisor.config.show import json_schema
+from llm_supervisor.config.specs import Pythons
 from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.oneshot import presets
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from llm_supervisor.config import ConfigError, load
+from llm_supervisor.config.document import path_words
 from llm_supervisor.config.schema import signal_number
-from llm_supervisor.config.source import path_words, read
+from llm_supervisor.config.yaml_reader import read
 from llm_supervisor.units import duration, size
 from tests.config.conftest import GOOD, NATIVE, Place
 

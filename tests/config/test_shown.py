@@ -13,7 +13,7 @@ import yaml
 from llm_supervisor import redaction
 from llm_supervisor.cli import main
 from llm_supervisor.config import ConfigError, keep, load, restore
-from llm_supervisor.config.show import json_schema, redact_value
+from llm_supervisor.config.show import json_schema, redacted
 from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.redaction import HIDDEN
 from tests.config.conftest import GOOD, Place
@@ -273,7 +273,7 @@ def test_a_list_keeps_what_litellm_would_not_look_up() -> None:
     clean, variables = proxy_config.hide_secrets(native)
     assert sorted(variables.values()) == ["k", "of-a-mapping"]
     assert (clean["a"]["api_keys"][0], clean["a"]["urls"]) == ("of-a-list", ["http://u:p@h"])
-    assert redact_value(native["a"], [])["api_keys"] == [HIDDEN, {"key": HIDDEN}]
+    assert redacted(native["a"], [])["api_keys"] == [HIDDEN, {"key": HIDDEN}]
 
 
 def test_a_wrong_one_is_shown_as_problems(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,7 +282,7 @@ def test_a_wrong_one_is_shown_as_problems(place: Place, capsys: pytest.CaptureFi
 
 
 def test_redaction_goes_everywhere() -> None:
-    assert redact_value({"a": ["x secret y", 3, None], "b": {"c": "secret"}}, ["secret"]) == {
+    assert redacted({"a": ["x secret y", 3, None], "b": {"c": "secret"}}, ["secret"]) == {
         "a": [f"x {HIDDEN} y", 3, None],
         "b": {"c": HIDDEN},
     }

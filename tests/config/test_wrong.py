@@ -224,7 +224,7 @@ FILES: list[tuple[str, str, list[Said]]] = [
         (
             f"reserved {option}",
             M + f", vllm: {{{option}: x}}}}\n",
-            [(4, f"models.a.vllm.{option}", "is not written here", advice)],
+            [(4, f"models.a.vllm.{option}", "must not be set here", advice)],
         )
         for option, advice in [
             ("model", "`model:`"),
@@ -244,10 +244,10 @@ FILES: list[tuple[str, str, list[Said]]] = [
     (
         "litellm's model",
         M + ", litellm: {model: x}}\n",
-        [(4, "models.a.litellm.model", "is made by llm-supervisor", "")],
+        [(4, "models.a.litellm.model", "is set by llm-supervisor", "")],
     ),
-    ("litellm's api_base", M + ", litellm: {api_base: x}}\n", [(4, "models.a.litellm.api_base", "is made by", "")]),
-    ("litellm's api_key", M + ", litellm: {api_key: x}}\n", [(4, "models.a.litellm.api_key", "is made by", "")]),
+    ("litellm's api_base", M + ", litellm: {api_base: x}}\n", [(4, "models.a.litellm.api_base", "is set by", "")]),
+    ("litellm's api_key", M + ", litellm: {api_key: x}}\n", [(4, "models.a.litellm.api_key", "is set by", "")]),
     ("model_info", M + ", litellm: {model_info: 5}}\n", [(4, "models.a.litellm.model_info", "must be a mapping", "")]),
     (
         "an unset key in litellm",
@@ -289,7 +289,7 @@ FILES: list[tuple[str, str, list[Said]]] = [
         (
             f"the name {name}",
             f'programs: {{"{name}": {{command: [sh]}}}}\n',
-            [(1, f"programs.{name}", "is no name", "letters, digits")],
+            [(1, f"programs.{name}", "is not a valid name", "letters, digits")],
         )
         for name in (
             "a/b",

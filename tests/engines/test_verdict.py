@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from llm_supervisor.config.plan import key_variable
+from llm_supervisor.config.specs import key_variable
 from tests.daemon.harness import Daemon
 from tests.engines import load
 from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from llm_supervisor.config.plan import key_variable
+from llm_supervisor.config.specs import key_variable
 from llm_supervisor.engines.canary import USER
 from tests.daemon.harness import Daemon
 from tests.fakes import VLLM, litellm_python, scenario, tell, told

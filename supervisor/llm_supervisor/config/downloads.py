@@ -1,14 +1,16 @@
-"""What the configured models take from a hub, and what of it is not in the cache of their engines. Looks at folders;
-asks no hub."""
+"""What the configured models download from a hub, and what of it is not in the caches of their engines yet.
+
+Only looks at folders; no hub is asked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_supervisor.config import schema, source
-from llm_supervisor.config.load import Config
-from llm_supervisor.config.source import Problem
+from llm_supervisor.config import schema, yaml_reader
+from llm_supervisor.config.config import Config
+from llm_supervisor.config.document import Problem
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.hub_cache import Repository
 from llm_supervisor.engines.vllm import options as engine_options
@@ -16,12 +18,12 @@ from llm_supervisor.units import size_text
 
 
 def engine_environ(config: Config, model: schema.Model) -> dict[str, str]:
-    """The environment of that model's engine, as far as people have said it."""
+    """The environment of that model's engine, without the variables that the daemon sets itself."""
     return {**config.environ, **model.env}
 
 
 def repositories_of(config: Config, model: schema.Model) -> tuple[Repository, ...]:
-    """All that its engine takes from a hub; nothing where it is a folder."""
+    """All repositories that the model's engine reads from a hub; none where the model is a folder."""
     if config.model_path(model) is not None:
         return ()
     options = engine_options.by_name(model.vllm)
@@ -29,17 +31,17 @@ def repositories_of(config: Config, model: schema.Model) -> tuple[Repository, ..
 
 
 def fetched(taken: Sequence[Repository]) -> Path | None:
-    """The folder to be given to an engine instead of the id: of what is whole from ModelScope, as vLLM (0.32) asks
-    Hugging Face for the image processor of a model there, and fails."""
+    """The folder to give an engine in the place of the id, where a model from ModelScope is completely downloaded: by
+    its id vLLM (0.32) would ask Hugging Face for the model's image processor, and fail. Else None."""
     if len(taken) != 1 or taken[0].source != "modelscope" or hub_cache.missing(taken[0]) is not None:
         return None
     return taken[0].snapshot()
 
 
 def not_cached(config: Config) -> list[Problem]:
-    """A warning for every model that its engine would have to download while it starts. One that is not started by
-    itself has time."""
-    document, found = source.layered(config.files), []
+    """A warning for every model that its engine would have to download while it starts. A model with
+    ``autostart: false`` gets none: there is time to pull it."""
+    document, found = yaml_reader.layered(config.files), []
     for alias, model in config.root.models.items():
         lacking = [
             (one, what) for one in repositories_of(config, model) if (what := hub_cache.missing(one)) is not None

@@ -1,4 +1,4 @@
-"""The schema's complaints in the words of who wrote the file: what is wrong, what was meant, where it belongs. Pure."""
+"""Messages for what the schema refuses: what is wrong, and what was probably meant or where it belongs. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pydantic
 
 from llm_supervisor import redaction
 from llm_supervisor.config import schema
-from llm_supervisor.config.source import Document, Problem, Where, path_words
+from llm_supervisor.config.document import Document, Problem, Where, path_words
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.suggest import near, short
 
-# What others call it
+# Names that other programs give a setting, and ours
 _ELSEWHERE = {
     "environment": "env",
     "args": "vllm",
@@ -26,13 +26,14 @@ _ELSEWHERE = {
     "config": "litellm_config",
     "entrypoint": "command",
 }
-_PARAMS = frozenset({"rpm", "tpm", "model_info", "max_parallel_requests", "weight"})  # of LiteLLM
+_PARAMS = frozenset({"rpm", "tpm", "model_info", "max_parallel_requests", "weight"})  # of LiteLLM's deployments
 
 
 def complaint(
     document: Document, where: Where, item: Mapping[str, Any], options: Callable[[], Collection[str] | None]
 ) -> Problem:
-    """One of pydantic's errors. ``options`` are vLLM's, where they are known."""
+    """The problem for one of pydantic's errors. ``options`` returns the names of vLLM's options, or None where they are
+    not known; it may take seconds and is called only where it helps."""
     kind, given, bounds = item["type"], item.get("input"), item.get("ctx") or {}
     if kind == "extra_forbidden":
         return document.problem(where, "unknown key", _meant(where, options))
@@ -51,7 +52,11 @@ def complaint(
             return document.problem(where, f"must be a list{not_this}", _as_list(where, given))
         case "string_type":
             advice = f'write "{given}", in quotes' if isinstance(given, (int, float)) else ""
-            advice = "put it into quotes: yes, no, on and off are none" if isinstance(given, bool) else advice
+            advice = (
+                "put it into quotes: without them, yes, no, on and off are true or false"
+                if isinstance(given, bool)
+                else advice
+            )
             return document.problem(where, f"must be text{not_this}", advice)
         case "bool_type" | "bool_parsing":
             return document.problem(where, f"must be true or false{not_this}", _as_flag(given))
@@ -79,10 +84,12 @@ def complaint(
 
 
 def _either(words: list[str]) -> str:
+    """The words as a choice: ``a, b or c``."""
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _shown(where: Where, given: object) -> str:
+    """A value as a message shows it; no secret."""
     if any(redaction.names_secret(str(part)) for part in where):
         return "that"
     match given:
@@ -98,6 +105,7 @@ def _shown(where: Where, given: object) -> str:
 
 
 def _is_number(given: object, pattern: str = r"\d{1,18}") -> typing.TypeGuard[str]:
+    """Whether it is text that reads as a number; by default a whole one of at most 18 digits."""
     return isinstance(given, str) and re.fullmatch(pattern, given.strip()) is not None
 
 
@@ -110,6 +118,7 @@ _AS_MAPPING = {
 
 
 def _as_list(where: Where, given: object) -> str:
+    """Advice: the list that was meant by a single value."""
     if where[-1] == "gpus" and (given == "all" or isinstance(given, int)):
         return "write the numbers of the GPUs: [0] for the first, [0, 1] for two"
     if (
@@ -124,6 +133,7 @@ def _as_list(where: Where, given: object) -> str:
 
 
 def _as_flag(given: object) -> str:
+    """Advice: the flag that was meant by a word or a number."""
     word = str(given).lower()
     return next((f"write {flag}" for flag, words in _FLAGS.items() if word in words), "")
 
@@ -132,7 +142,7 @@ _FLAGS = {"true": ("true", "yes", "on", "y", "1"), "false": ("false", "no", "off
 
 
 def _meant(where: Where, options: Callable[[], Collection[str] | None]) -> str:
-    """What an unknown key was meant to be, or where it belongs."""
+    """Advice: the key that was meant by an unknown one, or the block where it belongs."""
     key, around = str(where[-1]), where[:-1]
     known = _known(around)
     if close := near(key, known, 0.75):
@@ -156,7 +166,7 @@ def _meant(where: Where, options: Callable[[], Collection[str] | None]) -> str:
 
 
 def _block(where: Where) -> type[pydantic.BaseModel] | None:
-    """The schema's block at that place."""
+    """The schema's block at that place; None where there is none."""
     block: Any = schema.Root
     for part in where:
         if isinstance(block, type) and issubclass(block, pydantic.BaseModel):
@@ -170,17 +180,19 @@ def _block(where: Where) -> type[pydantic.BaseModel] | None:
 
 
 def _inner(annotation: Any) -> Any:
-    """``X`` of ``X | None``."""
+    """The type ``X`` of an annotation ``X | None``."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return next((part for part in typing.get_args(annotation) if part is not type(None)), None)
     return annotation
 
 
 def _known(where: Where) -> list[str]:
+    """The keys of the schema's block at that place; none where there is no block."""
     block = _block(where)
     return list(block.model_fields) if block else []
 
 
 def _allowed(where: Where) -> str:
+    """Advice: all keys that the block at that place knows."""
     known = _known(where)
     return f"known here: {', '.join(known)}" if known else ""

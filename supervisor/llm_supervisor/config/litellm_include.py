@@ -1,7 +1,7 @@
-"""The files that LiteLLM's own file includes, put into it as LiteLLM does: a list is continued, the rest is replaced.
+"""Merging the files that LiteLLM's own file includes, as LiteLLM does: lists are continued, the rest is replaced.
 
-LiteLLM would look for them beside the file that is made for it, which is in another folder, and what they say must be
-known here as well: groups, keys, names that are taken.
+LiteLLM cannot do it: it would look for them beside the file that is generated for it, which is in another folder. And
+their groups, keys and names must be known here as well.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from llm_supervisor.config import source
-from llm_supervisor.config.source import Document, Problem, Where
+from llm_supervisor.config import yaml_reader
+from llm_supervisor.config.document import COMMENTS, Document, Problem, Where
 
 
 def put_in(native: Document) -> list[Problem]:
-    """Put them in; what is said is where it stands in its own file. Returns what is wrong with them."""
+    """Merge the included files into ``native``; every place remembers the file it is from. Returns the problems."""
     problems: list[Problem] = []
     if not isinstance(native.data, dict):
         return problems
@@ -31,8 +31,8 @@ def put_in(native: Document) -> list[Problem]:
         if not os.path.exists(file):
             problems.append(Problem(problem.file, problem.line, problem.path, f"no such file: {file}"))
             continue
-        more = source.read(Path(file))
-        problems += [one for one in more.problems if one.message != source.COMMENTS]
+        more = yaml_reader.read(Path(file))
+        problems += [one for one in more.problems if one.message != COMMENTS]
         if isinstance(more.data, dict):
             pending += _entries(more, file, problems)
             _merge(native, more)
@@ -40,7 +40,8 @@ def put_in(native: Document) -> list[Problem]:
 
 
 def _entries(document: Document, file: str, problems: list[Problem]) -> list[tuple[str, str, Problem]]:
-    """What a file includes: the name, the file that says so, and a problem of that place. It is taken out of it."""
+    """The files that a file includes: the name, the including file, and a problem of that place without a message yet.
+    The ``include`` block itself is removed."""
     if "include" not in document.data:
         return []
     names: Any = document.data.pop("include")
@@ -51,12 +52,13 @@ def _entries(document: Document, file: str, problems: list[Problem]) -> list[tup
 
 
 def _found(name: str, declared: str, root: str) -> str:
-    """Beside the file that names it; where it is not, beside the first one."""
+    """The path of an included file: beside the including file; where that does not exist, beside the first one."""
     beside, first = (os.path.abspath(os.path.join(os.path.dirname(file), name)) for file in (declared, root))
     return first if not os.path.exists(beside) and os.path.exists(first) else beside
 
 
 def _merge(into: Document, more: Document) -> None:
+    """Merge the data and the places of one included file."""
     for key, value in more.data.items():
         before = into.data.get(key)
         longer = len(before) if isinstance(before, list) and isinstance(value, list) else None

@@ -1,4 +1,8 @@
-"""What a configuration may say: the models that validate it. Types, ranges and defaults; no files, no ports."""
+"""The settings that a configuration may have: pydantic models with types, ranges and defaults. Pure.
+
+Whether a file exists or a port is free is for the checks. Defaults that a program's specification also has are taken
+from there, so that each is defined once.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,28 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
+from llm_supervisor.core.spec import HealthSpec, RestartSpec, StopSpec
+from llm_supervisor.host.output.pump import SEGMENT_BYTES, SEGMENTS_KEPT
 from llm_supervisor.suggest import short
 from llm_supervisor.units import duration, size
 
 
 def _most_memory(value: int) -> int:
+    """The value, where LiteLLM can work with that many bytes of memory. Raises ValueError."""
     if value < 64 << 20:
         raise ValueError("is less than LiteLLM takes by itself; write 2GB, for one")
     return value
 
 
 def _segment(value: int) -> int:
+    """The value, where a segment of a log of that many bytes is useful. Raises ValueError."""
     if value < 64 << 10:
         raise ValueError("is less than 64K, which a start alone fills; write 50MB, for one")
     return value
 
 
 def signal_number(value: object) -> int:
-    """A signal's number from ``TERM``, ``SIGTERM`` or 15."""
+    """A signal's number from ``TERM``, ``SIGTERM`` or 15. Raises ValueError."""
     try:
         if isinstance(value, str):
             return signal.Signals["SIG" + value.upper().removeprefix("SIG")].value
@@ -41,7 +49,7 @@ def signal_number(value: object) -> int:
 
 
 def _written(text: str, number: str) -> WithJsonSchema:
-    """For editors: a number, or a text of that pattern."""
+    """What the JSON Schema allows there: a number, or a text of that pattern."""
     return WithJsonSchema({"anyOf": [{"type": number, "minimum": 0}, {"type": "string", "pattern": text}]})
 
 
@@ -51,12 +59,12 @@ Positive = Annotated[float, BeforeValidator(duration), Field(gt=0), _A_DURATION]
 Size = Annotated[int, BeforeValidator(size), _written(r"^\s*\d+(\.\d+)?\s*([KMGTkmgt][Ii]?)?[Bb]?\s*$", "integer")]
 Signal = Annotated[int, BeforeValidator(signal_number), _written(r"^(SIG|sig)?[A-Za-z0-9]+$", "integer")]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]  # strict: yes is no number, and neither is "2"
+Count = Annotated[int, Field(ge=1, strict=True)]  # strict: yes and "2" are not numbers
 Flag = Annotated[bool, Field(strict=True)]
 
 
 def _text(value: object) -> object:
-    """Environment values: YAML's 1 and true are meant as text there."""
+    """A value of an environment variable: what YAML reads as a number or a flag is meant as text there."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, (int, float)) else value
@@ -72,29 +80,32 @@ Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string",
 Environment = dict[Annotated[str, AfterValidator(_variable)], Text]
 
 
+_HEALTH, _RESTART, _STOP = HealthSpec(), RestartSpec(), StopSpec()  # for their defaults
+
+
 class Block(BaseModel):
-    """Every block refuses what it does not know."""
+    """A block of the file; keys that it does not know are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Health(Block):
-    """How often and how patiently it is asked how it is."""
+    """How often a program is probed, and with how much patience."""
 
-    period: Positive = 10.0
-    timeout: Positive = 10.0
-    failure_threshold: Count = 3
+    period: Positive = _HEALTH.period
+    timeout: Positive = _HEALTH.timeout
+    failure_threshold: Count = _HEALTH.failure_threshold
     readiness_period: Positive | None = Field(default=None, description="of the catalogue; default: 3 x period")
     readiness_timeout: Positive | None = Field(default=None, description="default: timeout")
     readiness_threshold: Count | None = Field(default=None, description="default: failure_threshold")
-    startup_period: Positive = 0.5
+    startup_period: Positive = _HEALTH.startup_period
     startup_timeout: Positive | None = Field(default=None, description="default: timeout")
-    startup_budget: Positive = 1800.0
-    startup_stall: Positive = 600.0
-    stall_grace: Positive = 120.0
-    canary: Flag = True
-    canary_interval: Positive = 300.0
-    canary_timeout: Positive = 30.0
+    startup_budget: Positive = _HEALTH.startup_budget
+    startup_stall: Positive = _HEALTH.startup_stall
+    stall_grace: Positive = _HEALTH.stall_grace
+    canary: Flag = _HEALTH.canary
+    canary_interval: Positive = _HEALTH.canary_interval
+    canary_timeout: Positive = _HEALTH.canary_timeout
     expect: str | None = Field(default=None, description="a pattern that the canary's answer must match")
 
     @field_validator("expect")
@@ -108,7 +119,8 @@ class Health(Block):
 
 
 def _off(value: object) -> object:
-    return "off" if value is False else value  # what YAML 1.1 makes of a bare off
+    """The word that was written: YAML 1.1 reads a bare ``off`` as false."""
+    return "off" if value is False else value
 
 
 Warm = Annotated[
@@ -119,25 +131,25 @@ Warm = Annotated[
 
 
 class Restart(Block):
-    """Whether and how it comes back."""
+    """Whether and how a program that ended is started again."""
 
     policy: Literal["always", "on-failure", "never"] = "always"
-    backoff: Duration = 5.0
-    backoff_factor: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = 2.0
-    backoff_cap: Duration = 300.0
-    intensity: Count = 5
-    window: Positive = 3600.0
+    backoff: Duration = _RESTART.backoff
+    backoff_factor: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = _RESTART.backoff_factor
+    backoff_cap: Duration = _RESTART.backoff_cap
+    intensity: Count = _RESTART.intensity
+    window: Positive = _RESTART.window
 
 
 class Stop(Block):
-    """How it is asked to leave."""
+    """How a program is stopped."""
 
-    signal: Signal = 15
-    grace: Duration = 30.0
+    signal: Signal = _STOP.signal
+    grace: Duration = _STOP.grace
 
 
 class Supervised(Block):
-    """What the gateway, every model and every program understand."""
+    """The settings that the gateway, every model and every program have."""
 
     health: Health = Health()
     restart: Restart = Restart()
@@ -189,7 +201,7 @@ class Ready(Block):
 
 
 def _words(line: str) -> list[str]:
-    """A command line as the list that does the same."""
+    """A command line as a list that does the same; by a shell where it has characters that only a shell understands."""
     try:
         words = shlex.split(line)
     except ValueError:
@@ -198,7 +210,7 @@ def _words(line: str) -> list[str]:
 
 
 class Program(Supervised):
-    """Any other command to keep alive."""
+    """Any other command to keep running."""
 
     command: Annotated[list[Text], Field(min_length=1)]
     cwd: str | None = None
@@ -231,15 +243,15 @@ class Engines(Block):
 class Logs(Block):
     """The programs' output: segments of ``max_bytes``, of which ``backups`` are kept."""
 
-    max_bytes: Annotated[Size, AfterValidator(_segment)] = 50 * 1024 * 1024
-    backups: Count = 10
+    max_bytes: Annotated[Size, AfterValidator(_segment)] = SEGMENT_BYTES
+    backups: Count = SEGMENTS_KEPT
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class Root(Block):
-    """The whole file."""
+    """A configuration of llm-supervisor."""
 
     gateway: Gateway | None = None
     env_file: str | None = None
@@ -251,8 +263,8 @@ class Root(Block):
 
 
 def wanted(where: Sequence[str | int]) -> str:
-    """What the schema wants at a place: ``text``, ``number``, ``flag``, ``flag or text``; empty where it may be
-    anything, or there is no such place."""
+    """The kind of value that the schema wants at a place: ``text``, ``number``, ``flag`` or ``flag or text``; empty
+    where any kind may stand, and for a place that does not exist."""
     kind: Any = Root
     for part in where:
         found = [_inside(one, part) for one in _kinds(kind)]
@@ -267,7 +279,7 @@ def wanted(where: Sequence[str | int]) -> str:
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """The types that it may be, without what is written about them."""
+    """The types that an annotation allows, without ``Annotated`` and ``None``."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _kinds(get_args(annotation)[0])
@@ -277,6 +289,7 @@ def _kinds(annotation: Any) -> list[Any]:
 
 
 def _inside(kind: Any, part: str | int) -> Any:
+    """The annotation of a field, of a mapping's values or of a list's items; None where there is none."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         info = kind.model_fields.get(str(part))
         return None if info is None else info.annotation

@@ -1,4 +1,4 @@
-"""What is a secret, and texts without any. Pure."""
+"""Which values of a configuration are secrets, and taking them out of texts. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llm_supervisor import redaction
-from llm_supervisor.config.source import Where
+from llm_supervisor.config.document import Where
 from llm_supervisor.engines.vllm import process as vllm_process
 
-_LEAST = 6  # characters: shorter values are words, and found everywhere
+_LEAST = 6  # characters: shorter values are ordinary words, which would be hidden everywhere
 
 
-# Of an env file, where keys are kept: names of what is none, besides numbers and addresses
+# Names of variables in an env file whose value is no secret. All others there are, but for numbers and addresses
 _PLAIN = re.compile(
     r"""(?:.*_)?(?:MODELS?|GROUP|ALIAS|NAME|PROVIDER|URL|URI|BASE|ENDPOINT|PROXY|HOSTS?|HOSTNAME|DOMAIN|ADDRESS|PORT
     |RPM|TPM|LIMIT|SIZE|LEN|LENGTH|COUNT|TIMEOUT|HOME|DIR|DIRECTORY|FOLDER|ROOT|PATH|FILE|CACHE|BUCKET|USER|USERNAME
@@ -24,13 +24,13 @@ _PLAIN = re.compile(
 )
 _NUMBER = re.compile(r"\s*(?:[-+]?\d+(?:\.\d+)?|true|false|yes|no|on|off)\s*", re.IGNORECASE)
 _ADDRESS = re.compile(r"\s*[a-z]+://\S+\s*", re.IGNORECASE)
-# In an address: who asks, or a parameter that says it
+# In an address: user and password, or a parameter that is a secret
 _CREDENTIALS = re.compile(r"://[^/@\s]+@|[?&][^=&\s]*(?:key|token|secret|sig|pass|auth)[^=&\s]*=", re.IGNORECASE)
 
 
 def of(*blocks: Any, environ: Mapping[str, str], env_file: Mapping[str, str] | None = None) -> list[str]:
-    """Every value that is a secret by its place in one of these blocks or by its variable's name, and those of the env
-    file that are not plainly none; the longest first, as one may be a part of another."""
+    """Every value that is a secret by its key in one of the blocks or by its variable's name, and the values of the env
+    file, except those that are plainly no secrets. The longest first, as one may be a part of another."""
     found = {value for name, value in environ.items() if _named(name, value)}
     for block in blocks:
         found |= {text for _, text in redaction.secrets_in(block)}
@@ -39,12 +39,12 @@ def of(*blocks: Any, environ: Mapping[str, str], env_file: Mapping[str, str] | N
         if _named(name, value) or not (_plain(name, value) or value in names):
             found.add(value)
     found |= {json.dumps(text, ensure_ascii=False)[1:-1] for text in found}  # as an option of vLLM's may hold it
-    # a name of a variable is none
+    # a reference to a variable is no secret
     return sorted((one for one in found if len(one) >= _LEAST and not one.startswith("${")), key=len, reverse=True)
 
 
 def _names(block: Any) -> Iterator[str]:
-    """What is a name in a configuration: without these nothing that is said of it could be understood."""
+    """Keys and models' names, which stay visible: no message could be understood without them."""
     if isinstance(block, Mapping):
         for key, value in block.items():
             yield str(key)
@@ -57,10 +57,12 @@ def _names(block: Any) -> Iterator[str]:
 
 
 def _named(name: str, value: str) -> bool:
+    """Whether a variable is a secret by its name, or an address with a password in it."""
     return redaction.names_secret(name) or redaction.has_password(value)
 
 
 def _plain(name: str, value: str) -> bool:
+    """Whether a variable of the env file is certainly no secret."""
     if _CREDENTIALS.search(value):
         return False
     known = _PLAIN.fullmatch(name) or name.startswith(vllm_process.READS)
@@ -68,7 +70,7 @@ def _plain(name: str, value: str) -> bool:
 
 
 def places(value: Any) -> Iterator[Where]:
-    """Where in a block there are secrets as such, not references to where they are."""
+    """The places of a block where a secret itself is written, not a reference to a variable."""
     for where, text in redaction.secrets_in(value):
         if not text.startswith(("${", "os.environ")):
             yield where

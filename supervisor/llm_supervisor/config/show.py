@@ -1,4 +1,4 @@
-"""The configuration as it will be used, for people: without a secret in it. Pure."""
+"""The configuration as it will be used, without any secret, and its JSON Schema for editors. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_supervisor import redaction
 from llm_supervisor.config import schema, secrets
-from llm_supervisor.config.load import Config
+from llm_supervisor.config.config import Config
 from llm_supervisor.config.plan import Plan
 from llm_supervisor.redaction import HIDDEN
 
@@ -19,12 +19,12 @@ def secrets_of(config: Config) -> list[str]:
     return secrets.of(said, config.native, key, environ=config.environ, env_file=config.env_values)
 
 
-def redact_value(value: Any, hidden: Iterable[str]) -> Any:
-    """The same without these texts, wherever they are, and without what has the name of a secret."""
+def redacted(value: Any, hidden: Iterable[str]) -> Any:
+    """The same data without the texts in ``hidden``, and without the values of keys that are named like a secret."""
     if isinstance(value, Mapping):
-        return {redact_value(key, hidden): _hidden(str(key), item, hidden) for key, item in value.items()}
+        return {redacted(key, hidden): _hidden(str(key), item, hidden) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redact_value(item, hidden) for item in value]
+        return [redacted(item, hidden) for item in value]
     if isinstance(value, str):
         return redaction.redact(value, hidden)
     return value
@@ -35,11 +35,11 @@ def _hidden(name: str, value: Any, hidden: Iterable[str]) -> Any:
         return [_hidden(name, item, hidden) for item in value]
     told = isinstance(value, str) and (not value or value == "none" or value.startswith(("os.environ/", "${")))
     plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
-    return HIDDEN if plain and not told and redaction.names_secret(name) else redact_value(value, hidden)
+    return HIDDEN if plain and not told and redaction.names_secret(name) else redacted(value, hidden)
 
 
 def shown(config: Config, plan: Plan) -> dict[str, Any]:
-    """The answer of ``config show --json``."""
+    """What ``config show --json`` prints."""
     hidden = secrets_of(config)
     said = config.root.model_dump(mode="json", exclude_unset=True)
     whole = {
@@ -50,12 +50,12 @@ def shown(config: Config, plan: Plan) -> dict[str, Any]:
         "argv": {name: list(planned.spec.launch.argv) for name, planned in plan.programs.items()},
         "litellm_config": plan.litellm_config,
     }
-    redacted: dict[str, Any] = redact_value(whole, hidden)
-    return redacted
+    result: dict[str, Any] = redacted(whole, hidden)
+    return result
 
 
 def json_schema() -> dict[str, Any]:
-    """For editors: what a configuration may say (JSON Schema 2020-12)."""
+    """The JSON Schema (2020-12) of a configuration, for editors."""
     made = schema.Root.model_json_schema(mode="validation")
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": dialect, **_friendly(made), "title": "llm-supervisor's supervisor.yaml"}
@@ -65,7 +65,7 @@ _VARIABLE = {"type": "string", "pattern": r"^(\$\{|\s*os\.environ/)"}
 
 
 def _friendly(value: Any) -> Any:
-    """``${NAME}`` may stand wherever there is a number, a flag or one of some words."""
+    """The schema that also allows ``${NAME}`` for a number, a flag or one of some words."""
     if isinstance(value, list):
         return [_friendly(item) for item in value]
     if not isinstance(value, dict):

@@ -7,17 +7,17 @@ configuration that is wrong by now is no reason to leave living engines alone.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import secrets
 import signal
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llm_supervisor import paths
-from llm_supervisor.config import Config, ConfigError, Problem, keep, load, restore
-from llm_supervisor.config.plan import Pythons
+from llm_supervisor.config import Config, ConfigError, Problem, load
+from llm_supervisor.config.last_good import LAST_GOOD, contents, last_good
+from llm_supervisor.config.specs import Pythons
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines.vllm import installed_options
 from llm_supervisor.host.net import listener as net_listener
@@ -29,8 +29,6 @@ from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.local.local_world import write_atomically
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-# What was configured when all was well
-LAST_GOOD = "last-good.json"
 
 
 class Refusal(Exception):
@@ -187,27 +185,10 @@ class Ground:
         return installed_options.known(python or str(envs.environment("vllm", self.data).python), self.data)
 
     def remember(self, config: Config, pythons: Pythons) -> None:
-        """This is good: a later daemon may need it."""
-        text = json.dumps({"config": keep(config), "pythons": asdict(pythons)})
-        write_atomically(self.runtime / LAST_GOOD, text.encode())
+        """Save this configuration as the last good one."""
+        write_atomically(self.runtime / LAST_GOOD, contents(config, pythons))
 
     def leave(self) -> None:
         """Give everything up again: nothing was begun."""
         self.pump.stop()
         os.close(self.lock)
-
-
-def last_good(runtime: Path, environ: Mapping[str, str]) -> Config | None:
-    """See ``Ground.remember``; None where there is nothing that can be used."""
-    try:
-        return restore(json.loads((runtime / LAST_GOOD).read_bytes())["config"], environ)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def known_pythons(runtime: Path) -> Pythons | None:
-    """The interpreters of the engines that the former daemon has started, whatever has become of its configuration."""
-    try:
-        return Pythons(**json.loads((runtime / LAST_GOOD).read_bytes())["pythons"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -25,7 +25,8 @@ import yaml
 
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached, plan
-from llm_supervisor.config.plan import Planned, Pythons
+from llm_supervisor.config.last_good import LAST_GOOD, known_pythons
+from llm_supervisor.config.specs import Planned, Pythons
 from llm_supervisor.control.protocol import (
     About,
     EventBody,
@@ -48,13 +49,11 @@ from llm_supervisor.core.spec import Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State, Wanted
 from llm_supervisor.daemon import upgrade
 from llm_supervisor.daemon.bootstrap import (
-    LAST_GOOD,
     SIGNALS,
     Ground,
     Refusal,
     check_ports,
     find_pythons,
-    known_pythons,
     master_key,
     take_lock,
 )

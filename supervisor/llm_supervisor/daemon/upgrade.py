@@ -15,7 +15,8 @@ from pathlib import Path
 
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import ConfigError, load, plan
-from llm_supervisor.daemon.bootstrap import find_pythons, known_pythons, last_good
+from llm_supervisor.config.last_good import known_pythons, last_good
+from llm_supervisor.daemon.bootstrap import find_pythons
 from llm_supervisor.supervision import state_file as fm
 
 PATIENCE = 60.0  # seconds that a rehearsal may take

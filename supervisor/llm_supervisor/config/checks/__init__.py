@@ -1,1 +1,25 @@
-"""Checks of a configuration: each looks at one part and yields the problems that it finds."""
+"""Checks of a configuration beyond its types: each looks at one part and yields the problems that it finds."""
+
+from collections.abc import Iterator
+
+from llm_supervisor.config.checks import (
+    gateway,
+    litellm_file,
+    models,
+    names_and_ports,
+    programs,
+    secrets,
+    vllm_options,
+)
+from llm_supervisor.config.checks.context import Context
+from llm_supervisor.config.document import Problem
+
+__all__ = ["Context", "problems"]
+
+_CHECKS = (gateway, litellm_file, models, names_and_ports, programs, secrets, vllm_options)
+
+
+def problems(context: Context) -> Iterator[Problem]:
+    """All problems of a configuration, those of one check after those of another."""
+    for check in _CHECKS:
+        yield from check.problems(context)

@@ -1,5 +1,7 @@
-"""What is wrong in LiteLLM's own file: what it refuses to start with (errors), and what is probably wrong and it would
-not say, as it skips what it does not understand (warnings: it knows more words, and other ones tomorrow). Pure.
+"""Checks of LiteLLM's own file, and of what ``litellm:`` of a model adds to it.
+
+Errors are what LiteLLM refuses to start with. What it silently ignores or misunderstands is a warning, as it knows more
+keys than are listed here, and another version knows other ones. Pure.
 """
 
 from __future__ import annotations
@@ -9,10 +11,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from llm_supervisor.config.source import Document, Problem, Where, path_words
+from llm_supervisor.config import schema
+from llm_supervisor.config.checks.context import Context
+from llm_supervisor.config.document import Document, Problem, Where, path_words
+from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.suggest import near
 
-# The words that people write most; a word near one of them is that one, mistyped
+# The keys that people write most; a key that is close to one of these is taken for a mistyped one
 _TOP = "include model_list litellm_settings general_settings router_settings environment_variables guardrails".split()
 _ENTRY = ("model_name", "litellm_params", "model_info")
 _PARAMS = """model api_base base_url api_key dd_api_key api_version custom_llm_provider organization region_name
@@ -35,13 +40,27 @@ _INFO = """id base_model mode tier team_id description max_tokens max_input_toke
 _PROVIDERS = """openai anthropic gemini vertex_ai azure azure_ai bedrock mistral groq deepseek openrouter together_ai
     fireworks_ai cohere xai perplexity ollama ollama_chat huggingface hosted_vllm litellm_proxy replicate sagemaker
     nvidia_nim cerebras databricks moonshot dashscope deepinfra""".split()
-# Providers whose servers are somebody's own, with the paths of OpenAI's
+# Providers that stand for any server with OpenAI's paths
 _OWN_SERVERS = ("openai", "hosted_vllm", "text-completion-openai", "custom_openai", "openai_like")
 _ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/models", "/responses")
 
 
-def refused(native: Document) -> Iterator[Problem]:
-    """What LiteLLM does not start with, or leaves a deployment out for."""
+def problems(context: Context) -> Iterator[Problem]:
+    """All that is wrong or doubtful in LiteLLM's own file and in the ``litellm`` blocks of the models."""
+    root, native = context.root, context.native
+    yield from _refused(native)
+    yield from _doubts(native)
+    environ = {**context.environ, **root.gateway.env} if root.gateway is not None else context.environ
+    yield from _references_besides_deployments(root, native, environ)
+    yield from _deployments(root, native, environ)
+    yield from _aliases(context)
+    yield from _fallback_targets(context)
+    for alias, model in root.models.items():
+        yield from _of_a_model(context, ("models", alias, "litellm"), model.litellm)
+
+
+def _refused(native: Document) -> Iterator[Problem]:
+    """What LiteLLM refuses to start with, or leaves a deployment out for."""
     data = native.data if isinstance(native.data, dict) else {}
     if data.get("environment_variables") and not isinstance(data["environment_variables"], dict):
         yield native.problem(("environment_variables",), "must be a mapping", "write `NAME: value` lines")
@@ -69,7 +88,7 @@ def refused(native: Document) -> Iterator[Problem]:
                 yield native.problem(place, "must be a list of groups", "write [GROUP]", warning=True)
         elif value and not isinstance(value, list):
             advice = "write [{GROUP: [OTHER, ...]}]"
-            # of this one LiteLLM makes something else
+            # LiteLLM starts with a wrong value of this key, but makes something else of it
             harmless = key == "context_window_fallbacks"
             yield native.problem(place, "must be a list of mappings", advice, warning=harmless)
         for index, item in enumerate(value if isinstance(value, list) and key in _VALIDATED else []):
@@ -82,7 +101,7 @@ _FALLBACKS = (*_VALIDATED, "context_window_fallbacks", "default_fallbacks")
 
 
 def _router(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """What is said of groups that stand for others: (block, key, value)."""
+    """The settings that name groups in the place of other groups: (block, key, value)."""
     for where, keys in (("router_settings", (*_FALLBACKS, "model_group_alias")), ("litellm_settings", _FALLBACKS)):
         block: Any = data.get(where)
         for key in keys if isinstance(block, dict) else ():
@@ -90,8 +109,8 @@ def _router(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
                 yield where, key, block[key]
 
 
-def fallbacks(data: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:
-    """Every group that others fall back to, with its place."""
+def _fallbacks(data: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:
+    """Every group that is named as the fallback of another, with its place."""
     for where, key, value in _router(data):
         if key == "default_fallbacks":
             value = [{"*": value}]
@@ -106,8 +125,8 @@ def fallbacks(data: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:
                         yield (*here, number), name
 
 
-def doubts(native: Document) -> Iterator[Problem]:
-    """What looks wrong in it."""
+def _doubts(native: Document) -> Iterator[Problem]:
+    """What is probably a mistake, and LiteLLM would not report."""
     data = native.data if isinstance(native.data, dict) else {}
     yield from _mistyped(native, (), data, _TOP)
     for where, text in _texts(data, ()):
@@ -129,11 +148,144 @@ def doubts(native: Document) -> Iterator[Problem]:
                 yield from _mistyped(native, (*here, "model_info"), info, _INFO)
 
 
-def doubts_of_ours(document: Document, where: Where, said: Mapping[str, Any]) -> Iterator[Problem]:
-    """What looks wrong in what our own file says for LiteLLM, under a model."""
-    yield from _mistyped(document, where, said, _PARAMS)
-    if isinstance(info := said.get("model_info"), dict):
+def _of_a_model(context: Context, where: Where, block: Mapping[str, Any]) -> Iterator[Problem]:
+    """The ``litellm`` block of a local model: more params of its deployment."""
+    document = context.document
+    yield from _mistyped(document, where, block, _PARAMS)
+    if isinstance(info := block.get("model_info"), dict):
         yield from _mistyped(document, (*where, "model_info"), info, _INFO)
+    yield from _limits(document, where, block, context.environ)
+    yield from _references(context.root, document, block, where, context.environ)
+
+
+def _references_besides_deployments(
+    root: schema.Root, native: Document, environ: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Variables that are not set, except those of deployments: without these only the deployment is left out."""
+    data = native.data or {}
+    entries = data.get("model_list") or []
+    others = [{**entry, "litellm_params": None} if isinstance(entry, dict) else None for entry in entries]
+    return _references(root, native, {**data, "model_list": others}, (), environ)
+
+
+def _deployments(root: schema.Root, native: Document, environ: Mapping[str, str]) -> Iterator[Problem]:
+    """The deployments of LiteLLM's own file. A missing key disables the deployments that need it, and nothing else."""
+    entries = (native.data or {}).get("model_list") or []
+    named = [
+        (index, entry, entry["litellm_params"])
+        for index, entry in enumerate(entries)
+        if isinstance(entry, dict)
+        and isinstance(entry.get("model_name"), str)
+        and isinstance(entry.get("litellm_params"), dict)
+    ]
+    left = {entry["model_name"] for _, entry, _ in named if not proxy_config.missing_variables(entry, environ)}
+    for index, entry, params in named:
+        here: Where = ("model_list", index, "litellm_params")
+        if missing := proxy_config.missing_variables(entry, environ):
+            name = entry["model_name"]
+            message = f"this deployment of {name} is left out" if name in left else f"{name} is disabled"
+            place = ("model_list", index, *next(iter(missing.values())))
+            advice = _how_to_set(root, *missing)
+            yield native.problem(place, f"{proxy_config.unset_text(list(missing))}: {message}", advice, warning=True)
+        elif proxy_config.lacks_version(params, environ):
+            key = "api_base" if "api_base" in params else "base_url"
+            base = str(params[key]).rstrip("/")
+            plain = base.startswith("http") and "@" not in base
+            advice = f"write {base}/v1" if plain else "let it end in /v1"
+            message = "has no /v1: vLLM, and most others, answer 404 without it"
+            yield native.problem((*here, key), message, advice, warning=True)
+        yield from _limits(native, here, params, environ)
+
+
+def _limits(
+    document: Document, where: Where, params: Mapping[str, Any], environ: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Limits of requests and tokens a minute that are no whole number, themselves or by a variable."""
+    for key in sorted(proxy_config.LIMITS & params.keys()):
+        limit = params[key]
+        values = [environ.get(name) or "0" for _, name in proxy_config.references(limit)] or [limit]
+        if limit is not None and (isinstance(limit, bool) or not re.fullmatch(r"\d+(\.0+)?", str(values[0]))):
+            yield document.problem((*where, key), f"must be a whole number, not {str(values[0])[:40]!r}")
+
+
+def _references(
+    root: schema.Root, document: Document, value: object, where: Where, environ: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Variables that the value refers to as ``os.environ/NAME`` and that are not set."""
+    for where_used, name in proxy_config.references(value, where):
+        if name != proxy_config.MASTER_KEY and not environ.get(name):
+            yield document.problem(where_used, f"os.environ/{name} is not set", _how_to_set(root, name))
+
+
+def _how_to_set(root: schema.Root, *names: str) -> str:
+    """Advice for variables that are not set."""
+    if root.env_file:
+        return f"put {' and '.join(f'{name}=...' for name in names)} into {root.env_file}"
+    return f"export {' and '.join(names)}, or use env_file:"
+
+
+_ALIASES: Where = ("router_settings", "model_group_alias")
+
+
+def _written_aliases(native: Document) -> Mapping[str, Any]:
+    """Other names of groups, as the file writes them; hidden ones included."""
+    settings = (native.data or {}).get("router_settings")
+    written = settings.get("model_group_alias") if isinstance(settings, dict) else None
+    return written if isinstance(written, dict) else {}
+
+
+def _native_groups(native: Document) -> dict[str, int]:
+    """The groups of LiteLLM's own file, each with the index of its last entry."""
+    entries = (native.data or {}).get("model_list") or []
+    return {str(entry.get("model_name")): index for index, entry in enumerate(entries) if isinstance(entry, dict)}
+
+
+def _aliases(context: Context) -> Iterator[Problem]:
+    """Aliases that hide a group: LiteLLM looks for a name among the aliases first."""
+    native, models, natives = context.native, context.root.models, _native_groups(context.native)
+    for alias, target in _written_aliases(native).items():
+        group = target.get("model") if isinstance(target, dict) else target
+        if not isinstance(group, str) or group == alias or not (alias in models or alias in natives):
+            continue
+        if alias in models:
+            place = context.document.problem(("models", alias), "")
+            whose = f"a local model, in {place.file}:{place.line}"
+        else:
+            place = native.problem(("model_list", natives[alias], "model_name"), "")
+            whose = f"a group, in {place.file}:{place.line}"
+        message = f"{alias} is also {whose}: all its requests would go to {group}"
+        # Hiding a group of the same file may be meant: one line then sends its clients to another group
+        meant = alias not in models
+        yield native.problem((*_ALIASES, alias), message, "rename one of them", warning=meant)
+
+
+def _fallback_targets(context: Context) -> Iterator[Problem]:
+    """Aliases of and fallbacks to a group that does not exist: LiteLLM leaves them out and reports nothing."""
+    native, models = context.native, context.root.models
+    data = native.data or {}
+    groups = [*models, *_native_groups(native)]
+    if any("*" in group for group in groups):
+        return  # a wildcard group may answer any name
+    for alias, group in proxy_config.aliases(data).items():
+        if group not in groups:
+            yield _no_group(native, (*_ALIASES, alias), group, groups, groups)
+    entries = data.get("model_list") or []
+    infos = [entry.get("model_info") for entry in entries if isinstance(entry, dict)]
+    infos += [model.litellm.get("model_info") for model in models.values()]
+    ids = [info.get("id") for info in infos if isinstance(info, dict)]  # a fallback may name a single deployment
+    others: list[object] = [*_written_aliases(native)]
+    settings = data.get("router_settings")
+    routing = settings.get("routing_groups") if isinstance(settings, dict) else None
+    others += [one.get("group_name") for one in routing if isinstance(one, dict)] if isinstance(routing, list) else []
+    for where, group in _fallbacks(data):
+        if group not in (*groups, *others, *ids):
+            yield _no_group(native, where, group, [*groups, *map(str, others)], groups)
+
+
+def _no_group(native: Document, where: Where, name: str, alike: list[str], groups: list[str]) -> Problem:
+    """The warning for a name that no group has."""
+    advice = near(name, alike) or f"there are: {', '.join(groups) or 'none'}"
+    return native.problem(where, f"{name} is no group", advice, warning=True)
 
 
 def _mistyped(
@@ -141,23 +293,30 @@ def _mistyped(
 ) -> Iterator[Problem]:
     for key in block:
         rest = [name for name in known if name not in block]
-        if key in known or "_cost" in str(key):  # of prices there are too many kinds
+        if key in known or "_cost" in str(key):  # there are too many kinds of prices to list them
             continue
         swapped = next((f"did you mean {name}?" for name in rest if sorted(name) == sorted(str(key))), "")
         if close := near(str(key), rest, 0.8) or swapped:
-            message = "LiteLLM knows no such key, and does not say so"
+            message = "LiteLLM does not know this key, and ignores it without a word"
             yield document.problem((*where, key), message, close, warning=True)
 
 
 def _glued(native: Document, value: Any, where: Where) -> Iterator[Problem]:
-    """Keys with their value in them: never said as they are, it may be a secret."""
+    """Keys that hold their value, as a space is missing after the colon. The value may be a secret and is not shown."""
     for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield from _glued(native, item, (*where, key))
         name, colon, _ = str(key).partition(":")
         if item is None and colon:
             line = native.line((*where, key))
             advice = f"write `{name}: ` with a space"
-            yield Problem(native.file, line, path_words(where), "a key and its value in one", advice, warning=True)
+            yield Problem(
+                native.file,
+                line,
+                path_words(where),
+                "the space between a key and its value is missing",
+                advice,
+                warning=True,
+            )
 
 
 def _texts(value: Any, where: Where) -> Iterator[tuple[Where, str]]:
@@ -172,7 +331,7 @@ def _texts(value: Any, where: Where) -> Iterator[tuple[Where, str]]:
 
 
 def _address(native: Document, where: Where, params: Mapping[str, Any]) -> Iterator[Problem]:
-    """The provider, and the address of an own server."""
+    """The provider that the model names, and the address of a server of one's own."""
     model, base = params.get("model"), params.get("api_base")
     if not isinstance(model, str) or params.get("custom_llm_provider"):
         return

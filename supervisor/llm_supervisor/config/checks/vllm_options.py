@@ -1,4 +1,8 @@
-"""What is wrong with options under ``vllm:``: ours, written twice, dangerous, or not as vLLM's parser wants it."""
+"""Checks of the options under ``vllm:``.
+
+Reported are options that the daemon sets itself, options that are written twice, dangerous values, and values that the
+parser of the installed vLLM would refuse or misread.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,25 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from llm_supervisor.config import schema
-from llm_supervisor.config.source import Document, Problem, Where
+from llm_supervisor.config.checks.context import Context
+from llm_supervisor.config.checks.secrets import KEY_NEEDS_ASCII
+from llm_supervisor.config.document import Document, Problem, Where
 from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.engines.vllm.installed_options import Option, Options
 from llm_supervisor.suggest import near, short
 
-NO_KEY = "must be printable ASCII: no HTTP header can carry anything else"
+
+def problems(context: Context) -> Iterator[Problem]:
+    """All that is wrong with the options of all models."""
+    for alias, model in context.root.models.items():
+        yield from _options(context, ("models", alias), model)
+        yield from _gpus(context.document, ("models", alias), model, context.placeholders)
 
 
-def problems(
-    document: Document, where: Where, model: schema.Model, there: Options | None, made_up: Collection[Where]
-) -> Iterator[Problem]:
-    """All that is wrong with the options of a model. ``there`` are those that the installed vLLM has, None where they
-    are not known; nothing is said of places that are ``made_up``."""
+def _options(context: Context, where: Where, model: schema.Model) -> Iterator[Problem]:
+    """All that is wrong with the options of one model."""
+    document, known = context.document, context.options
     seen: dict[str, str] = {}
     for written, value in model.vllm.items():
         here: Where = (*where, "vllm", written)
@@ -36,11 +45,11 @@ def problems(
             message = f"beside {beside}: vLLM then uses what is written with dots alone"
             yield document.problem(here, message, "write it as one mapping")
         short, dot, key = name.partition(".")
-        if short in engine_options.SHORT and short not in (there or ()):
-            yield document.problem(here, "is a short word", f"write {engine_options.SHORT[short]}{dot}{key}")
+        if short in engine_options.SHORT and short not in (known or ()):
+            yield document.problem(here, "is a short option", f"write {engine_options.SHORT[short]}{dot}{key}")
         elif name in engine_options.RESERVED:
-            yield document.problem(here, "is not written here", engine_options.RESERVED[name])
-        elif any(place[: len(here)] == here for place in made_up):
+            yield document.problem(here, "must not be set here", engine_options.RESERVED[name])
+        elif context.has_placeholder_in(here):
             continue
         elif name == "api-key":
             if (
@@ -48,7 +57,7 @@ def problems(
                 or isinstance(value, bool)
                 or not proxy_config.fits_in_header(str(value))
             ):
-                yield document.problem(here, NO_KEY)
+                yield document.problem(here, KEY_NEEDS_ASCII)
         elif name == "hf-token" and isinstance(value, str):
             yield document.problem(here, "would show in the list of processes", "write env: {HF_TOKEN: ...}")
         elif limits := list(_limits(document, here, name, value)):
@@ -56,23 +65,22 @@ def problems(
         else:
             if name == "allowed-local-media-path" and (media := _wrong_media(value)) is not None:
                 yield document.problem(here, *media, warning=True)
-            for place, message, advice in _wrong(name, value, there) if there is not None else ():
+            for place, message, advice in _wrong(name, value, known) if known is not None else ():
                 yield document.problem((*here, *place), message, advice)
-    yield from _gpus(document, where, model, made_up)
 
 
-# Of which vLLM has limits, as its models name them
+# The kinds of input that vLLM limits, as its models name them
 _MODALITIES = ("image", "video", "audio", "vision_chunk")
-LONGEST = 1000  # letters of what is looked through for the old form
-_PAIR = re.compile(r"([A-Za-z_]+)\s*[=:]\s*(\d+)")  # of the old form, and of what is meant for one of the new
+_LONGEST = 1000  # characters that are searched for the old form: on a longer text the pattern takes too long
+_PAIR = re.compile(r"([A-Za-z_]+)\s*[=:]\s*(\d+)")  # `image=1`, the old form, or `image:1`
 
 
 def _limits(document: Document, here: Where, name: str, value: object) -> Iterator[Problem]:
-    """What is wrong with limits of images and the like in a prompt: vLLM's parser takes any JSON for them, and the
-    engine dies of it, or they limit nothing."""
+    """What is wrong with the limits of images and the like in a prompt. vLLM's parser takes any JSON for them; with a
+    wrong one the engine dies later, or nothing is limited."""
     base, _, modality = name.partition(".")
     if base != "limit-mm-per-prompt" or value is None or "." in modality or (modality and isinstance(value, str)):
-        return  # none, or a key of a limit, or text that vLLM reads
+        return  # no limits, one part of a limit, or text that vLLM itself reads
     new = {modality: value} if modality else engine_options.limits(value)
     if isinstance(value, str) and isinstance(new, dict):
         message = f"{short(value)} is the old form, which vLLM no longer reads: it is given a mapping"
@@ -95,6 +103,7 @@ def _limits(document: Document, here: Where, name: str, value: object) -> Iterat
 
 
 def _limit(document: Document, place: Where, modality: str, limit: object) -> Iterator[Problem]:
+    """What is wrong with the limit of one kind of input: a number, or a mapping with ``count``."""
     count = limit.get("count", 0) if isinstance(limit, dict) else limit
     if isinstance(count, bool) or not isinstance(count, int):
         shown = "nothing" if count is None else short(count)
@@ -110,9 +119,9 @@ def _limit(document: Document, place: Where, modality: str, limit: object) -> It
 
 
 def _as_limits(value: object) -> str:
-    """Limits as they are to be written."""
+    """Advice: the limits as a mapping, where they can be recognised."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    pairs = _PAIR.findall(text) if len(text) <= LONGEST else []  # no person's, and it would take too long
+    pairs = _PAIR.findall(text) if len(text) <= _LONGEST else []
     if pairs and re.fullmatch(r"[\s,;{}\[\]\"']*", _PAIR.sub("", text)):
         return f"write {{{', '.join(f'{name}: {count}' for name, count in pairs)}}}"
     only = re.fullmatch(r"\s*(\d+)\s*", text)
@@ -120,18 +129,18 @@ def _as_limits(value: object) -> str:
 
 
 def _opposite(name: str, seen: Mapping[str, str]) -> str | None:
-    """What was written that is the same flag with no, or without."""
+    """The option of the same flag with ``no-`` in front, or without it, where that is written too."""
     return seen.get(name.removeprefix("no-") if name.startswith("no-") else f"no-{name}")
 
 
 def _beside(name: str, seen: Mapping[str, str]) -> str | None:
-    """What was written that is the mapping of which this is a key, or a key of this mapping."""
+    """An option that is written too and is the mapping of this key, or a key (``mapping.key``) of this mapping."""
     base, dot, _ = name.partition(".")
     return seen.get(base) if dot else next((said for one, said in seen.items() if one.startswith(f"{name}.")), None)
 
 
 def _wrong_media(folder: object) -> tuple[str, str] | None:
-    """What is wrong with the folder whose files may be in requests, and what to do."""
+    """Message and advice for the folder whose files requests may name; None where nothing is wrong."""
     if not isinstance(folder, str) or not folder:
         return None
     if "\0" not in folder and os.path.realpath(folder) == "/":
@@ -142,44 +151,48 @@ def _wrong_media(folder: object) -> tuple[str, str] | None:
     return None
 
 
-Wrong = tuple[Where, str, str]  # where in the value, what is wrong there, and what to do
+Wrong = tuple[Where, str, str]  # the place inside the value, the message, and the advice
 
 
-def _wrong(name: str, value: object, there: Options) -> Iterator[Wrong]:
-    """What is wrong with an option and its value."""
+def _wrong(name: str, value: object, known: Options) -> Iterator[Wrong]:
+    """What is wrong with an option and its value, by the options that the installed vLLM knows."""
     base, dot, _ = name.partition(".")  # some-config.key is a key of some-config
-    if base not in there:
-        positive = there.get(name.removeprefix("no-"))
+    if base not in known:
+        positive = known.get(name.removeprefix("no-"))
         if name.startswith("no-") and positive is not None and positive.negatable:
             if value is False:
-                yield (), "says no to a no", f"write {name.removeprefix('no-')}: true"
+                yield (
+                    (),
+                    "is false, which switches off an option that begins with no",
+                    f"write {name.removeprefix('no-')}: true",
+                )
             elif value is not True and value is not None:
                 yield (), "is a flag", "write true or false"
         elif name.replace("-", "_") in schema.Model.model_fields:
             yield (), "is no option of vLLM", "write it beside vllm, not under it"
         else:
-            yield (), "is no option of the installed vLLM", _meant_option(base, value, there)
+            yield (), "is no option of the installed vLLM", _meant_option(base, value, known)
     elif dot:
-        if there[base].kind not in _MAPPINGS or there[base].takes == "flag":
+        if known[base].kind not in _MAPPINGS or known[base].takes == "flag":
             yield (), f"{base} has no keys", f"write {base}"
     elif value is not None:
-        yield from _not_its_kind(name, there[base], value)
+        yield from _not_its_kind(name, known[base], value)
 
 
-def _meant_option(name: str, value: object, there: Options) -> str:
+def _meant_option(name: str, value: object, known: Options) -> str:
     if name == "task" and str(value) in engine_options.TASKS:
         return f"write runner: {engine_options.TASKS[str(value)]}"
     if level := re.fullmatch(r"O(\d)", name):
         return f"write optimization-level: {level[1]}"
-    return near(name, there) or "see `vllm serve --help`"
+    return near(name, known) or "see `vllm serve --help`"
 
 
-# Kinds of which there may be keys; the last is one that is not known
+# Kinds of options whose keys may be written as `option.key`; the last is a kind that is not known
 _MAPPINGS = ("json", "object", "mapping or text", "")
 
 
 def _not_its_kind(name: str, option: Option, value: object) -> Iterator[Wrong]:
-    """vLLM's parser would refuse that value, or take a part of it for something else."""
+    """Values that vLLM's parser would refuse, or of which it would take a part for something else."""
     if option.takes == "flag":
         if not isinstance(value, bool):
             yield (), "is a flag", "write true or false"
@@ -203,12 +216,12 @@ def _not_its_kind(name: str, option: Option, value: object) -> Iterator[Wrong]:
         yield ((), *wrong)
 
 
-_DASHED = re.compile(r"-(?!\d+$)")  # what vLLM does not take for a number is an option to it
+_DASHED = re.compile(r"-(?!\d+$)")  # vLLM's parser takes such a word for an option, unless it is a number
 _SHORT = re.compile(r"\d+(\.\d+)?[kmgt]|\d+[KMGT]")
 
 
 def _no_value(name: str, option: Option, value: Any) -> tuple[str, str] | None:
-    """What is wrong with one value of an option, and what to do."""
+    """Message and advice for one value of an option; None for a good one."""
     text = str(value).strip()
     if option.optional and text in ("", "None"):
         return None
@@ -248,10 +261,10 @@ _LINES = "write `key: value` lines"
 
 
 def _no_object(name: str, value: object) -> tuple[str, str] | None:
-    """What is wrong with what is no mapping where one is wanted: only text can be one, and then in JSON."""
+    """Message and advice for a value that should be a mapping; None for text that is one in JSON."""
     text = str(value).strip() if isinstance(value, str) else ""
     if text.startswith("{") and text.endswith("}"):
-        return None  # numbers like 25k may be in it, which vLLM takes there
+        return None  # not parsed here: it may hold numbers like 25k, which vLLM accepts there
     shown = "a list" if isinstance(value, list) else short(value)
     level = name == "compilation-config" and isinstance(value, int)
     return f"must be a mapping, not {shown}", f"write {{mode: {value}}}" if level else _LINES
@@ -265,15 +278,15 @@ def _reads(reader: Callable[[str], object], text: str) -> bool:
     return True
 
 
-def _gpus(document: Document, where: Where, model: schema.Model, made_up: Collection[Where]) -> Iterator[Problem]:
-    """As many GPUs as the engine has parts; where other machines are in it, that is for the person to know."""
+def _gpus(document: Document, where: Where, model: schema.Model, placeholders: Collection[Where]) -> Iterator[Problem]:
+    """The engine needs as many GPUs as it has parts. With other machines in it, that cannot be judged here."""
     options = {engine_options.normal(name): value for name, value in model.vllm.items()}
     elsewhere = [
         name
         for name in options
         if name.startswith(("data-parallel", "prefill-context-parallel", "nnodes", "distributed-executor"))
     ]
-    if not model.gpus or (*where, "gpus") in made_up or len(set(model.gpus)) != len(model.gpus) or elsewhere:
+    if not model.gpus or (*where, "gpus") in placeholders or len(set(model.gpus)) != len(model.gpus) or elsewhere:
         return
     if "CUDA_VISIBLE_DEVICES" in model.env:
         message = "names other GPUs than gpus does, and vLLM follows this one"

@@ -10,7 +10,7 @@ import pytest
 
 from llm_supervisor import units
 from llm_supervisor.config import not_cached, plan, repositories_of
-from llm_supervisor.config.plan import Pythons
+from llm_supervisor.config.specs import Pythons
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.hub_cache import Missing, Repository

@@ -1,0 +1,427 @@
+"""Specifications of single programs: argv, environment, probes and digests, from a checked configuration.
+
+Pure but for looking which models are downloaded. ``plan`` calls this once for every program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llm_supervisor.config import schema
+from llm_supervisor.config.config import Config, split_url
+from llm_supervisor.config.downloads import fetched, repositories_of
+from llm_supervisor.core.health import Answer, ProbeResult
+from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan, Reader
+from llm_supervisor.core.spec import (
+    HealthSpec,
+    Kind,
+    Launch,
+    ProgramSpec,
+    RestartPolicy,
+    RestartSpec,
+    StopSpec,
+)
+from llm_supervisor.engines import canary
+from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.litellm import probes as litellm_probes
+from llm_supervisor.engines.litellm import process as litellm_process
+from llm_supervisor.engines.vllm import options as engine_options
+from llm_supervisor.engines.vllm import probes as vllm_probes
+from llm_supervisor.engines.vllm import process as vllm_process
+
+ENGINES_FILE = "engines.json"
+ENGINE_PIPE = 1024 * 1024  # bytes of the pipe that takes an engine's output
+START_GRACE = 3.0  # seconds between SIGTERM and SIGKILL for an engine that is not ready yet
+_DRAIN_MARGIN = 5  # seconds before SIGKILL at which LiteLLM stops waiting for requests
+
+# How a program is watched, not what it is: a change of these settings needs no new process
+_WATCHING = frozenset({"health", "restart", "stop", "autostart", "ready", "warm"})
+# Settings of a model that only the gateway and the probes use: a change of these needs no new engine
+_FOR_THE_GATEWAY = frozenset({"litellm", "vision", "chat"})
+# Variables of an engine that the daemon's own environment does not override
+_ALWAYS_OURS = frozenset(
+    {"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "SPT_NOENV", "VLLM_API_KEY", "VLLM_USE_MODELSCOPE"}
+)
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Pythons:
+    """The engines' interpreters. ``vllm_cpu``: that vLLM is the build for CPUs. ``vllm_forks``: it was tried on this
+    very machine that EngineCore and Workers can be forked from a process that has imported them."""
+
+    vllm: str
+    litellm: str
+    vllm_cpu: bool
+    vllm_forks: bool = False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One program: what it should be, how it is asked, and how its output tells its progress."""
+
+    spec: ProgramSpec
+    asking: ProbePlan | None = None
+    reader: Reader | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all programs of a configuration have in common. ``runtime`` is the folder of generated files and private
+    sockets."""
+
+    config: Config
+    pythons: Pythons
+    runtime: Path
+
+    def socket(self, alias: str, model: schema.Model) -> str | None:
+        """The path of the unix socket of a model's engine; None where it has a port."""
+        if isinstance(model.uds, str):
+            return str(self.config.executable(model.uds))
+        return str(self.runtime / f"{alias}.vllm.sock") if model.uds else None
+
+
+@dataclass(frozen=True)
+class GatewayFile:
+    """The file that LiteLLM gets: its path, its content without secrets, and the variables that hold the secrets."""
+
+    path: Path
+    content: Mapping[str, Any]
+    hidden: Mapping[str, str]
+
+
+# Programs -----------------------------------------------------------------------------------------------------
+
+
+def command(setting: Setting, name: str, program: schema.Program) -> Planned:
+    """The specification of a program under ``programs``."""
+    config = setting.config
+    spec = ProgramSpec(
+        name=name,
+        kind=Kind.COMMAND,
+        launch=Launch(
+            argv=tuple(program.command),
+            env=tuple(program.env.items()),
+            cwd=str(config.resolve(program.cwd)) if program.cwd else None,
+        ),
+        health=replace(_health(program.health), canary=False),
+        restart=_restart(program.restart),
+        stop=StopSpec(
+            program.stop.signal,
+            program.stop.grace,
+            start_grace=program.stop.grace,
+            sweep_grace=min(program.stop.grace, StopSpec().sweep_grace),
+        ),
+        ready_after=program.ready.after,
+        autostart=program.autostart,
+        digest=_digest(_set_by_user(program, but=_WATCHING), str(config.file.parent)),
+        settings=_digest(_set_by_user(program)),
+    )
+    return Planned(spec, _command_asking(program.ready))
+
+
+def _command_asking(ready: schema.Ready) -> ProbePlan | None:
+    if ready.tcp is not None:
+        host, _, port = ready.tcp.rpartition(":")
+        return ProbePlan((host.strip("[]"), int(port)))
+    if ready.http is None:
+        return None
+    split = split_url(ready.http)
+    assert split is not None, "the configuration was checked"
+    address, path = split
+    return ProbePlan(address, (HttpProbe("liveness", path, _judge_ok),))
+
+
+def _judge_ok(status: int, body: bytes) -> ProbeResult:
+    return ProbeResult(Answer.OK if status == 200 else Answer.INVALID, f"answers {status}")
+
+
+# Engines of models --------------------------------------------------------------------------------------------
+
+
+def engine(setting: Setting, alias: str, model: schema.Model) -> Planned:
+    """The specification of the vLLM server of a model."""
+    config = setting.config
+    spec = ProgramSpec(
+        name=alias,
+        kind=Kind.VLLM,
+        launch=_engine_launch(setting, alias, model),
+        health=_health(model.health),
+        restart=_restart(model.restart),
+        stop=StopSpec(model.stop.signal, model.stop.grace, start_grace=START_GRACE, sweep_grace=0.0),
+        vital=vllm_process.VITAL,
+        gpus=tuple(model.gpus),
+        autostart=model.autostart,
+        digest=_digest(
+            _set_by_user(model, but=_WATCHING | _FOR_THE_GATEWAY),
+            str(config.model_path(model) or ""),
+            _served_name(alias, model),
+            config.root.engines.vllm,  # as it is written: another interpreter by default is for the next start
+            {name: value for name, value in config.env_values.items() if name.startswith(vllm_process.READS)},
+        ),
+        settings=_digest(_set_by_user(model)),
+    )
+    return Planned(spec, _engine_asking(setting, alias, model), vllm_probes.step)
+
+
+def _engine_launch(setting: Setting, alias: str, model: schema.Model) -> Launch:
+    config, pythons = setting.config, setting.pythons
+    taken = repositories_of(config, model)
+    where = config.model_path(model) or fetched(taken)
+    name = str(where or model.model)
+    # A start method that the user sets overrides ours
+    chosen = "VLLM_WORKER_MULTIPROC_METHOD" in {**config.environ, **model.env}
+    whole = not chosen and (model.warm == "full" or (model.warm == "auto" and pythons.vllm_forks))
+    return Launch(
+        argv=vllm_process.argv(
+            pythons.vllm,
+            name,
+            _served_name(alias, model),
+            _engine_place(setting, alias, model),
+            model.vllm,
+            model.stop.grace,
+            {name: one.lists for name, one in (config.options or {}).items()},
+        ),
+        env=tuple(_engine_environment(setting, model, where).items()),
+        # another model's or the daemon's own key must not become this engine's
+        unset=() if _engine_key(model) else ("VLLM_API_KEY",),
+        port=model.port,
+        uds=setting.socket(alias, model),
+        pipe_size=ENGINE_PIPE,
+        warm=vllm_process.fork_server(pythons.vllm, name, whole=whole) if model.warm != "off" else (),
+        warm_env=vllm_process.FORK if whole else (),
+        late=vllm_process.LATE,
+        downloads=tuple(str(one.growing) for one in taken),
+    )
+
+
+def _engine_environment(setting: Setting, model: schema.Model, folder: Path | None) -> dict[str, str]:
+    """Our variables, overridden by the daemon's environment (except ``_ALWAYS_OURS``), and that by the model's env."""
+    environ = setting.config.environ
+    ours = vllm_process.environment(
+        gpus=model.gpus,
+        api_key=_engine_key(model),
+        cpu=setting.pythons.vllm_cpu,
+        offline=folder is not None,
+        modelscope=model.source == "modelscope" and folder is None,
+    )
+    env = {name: value for name, value in ours.items() if name not in environ or name in _ALWAYS_OURS}
+    env |= model.env
+    return env | around_proxies({**environ, **env})
+
+
+def _engine_asking(setting: Setting, alias: str, model: schema.Model) -> ProbePlan:
+    place, served, key = _engine_place(setting, alias, model), _served_name(alias, model), _engine_key(model)
+    return ProbePlan(
+        place if isinstance(place, str) else ("127.0.0.1", place),
+        (
+            HttpProbe("liveness", "/health", vllm_probes.judge_health),
+            HttpProbe("catalogue", "/v1/models", partial(vllm_probes.judge_models, served_name=served)),
+        ),
+        headers=_bearer(key) if key else (),
+        metrics=MetricsProbe("/metrics", vllm_probes.read_metrics),
+        canary=_canary(model, served) if model.health.canary else None,
+    )
+
+
+def _engine_place(setting: Setting, alias: str, model: schema.Model) -> str | int:
+    """The unix socket or the port of a model's engine."""
+    uds = setting.socket(alias, model)
+    place = uds if uds is not None else model.port
+    assert place is not None, "the configuration was checked"
+    return place
+
+
+def _served_name(alias: str, model: schema.Model) -> str:
+    return model.served_model_name or alias
+
+
+def _engine_key(model: schema.Model) -> str | None:
+    """The key that a model's engine asks for; None or empty where it asks for none."""
+    options = engine_options.by_name(model.vllm)
+    return str(options["api-key"]) if options.get("api-key") else model.env.get("VLLM_API_KEY")
+
+
+def _canary(model: schema.Model, name: str) -> Canary:
+    """The real request that proves a model: embeddings, chat or completion. ``name`` is the model's name in it."""
+    judge = partial(canary.judge, expect=model.health.expect)
+    if engine_options.pools(engine_options.by_name(model.vllm)):
+        return Canary("/v1/embeddings", partial(canary.embedding_canary, model=name), judge)
+    if model.chat:
+        return Canary("/v1/chat/completions", partial(canary.chat_canary, model=name, vision=model.vision), judge)
+    return Canary("/v1/completions", partial(canary.completion_canary, model=name), judge)
+
+
+# The gateway --------------------------------------------------------------------------------------------------
+
+
+def replica(setting: Setting, name: str, gateway: schema.Gateway, file: GatewayFile, master_key: str) -> Planned:
+    """The specification of one LiteLLM proxy."""
+    config, models = setting.config, setting.config.root.models
+    uds = str(setting.runtime / f"{name}.sock")
+    keys = {key_variable(alias): key for alias, model in models.items() if (key := _engine_key(model))}
+    env = {**litellm_process.environment(str(file.path), master_key, {**keys, **file.hidden}), **gateway.env}
+    sockets = {
+        proxy_config.socket_host(alias): path
+        for alias, model in models.items()
+        if (path := setting.socket(alias, model)) is not None
+    }
+    env |= around_proxies({**config.environ, **env}, sockets)
+    hold = str(setting.runtime / ENGINES_FILE)
+    modules = str(config.executable(gateway.litellm_config).parent) if gateway.litellm_config else None
+    python = setting.pythons.litellm
+    spec = ProgramSpec(
+        name=name,
+        kind=Kind.LITELLM,
+        launch=Launch(
+            argv=litellm_process.argv(
+                python, uds, max(int(gateway.stop.grace) - _DRAIN_MARGIN, 1), hold, sockets, modules
+            ),
+            env=tuple(env.items()),
+            listener=(gateway.host, gateway.port),
+            uds=uds,
+            pipe_size=ENGINE_PIPE,
+            warm=() if gateway.warm == "off" else litellm_process.fork_server(python),
+            late=litellm_process.late(file.content, {*keys, *file.hidden, *config.env_values}),
+        ),
+        health=replace(_health(gateway.health), canary=False),
+        restart=_restart(gateway.restart),
+        stop=StopSpec(gateway.stop.signal, gateway.stop.grace, start_grace=START_GRACE, sweep_grace=0.0),
+        max_rss=gateway.max_rss,
+        digest=_digest(
+            gateway.host,
+            gateway.port,
+            gateway.env,
+            config.root.engines.litellm,
+            # what is written, not the file that is made of it: its defaults are ours, and another version has others
+            usable_native(config)[0],
+            [asdict(local_group(alias, model)) for alias, model in models.items()],
+            config.env_values,
+            master_key,
+            keys,
+            sockets,
+        ),
+        settings=_digest(_set_by_user(gateway), {alias: _decides_canary(model) for alias, model in models.items()}),
+    )
+    return Planned(spec, _replica_asking(config, uds, {**config.environ, **env}, file.content, master_key))
+
+
+def _replica_asking(
+    config: Config, uds: str, environ: Mapping[str, str], content: Mapping[str, Any], master_key: str
+) -> ProbePlan:
+    redis = proxy_config.redis_address(content, environ)
+    judge = partial(litellm_probes.judge_groups, expected=proxy_config.expected_groups(content))
+    return ProbePlan(
+        uds,
+        (
+            HttpProbe("liveness", "/health/liveliness", litellm_probes.judge_liveliness),
+            HttpProbe("catalogue", "/model_group/info", judge),
+        ),
+        headers=_bearer(master_key),
+        routes={alias: _canary(model, alias) for alias, model in config.root.models.items() if model.health.canary},
+        needs={"redis": redis} if redis else {},
+    )
+
+
+def usable_native(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
+    """The part of LiteLLM's own file that can be used, and the groups that cannot, each with the reason."""
+    more = config.root.gateway.env if config.root.gateway is not None else {}
+    return proxy_config.usable(config.native, {**config.environ, **more})
+
+
+def local_group(alias: str, model: schema.Model) -> proxy_config.LocalGroup:
+    """A local model as a group of the gateway."""
+    params = {name: value for name, value in model.litellm.items() if name != "model_info"}
+    return proxy_config.LocalGroup(
+        alias=alias,
+        served_name=_served_name(alias, model),
+        api_base=proxy_config.engine_base(alias, model.port),
+        vision=model.vision,
+        key_variable=key_variable(alias) if _engine_key(model) else None,
+        params=params,
+        info=model.litellm.get("model_info") or {},
+    )
+
+
+def key_variable(alias: str) -> str:
+    """The environment variable by which LiteLLM gets the key of that model's engine; no two aliases share one."""
+    return "LLM_SUPERVISOR_KEY_" + re.sub(r"[^A-Za-z0-9]", lambda found: f"_{ord(found[0]):02x}", alias)
+
+
+# What they share ----------------------------------------------------------------------------------------------
+
+
+def around_proxies(environ: Mapping[str, str], names: Iterable[str] = ()) -> dict[str, str]:
+    """``NO_PROXY`` and ``no_proxy`` for this machine, where ``environ`` configures a proxy; else nothing.
+
+    LiteLLM would send the proxy the requests for the engines, too, and vLLM those for images of this machine.
+    ``names`` are more hosts to keep away from the proxy."""
+    if not any(value and name.lower() in _PROXIES for name, value in environ.items()):
+        return {}
+    both = ",".join(value for name, value in environ.items() if name.lower() == "no_proxy")
+    kept = [part.strip() for part in both.split(",") if part.strip()]
+    if "*" in kept:
+        return {"NO_PROXY": "*", "no_proxy": "*"}  # as a part of a list it is not understood
+    value = ",".join(dict.fromkeys((*kept, *_LOOPBACK, *names)))
+    return {"NO_PROXY": value, "no_proxy": value}
+
+
+def _bearer(key: str) -> tuple[tuple[str, str], ...]:
+    return (("Authorization", f"Bearer {key}"),)
+
+
+def _digest(*parts: object) -> str:
+    """Sixteen hexadecimal digits that are equal for equal parts, in every version of ours, and reveal none of them."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _set_by_user(block: schema.Block, *, but: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The settings of a block that differ from the defaults, of which another version may have more."""
+    return block.model_dump(mode="json", exclude_defaults=True, exclude=set(but))
+
+
+def _decides_canary(model: schema.Model) -> list[object]:
+    """All that decides which canary is sent through the gateway for a model."""
+    options = engine_options.by_name(model.vllm)
+    health = model.health
+    return [model.vision, model.chat, health.canary, health.expect, options.get("runner"), options.get("task")]
+
+
+def _health(health: schema.Health) -> HealthSpec:
+    return HealthSpec(
+        period=health.period,
+        timeout=health.timeout,
+        failure_threshold=health.failure_threshold,
+        readiness_period=health.readiness_period or 3 * health.period,
+        readiness_timeout=health.readiness_timeout or health.timeout,
+        readiness_threshold=health.readiness_threshold or health.failure_threshold,
+        startup_period=health.startup_period,
+        startup_timeout=health.startup_timeout or health.timeout,
+        startup_budget=health.startup_budget,
+        startup_stall=health.startup_stall,
+        stall_grace=health.stall_grace,
+        canary=health.canary,
+        canary_interval=health.canary_interval,
+        canary_timeout=health.canary_timeout,
+        expect=health.expect,
+    )
+
+
+def _restart(restart: schema.Restart) -> RestartSpec:
+    return RestartSpec(
+        RestartPolicy(restart.policy),
+        restart.backoff,
+        restart.backoff_factor,
+        restart.backoff_cap,
+        restart.intensity,
+        restart.window,
+    )
