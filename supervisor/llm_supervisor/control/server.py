@@ -3,6 +3,9 @@
 GET  /v1/status                         what ``status --json`` prints
 GET  /v1/events[?after=N][&follow=1]     state and verdict changes, a line of JSON each; follow: until one hangs up
 POST /v1/programs/NAME/{start,stop,restart}[?wait=0]
+POST /v1/programs/{start,stop,restart}?name=NAME[&name=...][&wait=0]
+                                        for several at once: a line of JSON for each, and a last one for all
+                                        NAME may be ``gateway``, all of its replicas, and ``all``
 POST /v1/reload[?dry_run=1][?wait=0]      the plan, and what became of it
 POST /v1/upgrade                         answers once the new code has passed its rehearsal, or has not
 POST /v1/shutdown
@@ -14,7 +17,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import uvicorn
@@ -23,10 +26,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from llm_supervisor.control.protocol import outcome, program_message, settled
+from llm_supervisor.control.protocol import program_message
 from llm_supervisor.core import event as ev
-from llm_supervisor.core.event import Event
-from llm_supervisor.core.spec import Kind, ProgramSpec
+from llm_supervisor.core.result import Result
+from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.names import nearest
 
@@ -62,14 +65,12 @@ class Fleet(Protocol):
     def incarnation(self, name: str) -> str | None:
         """The present incarnation's name."""
 
-    async def post(self, name: str, event: Event) -> None:
-        """Ask a program for something, and return when it has decided what that means."""
+    def addressed(self, action: str, names: Sequence[str]) -> list[str]:
+        """The programs that these names mean; one that does not exist is returned as it is."""
 
-    async def replace(self, name: str) -> tuple[bool, str]:
-        """A new process for a replica of the gateway, while another one serves."""
-
-    def replace_later(self, name: str) -> None:
-        """The same, without waiting."""
+    def act(self, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[tuple[str, Result]]:
+        """Start, stop or restart these programs, and say what became of each, in this order; without ``wait``, what has
+        been decided about it."""
 
     async def changed(self) -> None:
         """Wait for the next snapshot."""
@@ -98,56 +99,33 @@ def application(fleet: Fleet) -> Starlette:
 
     async def act(request: Request) -> JSONResponse:
         name, action = request.path_params["name"], request.path_params["action"]
-        if name not in fleet.specs:
-            return JSONResponse({"error": nearest(name, fleet.specs)}, 404)
-        if action not in REQUESTS:
-            return JSONResponse({"error": f"no such action: {action}; there are: {', '.join(REQUESTS)}"}, 404)
-        since = fleet.states[name].incarnation
-        wait = request.query_params.get("wait", "1") != "0"
-        if action == "restart" and fleet.specs[name].kind is Kind.LITELLM:
-            ok, words = True, "asked"
-            if wait:
-                ok, words = await fleet.replace(name)
-            else:
-                fleet.replace_later(name)
-            return answer(name, ok, words)
-        await fleet.post(name, REQUESTS[action]())
-        if wait:
-            # on snapshots, never on edges: whatever happens in between, the question is asked of the present
-            # (the question comes last: what changes while we look for the client must not be missed)
-            while (
-                not await request.is_disconnected()
-                and name in fleet.specs
-                and not settled(action, fleet.states[name], since)
-                and not fleet.handing_over
-            ):
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1.0):
-                        await fleet.changed()
-        state = fleet.states.get(name)
-        if state is None:
-            return answer(name, action == "stop", "is no longer configured")
-        ok, words = outcome(action, state) if settled(action, state, since) else (True, "asked")
-        return answer(name, ok, words)
+        names, wrong = _understood(fleet, action, [name])
+        if wrong is not None:
+            return wrong
+        results = {one: result async for one, result in fleet.act(action, names, wait=_flag(request, "wait", True))}
+        told = dict.fromkeys(result.words for result in results.values())
+        words = next(iter(told)) if len(told) == 1 else "; ".join(f"{one}: {results[one].words}" for one in results)
+        answer = {"ok": all(result.ok for result in results.values()), "outcome": words}
+        return JSONResponse({**answer, "program": _program(fleet, name)})
 
-    def answer(name: str, ok: bool, words: str) -> JSONResponse:
-        if name not in fleet.specs:  # it was taken out of the configuration meanwhile, or was a spare one, and is gone
-            return JSONResponse({"ok": ok, "outcome": words, "program": None})
-        loop_time = asyncio.get_running_loop().time()
-        message = program_message(fleet.specs[name], fleet.states[name], loop_time, fleet.incarnation(name))
-        return JSONResponse({"ok": ok, "outcome": words, "program": message})
+    async def act_on_several(request: Request) -> Response:
+        action = request.path_params["action"]
+        names, wrong = _understood(fleet, action, request.query_params.getlist("name"))
+        if wrong is not None:
+            return wrong
+        lines = _results(fleet, action, names, wait=_flag(request, "wait", True))
+        return StreamingResponse(lines, media_type="application/x-ndjson")
 
     async def events(request: Request) -> Response:
         after = request.query_params.get("after", "0")
         if not after.isdecimal():
             return JSONResponse({"error": f"after={after}: not the number of an event"}, 400)
-        follow = request.query_params.get("follow", "0") != "0"
-        return StreamingResponse(_lines(fleet, int(after), follow=follow), media_type="application/x-ndjson")
+        lines = _lines(fleet, int(after), follow=_flag(request, "follow", False))
+        return StreamingResponse(lines, media_type="application/x-ndjson")
 
     async def reload(request: Request) -> JSONResponse:
-        asked = request.query_params
-        answer = await fleet.reload(dry_run=asked.get("dry_run", "0") != "0", wait=asked.get("wait", "1") != "0")
-        return JSONResponse(answer)
+        dry_run, wait = _flag(request, "dry_run", False), _flag(request, "wait", True)
+        return JSONResponse(await fleet.reload(dry_run=dry_run, wait=wait))
 
     async def upgrade(request: Request) -> JSONResponse:
         return JSONResponse(await fleet.upgrade())
@@ -162,11 +140,46 @@ def application(fleet: Fleet) -> Starlette:
             Route("/v1/status", status),
             Route("/v1/events", events),
             Route("/v1/programs/{name}/{action}", act, methods=["POST"]),
+            Route("/v1/programs/{action}", act_on_several, methods=["POST"]),
             Route("/v1/reload", reload, methods=["POST"]),
             Route("/v1/upgrade", upgrade, methods=["POST"]),
             Route("/v1/shutdown", shutdown, methods=["POST"]),
         ]
     )
+
+
+def _flag(request: Request, name: str, default: bool) -> bool:
+    """A parameter of the request that is on unless it is 0."""
+    value = request.query_params.get(name)
+    return default if value is None else value != "0"
+
+
+def _understood(fleet: Fleet, action: str, names: Sequence[str]) -> tuple[list[str], JSONResponse | None]:
+    """The programs that a request is about, and the answer to one that names no action or a program that does not
+    exist: then nothing is done."""
+    if action not in REQUESTS:
+        return [], JSONResponse({"error": f"no such action: {action}; there are: {', '.join(REQUESTS)}"}, 404)
+    found = fleet.addressed(action, names)
+    unknown = next((name for name in found if name not in fleet.specs), None)
+    return found, None if unknown is None else JSONResponse({"error": nearest(unknown, fleet.specs)}, 404)
+
+
+def _program(fleet: Fleet, name: str) -> dict[str, Any] | None:
+    """One program as the status shows it; None when it is not there, or no longer."""
+    if name not in fleet.specs:
+        return None
+    now = asyncio.get_running_loop().time()
+    return program_message(fleet.specs[name], fleet.states[name], now, fleet.incarnation(name))
+
+
+async def _results(fleet: Fleet, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[str]:
+    """A line for each program as soon as it is known what became of it. The last line is about all of them: a client
+    that does not get it knows that the daemon has not answered to the end."""
+    all_ok = True
+    async for name, (ok, words) in fleet.act(action, names, wait=wait):
+        all_ok = all_ok and ok
+        yield json.dumps({"program": name, "ok": ok, "outcome": words}) + "\n"
+    yield json.dumps({"ok": all_ok}) + "\n"
 
 
 async def _lines(fleet: Fleet, after: int, *, follow: bool) -> AsyncIterator[str]:

@@ -25,6 +25,7 @@ from llm_supervisor.core.probe import Asking, Canary, Question, Reader, Reading,
 from llm_supervisor.core.program import Found
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
+from llm_supervisor.supervision.snapshots import Snapshots
 
 # A runner turns at least this often (seconds), so that the watchdog can tell a quiet one from a stuck one
 HEARTBEAT = 5.0
@@ -132,6 +133,7 @@ class Runner:
         self._reader = reader
         self._mailbox: deque[Event] = deque()
         self._wake = asyncio.Event()
+        self._turns = Snapshots()
         self._finished = False
         self._tasks: asyncio.TaskGroup | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -173,6 +175,10 @@ class Runner:
     def pending(self) -> bool:
         """Whether something was posted that is not handled yet."""
         return bool(self._mailbox)
+
+    async def handled(self) -> None:
+        """Wait until everything that was posted is handled, and what it means is decided."""
+        await self._turns.until(lambda: not self.pending)
 
     def finish(self) -> None:
         """End the loop after what is in the mailbox. The program should be down by then."""
@@ -230,6 +236,7 @@ class Runner:
         self._perform(effects)
         if self.state is not before:
             self._publish(self.name, before, self.state, event)
+        self._turns.publish()
 
     def _perform(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
