@@ -8,7 +8,7 @@ import pytest
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.failure import ExitStatus
-from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, addresses, hold, hold_elsewhere, holds
+from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, Addresses, addresses, hold, hold_elsewhere, holds
 from llm_supervisor.core.program import step
 from llm_supervisor.core.state import Phase, State, Wanted
 
@@ -135,7 +135,7 @@ def test_what_each_address_is_told() -> None:
 @pytest.mark.parametrize("moved_first", [True, False])
 def test_an_address_that_another_engine_has_by_now_is_that_ones(moved_first: bool) -> None:
     up = State(Phase.RUNNING, Wanted.UP)
-    engines = [(up, {NEW: None, OLD: 100.0}), (up, {OLD: None})]
+    engines: list[tuple[State, Addresses]] = [(up, {NEW: None, OLD: 100.0}), (up, {OLD: None})]
     told = holds(engines if moved_first else engines[::-1], None, 120.0)
     assert told[OLD].up
     assert told[NEW].up

@@ -96,7 +96,7 @@ GIVEN_UP = State(Phase.FATAL, Wanted.UP)
 ALONE = Facts(UP, may_spare=True)
 AMONG_OTHERS = Facts(UP, may_spare=True, others_serve=True)
 
-# What is true, and what is decided: for an explicit request, for one about a replica that was down already, for a change
+# What is true, and what is decided: for an explicit request, for one about a replica that was down, for a change
 TURNS = [
     (AMONG_OTHERS, Turn.RESTART, Turn.RESTART, Turn.RESTART),
     (ALONE, Turn.BEHIND_SPARE, Turn.BEHIND_SPARE, Turn.BEHIND_SPARE),
