@@ -87,11 +87,27 @@ def test_several_changes_at_once_wake_a_waiter_once() -> None:
     assert play(scene()) == [0, 3]
 
 
-def test_a_publication_wakes_nobody_who_comes_later() -> None:
+@pytest.mark.parametrize("look_takes", [0.0, 0.5, 5.0])
+def test_a_change_during_a_long_look_is_not_missed(look_takes: float) -> None:
+    """The waiter takes the number of the state first, and looks at the state then."""
+
+    async def scene() -> tuple[int, float]:
+        counter = Counter()
+        counting = asyncio.create_task(counter.count(1))
+        seen = counter.snapshots.number
+        await asyncio.sleep(look_takes)
+        await counter.snapshots.after(seen)
+        await counting
+        return counter.snapshots.number, asyncio.get_running_loop().time()
+
+    assert play(scene()) == (1, max(look_takes, 1.0))
+
+
+def test_a_state_that_was_seen_already_is_not_news() -> None:
     async def scene() -> None:
         snapshots = Snapshots()
         snapshots.publish()
-        await snapshots.changed()
+        await snapshots.after(snapshots.number)
 
     with pytest.raises(Stranded):
         play(scene())
@@ -114,7 +130,7 @@ def test_a_change_that_is_not_published_strands_its_waiters() -> None:
 def test_a_waiter_that_gives_up_disturbs_nobody() -> None:
     async def scene() -> float:
         counter = Counter()
-        impatient = asyncio.create_task(counter.snapshots.changed())
+        impatient = asyncio.create_task(counter.snapshots.after(counter.snapshots.number))
         patient = asyncio.create_task(counter.snapshots.until(lambda: counter.value == 1))
         await asyncio.sleep(0.5)
         impatient.cancel()

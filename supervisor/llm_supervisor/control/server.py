@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import uvicorn
@@ -45,11 +45,11 @@ class Fleet(Protocol):
 
     @property
     def specs(self) -> Mapping[str, ProgramSpec]:
-        """All programs."""
+        """The specifications of all programs."""
 
     @property
     def states(self) -> Mapping[str, State]:
-        """The published snapshot."""
+        """The present states of all programs."""
 
     @property
     def ending(self) -> bool:
@@ -57,13 +57,13 @@ class Fleet(Protocol):
 
     @property
     def handing_over(self) -> bool:
-        """Whether it is about to become another version: who waits is answered now."""
+        """Whether it is about to become another version: everybody who waits is answered now."""
 
     def status(self) -> dict[str, Any]:
-        """The status message."""
+        """The answer of ``GET /v1/status``."""
 
     def incarnation(self, name: str) -> str | None:
-        """The present incarnation's name."""
+        """The unique name of the present incarnation; None where there is none."""
 
     def addressed(self, action: str, names: Sequence[str]) -> list[str]:
         """The programs that these names mean; one that does not exist is returned as it is."""
@@ -72,8 +72,8 @@ class Fleet(Protocol):
         """Start, stop or restart these programs, and say what became of each, in this order; without ``wait``, what has
         been decided about it."""
 
-    async def changed(self) -> None:
-        """Wait for the next snapshot."""
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until ``holds`` is true of the present state."""
 
     def events(self, after: int) -> list[dict[str, Any]]:
         """What happened since the event of that number."""
@@ -183,13 +183,22 @@ async def _results(fleet: Fleet, action: str, names: Sequence[str], *, wait: boo
 
 
 async def _lines(fleet: Fleet, after: int, *, follow: bool) -> AsyncIterator[str]:
+    """A line for each event since the one of that number; with ``follow`` until the daemon ends or becomes another
+    version."""
+
+    def is_over() -> bool:
+        return not follow or fleet.ending or fleet.handing_over
+
+    def has_news() -> bool:
+        return is_over() or bool(fleet.events(after))
+
     while True:
         for event in fleet.events(after):
             after = event["id"]
             yield json.dumps(event) + "\n"
-        if not follow or fleet.ending or fleet.handing_over:
+        if is_over():
             return
-        await fleet.changed()
+        await fleet.until(has_news)
 
 
 LAME = 1.0  # seconds between the word to leave and the end of idle connections

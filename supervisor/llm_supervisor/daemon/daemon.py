@@ -156,9 +156,9 @@ class Daemon:
         """The events since that number, oldest first, as far as they are kept."""
         return self._events.after(after)
 
-    async def changed(self) -> None:
-        """Wait for the next change of anything that the status shows."""
-        await self._snapshots.changed()
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until ``holds`` is true of the present state."""
+        await self._snapshots.until(holds)
 
     def addressed(self, action: str, names: Sequence[str]) -> list[str]:
         """The programs that these names mean; one that does not exist is returned as it is."""

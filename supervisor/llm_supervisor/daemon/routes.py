@@ -45,6 +45,7 @@ class Routes:
         """Ask each route after either side has changed, and again until it is answered, for ever: so that a wrong key,
         route or address is found."""
         while True:
+            seen = self._snapshots.number
             routes = [
                 (name, planned.asking, alias, canary)
                 for name, planned in self._active.plan.programs.items()
@@ -55,7 +56,7 @@ class Routes:
                 await self._prove_one(name, asking, alias, canary)
             try:
                 async with asyncio.timeout(LOOK):
-                    await self._snapshots.changed()
+                    await self._snapshots.after(seen)
                 await asyncio.sleep(SETTLE)
             except TimeoutError:
                 pass

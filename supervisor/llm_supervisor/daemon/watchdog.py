@@ -45,6 +45,7 @@ class Watchdog:
         """Tell systemd at every change, and now and then, for ever. Raises RuntimeError when the pump has ended."""
         pause = min(PERIOD, self._notifier.watchdog / 3) if self._notifier.watchdog else PERIOD
         while True:
+            seen = self._snapshots.number
             self._tell()
             if not self._pump.alive:
                 raise RuntimeError("the output pump has ended: children would block on their output")
@@ -52,7 +53,7 @@ class Watchdog:
                 self._notifier.alive()
             try:
                 async with asyncio.timeout(pause):
-                    await self._snapshots.changed()
+                    await self._snapshots.after(seen)
                 await asyncio.sleep(SETTLE)
             except TimeoutError:
                 pass

@@ -15,20 +15,27 @@ class Snapshots:
     present one where it is kept. Not for use by several threads."""
 
     def __init__(self) -> None:
+        self._number = 0
         self._next = asyncio.Event()
+
+    @property
+    def number(self) -> int:
+        """The number of the present state: how often one was published."""
+        return self._number
 
     def publish(self) -> None:
         """Wake everybody who waits. Call it after the change, when it can be seen."""
+        self._number += 1
         now, self._next = self._next, asyncio.Event()
         now.set()
-
-    async def changed(self) -> None:
-        """Wait for the next change, however long that takes. A caller that looks at the state before it waits must not
-        await anything in between; else use ``until``."""
-        await self._next.wait()
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Return as soon as ``holds`` is true: at once where it is, else after the change that makes it so. A state
         that is over before this task had its turn is not noticed: ask for what lasts."""
         while not holds():
-            await self.changed()
+            await self._next.wait()
+
+    async def after(self, number: int) -> None:
+        """Wait for a newer state than the one of that ``number``, at once where there is one. Take the number before
+        looking at the state: then a change is not missed, however long the look takes."""
+        await self.until(lambda: self._number > number)
