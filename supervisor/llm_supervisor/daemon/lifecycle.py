@@ -18,6 +18,7 @@ class Lifecycle:
 
     def __init__(self, snapshots: Snapshots) -> None:
         self._snapshots = snapshots
+        self._own = Snapshots()  # of this alone: programs change all the time, and the daemon ends once
         self._ending = self._down = self._handing_over = False
         self._group = asyncio.TaskGroup()
         self._log = log.get()
@@ -43,30 +44,34 @@ class Lifecycle:
     def end(self) -> None:
         """Tell the daemon to end; this cannot be taken back."""
         self._ending = True
-        self._snapshots.publish()
+        self._publish()
 
     def is_down(self) -> None:
         """Note that all programs have ended."""
         self._down = True
-        self._snapshots.publish()
+        self._publish()
 
     def hand_over(self) -> None:
         """Begin to become another version."""
         self._handing_over = True
-        self._snapshots.publish()
+        self._publish()
 
     def go_on(self) -> None:
         """Note that it became no other version after all."""
         self._handing_over = False
-        self._snapshots.publish()
+        self._publish()
 
     async def until_ending(self) -> None:
         """Wait until the daemon is told to end."""
-        await self._snapshots.until(lambda: self._ending)
+        await self._own.until(lambda: self._ending)
 
     async def until_down(self) -> None:
         """Wait until all programs have ended."""
-        await self._snapshots.until(lambda: self._down)
+        await self._own.until(lambda: self._down)
+
+    def _publish(self) -> None:
+        self._own.publish()
+        self._snapshots.publish()
 
     # Background work --------------------------------------------------------------------------------------
 
