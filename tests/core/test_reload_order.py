@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from llm_supervisor.core.reload import Action, Change, Order, due, missing, order
-from llm_supervisor.core.result import Result
+from llm_supervisor.core.reload import Action, Change, Order, absent_replica, due, order
+from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.spec import Kind
 from llm_supervisor.core.state import Phase, State, Wanted
 
@@ -62,7 +62,7 @@ def test_the_order(text: str, states: dict[str, State], kept: str, expected: tup
     assert sorted([*done, *found.rolling]) == sorted(asked), "everything once, and nothing else"
 
 
-OK, NO = Result(True, "restarted"), Result(False, "BACKOFF")
+OK, NO = RequestOutcome(True, "restarted"), RequestOutcome(False, "BACKOFF")
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,14 @@ OK, NO = Result(True, "restarted"), Result(False, "BACKOFF")
         ({"new": NO}, None),
     ],
 )
-def test_which_replica_is_missing(results: dict[str, Result], name: str | None) -> None:
-    assert missing(results, SPECS) == name
+def test_which_replica_is_missing(results: dict[str, RequestOutcome], name: str | None) -> None:
+    assert absent_replica(results, SPECS) == name
 
 
-GONE, STOPPED = Result(False, "is no longer configured"), Result(False, "not restarted: was stopped meanwhile")
+GONE, STOPPED = (
+    RequestOutcome(False, "is no longer configured"),
+    RequestOutcome(False, "not restarted: was stopped meanwhile"),
+)
 # The change; whether it is configured, was stopped by somebody, and has the new process already
 DUE = [
     (Action.STOP, False, False, False, Action.STOP),
@@ -97,7 +100,7 @@ DUE = [
 
 @pytest.mark.parametrize(("action", "configured", "told_down", "is_new", "expected"), DUE)
 def test_what_is_asked_when_its_turn_has_come(
-    action: Action, configured: bool, told_down: bool, is_new: bool, expected: Action | Result
+    action: Action, configured: bool, told_down: bool, is_new: bool, expected: Action | RequestOutcome
 ) -> None:
     change = Change("one", action, "because")
     assert due(change, configured=configured, told_down=told_down, is_new=is_new) == expected

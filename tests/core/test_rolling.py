@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from llm_supervisor.core.result import Result
+from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.rolling import (
     ANSWERS,
     Facts,
     Turn,
     addressed,
     behind,
-    in_turn,
     left_behind,
     may_leave,
+    one_by_one,
     serving,
     turn,
 )
@@ -84,7 +84,7 @@ def test_without_a_gateway_that_name_is_unknown_or_any_programs() -> None:
     ],
 )
 def test_who_waits_for_whom(action: str, names: list[str], one_after_the_other: list[str]) -> None:
-    assert in_turn(action, names, SPECS) == one_after_the_other
+    assert one_by_one(action, names, SPECS) == one_after_the_other
 
 
 UP = State(Phase.RUNNING, Wanted.UP)
@@ -139,7 +139,7 @@ def test_only_one_that_serves_alone_is_restarted_behind_a_spare_one(phase: Phase
     assert turn(facts, changed=False, was_down=False) is expected
 
 
-READY, NOT_READY = Result(True, "started"), Result(False, "BACKOFF: exit 3")
+READY, NOT_READY = RequestOutcome(True, "started"), RequestOutcome(False, "BACKOFF: exit 3")
 
 
 @pytest.mark.parametrize(
@@ -152,12 +152,12 @@ READY, NOT_READY = Result(True, "started"), Result(False, "BACKOFF: exit 3")
         (NOT_READY, UP, "left as it is, as a new one did not get ready: BACKOFF: exit 3"),
     ],
 )
-def test_what_its_spare_one_means_for_it(spare: Result, state: State, words: str | None) -> None:
-    assert behind(spare, state) == (None if words is None else Result(False, words))
+def test_what_its_spare_one_means_for_it(spare: RequestOutcome, state: State, words: str | None) -> None:
+    assert behind(spare, state) == (None if words is None else RequestOutcome(False, words))
 
 
 def test_the_rest_is_left_as_it_is() -> None:
-    assert left_behind("gateway") == Result(False, "left as it is, as gateway did not get ready")
+    assert left_behind("gateway") == RequestOutcome(False, "left as it is, as gateway did not get ready")
 
 
 @pytest.mark.parametrize("phase", list(Phase))

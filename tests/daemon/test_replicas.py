@@ -17,7 +17,7 @@ import pytest
 from llm_supervisor.config.plan import Planned
 from llm_supervisor.control.server import Fleet, application
 from llm_supervisor.core.event import Event
-from llm_supervisor.core.result import Result
+from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.spec import Kind, ProgramSpec, RestartSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.daemon.actions import Actions
@@ -30,7 +30,7 @@ from tests.core.fake_world import ASKING, FakeWorld
 from tests.core.makers import CHECKED, SOME
 from tests.core.virtual_time import play
 
-Words = Mapping[str, Result]
+Words = Mapping[str, RequestOutcome]
 
 
 class Worlds:
@@ -82,8 +82,8 @@ class Place:
             cast(RealWorld, self.worlds), self.lifecycle, self.snapshots,
             publish=self.publish, configured=lambda: self.configured,
         )  # fmt: skip
-        self.in_turn = asyncio.Lock()
-        self.rolling = Rolling(self.runners, self.lifecycle, self.in_turn, lambda: self.spare)
+        self.replacing = asyncio.Lock()
+        self.rolling = Rolling(self.runners, self.lifecycle, self.replacing, lambda: self.spare)
         self.actions = Actions(self.runners, self.rolling, self.lifecycle)
 
     def publish(self, name: str, before: State, state: State, event: Event) -> None:
@@ -110,7 +110,7 @@ class Place:
     def addressed(self, action: str, names: Sequence[str]) -> list[str]:
         return self.actions.addressed(action, names)
 
-    async def act(self, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[tuple[str, Result]]:
+    async def act(self, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[tuple[str, RequestOutcome]]:
         for name, answer in self.actions.begin(action, names, wait=wait).items():
             yield name, await answer
 
@@ -125,12 +125,12 @@ async def by_command(place: Place, name: str) -> Words:
     said = await place.post(f"/v1/programs/restart?name={name}&wait=1")
     *lines, last = [json.loads(line) for line in said.text.splitlines()]
     assert last == {"ok": all(line["ok"] for line in lines)}
-    return {line["program"]: Result(line["ok"], line["outcome"]) for line in lines}
+    return {line["program"]: RequestOutcome(line["ok"], line["outcome"]) for line in lines}
 
 
 async def by_http(place: Place, name: str) -> Words:
     said = (await place.post(f"/v1/programs/{name}/restart")).json()
-    return {name: Result(said["ok"], said["outcome"])}
+    return {name: RequestOutcome(said["ok"], said["outcome"])}
 
 
 async def by_reload(place: Place, name: str) -> Words:
@@ -174,14 +174,14 @@ def restarted(*names: str) -> list[tuple[str, str]]:
 def test_replicas_are_restarted_one_after_the_other(way: Way) -> None:
     place, words = acted(lambda place: way(place, "gateway"))
     assert place.seen == restarted("gateway", "gateway-2")
-    assert set(words.values()) == {Result(True, "restarted")}
+    assert set(words.values()) == {RequestOutcome(True, "restarted")}
 
 
 @WAYS
 def test_an_only_replica_is_restarted_behind_a_spare_one(way: Way) -> None:
     place, words = acted(lambda place: way(place, "gateway"), replicas=1)
     assert place.seen == [*restarted("gateway-2", "gateway"), ("gateway-2", "stopped")]
-    assert words == {"gateway": Result(True, "restarted")}
+    assert words == {"gateway": RequestOutcome(True, "restarted")}
     assert set(place.runners) == set(place.configured), "and the spare one is gone"
 
 
@@ -195,7 +195,7 @@ def test_when_one_does_not_get_ready_the_rest_serves_on(way: Way) -> None:
     assert place.seen == [*restarted("gateway"), ("gateway-2", "starting")]
     said = "; ".join(result.words for result in words.values())
     assert "left as it is, as gateway-2 did not get ready" in said
-    assert not all(result.ok for result in words.values())
+    assert not all(result.done for result in words.values())
 
 
 @WAYS
@@ -222,7 +222,7 @@ def test_an_explicit_request_starts_a_replica_that_was_stopped(way: Way) -> None
 
     place, words = acted(scene)
     assert [one for one in place.seen if one[0] == "gateway-2"] == restarted("gateway-2")
-    assert all(result.ok for result in words.values())
+    assert all(result.done for result in words.values())
 
 
 def test_a_change_does_not() -> None:
@@ -233,7 +233,7 @@ def test_a_change_does_not() -> None:
 
     place, words = acted(scene)
     assert {name for name, _ in place.seen} == {"gateway", "gateway-3"}, "behind a spare one: it serves alone"
-    assert words["gateway-2"] == Result(False, "not restarted: was stopped meanwhile")
+    assert words["gateway-2"] == RequestOutcome(False, "not restarted: was stopped meanwhile")
 
 
 @REQUESTS
@@ -266,7 +266,7 @@ def test_who_does_not_wait_is_answered_at_once_and_the_same_comes_about(path: st
 @REQUESTS
 def test_while_the_daemon_becomes_another_version_it_is_put_off(way: Way) -> None:
     async def scene(place: Place) -> Words:
-        async with place.in_turn:
+        async with place.replacing:
             asked = asyncio.ensure_future(way(place, "gateway"))
             await asyncio.sleep(1)
             place.lifecycle.hand_over()
@@ -274,7 +274,7 @@ def test_while_the_daemon_becomes_another_version_it_is_put_off(way: Way) -> Non
 
     place, words = acted(scene)
     assert place.seen == []
-    assert set(words.values()) == {Result(True, "asked")}
+    assert set(words.values()) == {RequestOutcome(True, "asked")}
     assert sorted(place.rolling.put_off) == ["gateway", "gateway-2"]
 
 
@@ -302,7 +302,7 @@ def test_nothing_is_restarted_when_the_daemon_ends(way: Way) -> None:
 
     place, words = acted(scene)
     assert place.seen == []
-    assert not any(result.ok for result in words.values())
+    assert not any(result.done for result in words.values())
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from starlette.routing import Route
 
 from llm_supervisor.control.protocol import program_message
 from llm_supervisor.core import event as ev
-from llm_supervisor.core.result import Result
+from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.names import nearest
@@ -68,7 +68,7 @@ class Fleet(Protocol):
     def addressed(self, action: str, names: Sequence[str]) -> list[str]:
         """The programs that these names mean; one that does not exist is returned as it is."""
 
-    def act(self, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[tuple[str, Result]]:
+    def act(self, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[tuple[str, RequestOutcome]]:
         """Start, stop or restart these programs, and say what became of each, in this order; without ``wait``, what has
         been decided about it."""
 
@@ -105,7 +105,7 @@ def application(fleet: Fleet) -> Starlette:
         results = {one: result async for one, result in fleet.act(action, names, wait=_flag(request, "wait", True))}
         told = dict.fromkeys(result.words for result in results.values())
         words = next(iter(told)) if len(told) == 1 else "; ".join(f"{one}: {results[one].words}" for one in results)
-        answer = {"ok": all(result.ok for result in results.values()), "outcome": words}
+        answer = {"ok": all(result.done for result in results.values()), "outcome": words}
         return JSONResponse({**answer, "program": _program(fleet, name)})
 
     async def act_on_several(request: Request) -> Response:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from llm_supervisor.core.result import Result
+from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.rolling import ANSWERS, Turn, serving
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State, Wanted
@@ -128,21 +128,21 @@ def _restarts_an_engine(one: Change, specs: Mapping[str, ProgramSpec], states: M
     return serves and one.action is Action.RESTART and spec is not None and spec.kind is Kind.VLLM
 
 
-def missing(results: Mapping[str, Result], specs: Mapping[str, ProgramSpec]) -> str | None:
+def absent_replica(results: Mapping[str, RequestOutcome], specs: Mapping[str, ProgramSpec]) -> str | None:
     """The first replica that did not get ready, if any: then those that are too many must not leave, as perhaps they
     alone serve."""
-    failed = (name for name, result in results.items() if not result.ok)
+    failed = (name for name, result in results.items() if not result.done)
     return next((name for name in failed if name in specs and specs[name].kind is Kind.LITELLM), None)
 
 
-def due(change: Change, *, configured: bool, told_down: bool, is_new: bool) -> Action | Result:
+def due(change: Change, *, configured: bool, told_down: bool, is_new: bool) -> Action | RequestOutcome:
     """What to ask the program for when the turn of its change has come, or why nothing is asked: another request or
     another configuration may have come meanwhile. ``told_down``: somebody has stopped it; ``is_new``: its process was
     started with the present configuration."""
     if change.action is Action.STOP:
         return Action.STOP
     if not configured:
-        return Result(False, "is no longer configured")
+        return RequestOutcome(False, "is no longer configured")
     if change.action is Action.RESTART and told_down:
         return ANSWERS[Turn.STAYS_DOWN]
     if change.action is Action.RESTART and is_new:

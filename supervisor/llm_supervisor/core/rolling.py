@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from llm_supervisor.core.result import Result
+from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State, Wanted
 
@@ -43,7 +43,7 @@ def addressed(
     return [name for name in dict.fromkeys(found) if name not in left_out]
 
 
-def in_turn(action: str, names: Iterable[str], specs: Mapping[str, ProgramSpec]) -> list[str]:
+def one_by_one(action: str, names: Iterable[str], specs: Mapping[str, ProgramSpec]) -> list[str]:
     """Those of the named programs that are restarted one after the other, when all the others have been: the replicas.
     Requests that wait for a restarting engine wait in a replica, which would cut them when it leaves."""
     return [name for name in names if action == "restart" and specs[name].kind is Kind.LITELLM]
@@ -64,11 +64,11 @@ class Turn(StrEnum):
 
 
 # The answers where nothing is left to do
-ANSWERS: Mapping[Turn, Result] = {
-    Turn.REFUSED: Result(False, "not restarted: the daemon is about to end, or it is no longer configured"),
-    Turn.PUT_OFF: Result(True, "asked"),
-    Turn.STAYS_DOWN: Result(False, "not restarted: was stopped meanwhile"),
-    Turn.IS_NEW: Result(True, "is new already"),
+ANSWERS: Mapping[Turn, RequestOutcome] = {
+    Turn.REFUSED: RequestOutcome(False, "not restarted: the daemon is about to end, or it is no longer configured"),
+    Turn.PUT_OFF: RequestOutcome(True, "asked"),
+    Turn.STAYS_DOWN: RequestOutcome(False, "not restarted: was stopped meanwhile"),
+    Turn.IS_NEW: RequestOutcome(True, "is new already"),
 }
 
 
@@ -107,19 +107,19 @@ def turn(facts: Facts, *, changed: bool, was_down: bool) -> Turn:
     return Turn.RESTART
 
 
-def behind(spare: Result, state: State) -> Result | None:
+def behind(spare: RequestOutcome, state: State) -> RequestOutcome | None:
     """Why a replica is not restarted though its spare one was started; None when it is restarted. ``spare`` is what
     became of the spare one, ``state`` is the replica's."""
     if stays_down(state):
         return ANSWERS[Turn.STAYS_DOWN]
-    if not spare.ok:
-        return Result(False, f"left as it is, as a new one did not get ready: {spare.words}")
+    if not spare.done:
+        return RequestOutcome(False, f"left as it is, as a new one did not get ready: {spare.words}")
     return None
 
 
-def left_behind(name: str) -> Result:
+def left_behind(name: str) -> RequestOutcome:
     """What becomes of the replicas whose turn has not come when ``name`` did not get ready: they serve on."""
-    return Result(False, f"left as it is, as {name} did not get ready")
+    return RequestOutcome(False, f"left as it is, as {name} did not get ready")
 
 
 # Whether somebody serves ------------------------------------------------------------------------------------

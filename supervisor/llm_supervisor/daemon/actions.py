@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from llm_supervisor.control.server import REQUESTS
-from llm_supervisor.core.result import Result
-from llm_supervisor.core.rolling import ANSWERS, Turn, addressed, in_turn
+from llm_supervisor.core.request import RequestOutcome
+from llm_supervisor.core.rolling import ANSWERS, Turn, addressed, one_by_one
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.daemon.rolling import Rolling
 from llm_supervisor.daemon.runners import GONE, Runners
 
-Answers = Mapping[str, asyncio.Future[Result]]
+Answers = Mapping[str, asyncio.Future[RequestOutcome]]
 
 
 class Actions:
@@ -38,7 +38,7 @@ class Actions:
 
     async def _carry_out(self, action: str, answers: Answers, *, wait: bool) -> None:
         """All at once, and then the replicas that are restarted one after the other."""
-        replicas = in_turn(action, answers, self._runners.specs)
+        replicas = one_by_one(action, answers, self._runners.specs)
         down = [name for name in replicas if self._runners.stays_down(name)]
         try:
             if not wait:
@@ -53,11 +53,11 @@ class Actions:
             )
         finally:
             for answer in answers.values():
-                self._answer(answer, Result(False, "failed: see the log of the daemon"))
+                self._answer(answer, RequestOutcome(False, "failed: see the log of the daemon"))
 
-    async def _ask(self, name: str, action: str, answer: asyncio.Future[Result], *, wait: bool) -> None:
+    async def _ask(self, name: str, action: str, answer: asyncio.Future[RequestOutcome], *, wait: bool) -> None:
         if name not in self._runners:
-            self._answer(answer, Result(action == "stop", GONE))
+            self._answer(answer, RequestOutcome(action == "stop", GONE))
             return
         since = self._runners[name].state.incarnation
         self._runners.overrule([name])
@@ -66,6 +66,6 @@ class Actions:
             self._answer(answer, self._runners.so_far(name, action, since))
         self._answer(answer, await self._runners.came_about(name, action, since))
 
-    def _answer(self, answer: asyncio.Future[Result], result: Result) -> None:
+    def _answer(self, answer: asyncio.Future[RequestOutcome], result: RequestOutcome) -> None:
         if not answer.done():
             answer.set_result(result)

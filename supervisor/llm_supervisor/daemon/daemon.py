@@ -21,7 +21,7 @@ from llm_supervisor.control.protocol import About, ModelGroup, event_message, st
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet
 from llm_supervisor.core.event import Event
-from llm_supervisor.core.result import Result
+from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.spec import Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.daemon.actions import Actions
@@ -164,7 +164,7 @@ class Daemon:
         """The programs that these names mean; one that does not exist is returned as it is."""
         return self._actions.addressed(action, names)
 
-    async def act(self, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[tuple[str, Result]]:
+    async def act(self, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[tuple[str, RequestOutcome]]:
         """Start, stop or restart these programs, and say what became of each, in this order. It goes on when nobody
         listens any more."""
         for name, answer in self._actions.begin(action, names, wait=wait).items():

@@ -9,8 +9,8 @@ from typing import Any
 
 from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached
 from llm_supervisor.config.plan import Pythons
-from llm_supervisor.core.reload import Action, Change, changes, due, missing, order
-from llm_supervisor.core.result import Result
+from llm_supervisor.core.reload import Action, Change, absent_replica, changes, due, order
+from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.rolling import left_behind
 from llm_supervisor.daemon.active_config import ActiveConfig
 from llm_supervisor.daemon.bootstrap import Bootstrap, Refusal, check_ports, find_pythons
@@ -79,8 +79,8 @@ class Reload:
         for line in told:
             if (result := results.get(line["program"])) is not None:
                 line["outcome"] = result.words
-                line["ok"] = result.ok
-        return {**answer, "ok": all(result.ok for result in results.values())}
+                line["ok"] = result.done
+        return {**answer, "ok": all(result.done for result in results.values())}
 
     async def by_signal(self) -> None:
         """Reload as SIGHUP asks for it: the answer is in the log."""
@@ -136,7 +136,7 @@ class Reload:
 
     # Bringing it about ------------------------------------------------------------------------------------
 
-    async def _carry_out(self, todo: Sequence[Change], kept: Collection[str] = ()) -> Mapping[str, Result]:
+    async def _carry_out(self, todo: Sequence[Change], kept: Collection[str] = ()) -> Mapping[str, RequestOutcome]:
         """Carry a plan out in its order (``core.reload.order``), and let go of what has left. By program: what became
         of it, where something was asked of it."""
         specs = self._runners.specs
@@ -145,7 +145,7 @@ class Reload:
             rolled = group.create_task(self._rolling.roll(plan.rolling, changed=True))
             others = {one.program: group.create_task(self._do(one)) for one in plan.at_once}
         found = rolled.result() | {name: task.result() for name, task in others.items()}
-        absent = missing(found, specs)
+        absent = absent_replica(found, specs)
         for one in plan.surplus:
             # one that is left is a spare replica now, and goes when another one is there
             found[one.program] = await self._do(one) if absent is None else left_behind(absent)
@@ -157,7 +157,7 @@ class Reload:
         self._snapshots.publish()
         return found
 
-    async def _do(self, change: Change) -> Result:
+    async def _do(self, change: Change) -> RequestOutcome:
         """One change, unless something else was asked for since (``core.reload.due``)."""
         name = change.program
         now = due(
@@ -166,7 +166,7 @@ class Reload:
             told_down=self._runners.stays_down(name),
             is_new=name in self._runners and self._runners.is_new(name),
         )
-        if isinstance(now, Result):
+        if isinstance(now, RequestOutcome):
             return now
         if now is Action.STOP:
             return await self._runners.dismiss(name)

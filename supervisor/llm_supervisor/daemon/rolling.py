@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from llm_supervisor.config.plan import Planned
 from llm_supervisor.core import fleet
-from llm_supervisor.core.result import Result
+from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.rolling import ANSWERS, Facts, Turn, behind, left_behind, may_leave, turn
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.daemon.runners import Runners
@@ -18,14 +18,14 @@ from llm_supervisor.host import log, memory
 
 
 class Rolling:
-    """The restarts of replicas. ``in_turn`` is held while one is replaced, and by whoever wants none to be replaced.
+    """The restarts of replicas. ``replacing`` is held while one is replaced, and by whoever wants none to be replaced.
     ``spare`` returns the plan of one more replica; None where there is no gateway."""
 
     def __init__(
-        self, runners: Runners, lifecycle: Lifecycle, in_turn: asyncio.Lock, spare: Callable[[], Planned | None]
+        self, runners: Runners, lifecycle: Lifecycle, replacing: asyncio.Lock, spare: Callable[[], Planned | None]
     ) -> None:
         self._runners, self._lifecycle = runners, lifecycle
-        self._in_turn, self._spare = in_turn, spare
+        self._replacing, self._spare = replacing, spare
         self._put_off: list[str] = []
         self._log = log.get()
 
@@ -45,15 +45,15 @@ class Rolling:
         *,
         changed: bool,
         down: Collection[str] = (),
-        tell: Callable[[str, Result], None] = lambda name, result: None,
-    ) -> dict[str, Result]:
+        tell: Callable[[str, RequestOutcome], None] = lambda name, result: None,
+    ) -> dict[str, RequestOutcome]:
         """Restart these replicas, one after the other. When one does not get ready, those whose turn has not come are
         left as they are. ``changed``: only those whose process is not new yet; ``down``: those that had been told to
         stay down when the restart was asked for; ``tell`` is called with every result as soon as it is known. By name:
         what became of it."""
-        found: dict[str, Result] = {}
+        found: dict[str, RequestOutcome] = {}
         for name in names:
-            if failed := next((one for one in found if not found[one].ok), None):
+            if failed := next((one for one in found if not found[one].done), None):
                 found[name] = left_behind(failed)
             elif self._lifecycle.handing_over:
                 found[name] = self._leave_to_the_next(name, changed=changed)
@@ -62,9 +62,9 @@ class Rolling:
             tell(name, found[name])
         return found
 
-    async def replace(self, name: str, *, changed: bool = False, was_down: bool = False) -> Result:
+    async def replace(self, name: str, *, changed: bool = False, was_down: bool = False) -> RequestOutcome:
         """Restart one replica; see ``roll`` and ``core.rolling.turn``."""
-        async with self._in_turn:
+        async with self._replacing:
             spare = self._spare()
             others = [one for one in self._runners.replicas() if one != name]
             facts = Facts(
@@ -90,13 +90,13 @@ class Rolling:
         """Restart one replica, in the background."""
         self._lifecycle.soon(self.replace(name, was_down=self._runners.stays_down(name)))
 
-    def _leave_to_the_next(self, name: str, *, changed: bool) -> Result:
+    def _leave_to_the_next(self, name: str, *, changed: bool) -> RequestOutcome:
         """Put a restart off. What has changed the next daemon sees by itself."""
         if not changed and name not in self._put_off:
             self._put_off.append(name)
         return ANSWERS[Turn.PUT_OFF]
 
-    async def _replace_behind(self, spare: Planned, name: str) -> Result:
+    async def _replace_behind(self, spare: Planned, name: str) -> RequestOutcome:
         """Start a spare replica, restart the only one when the spare one is ready, and let that one go."""
         self._runners.start(spare.spec.name, spare)
         started = await self._runners.ask(spare.spec.name, "start")
@@ -121,7 +121,7 @@ class Rolling:
             self._runners.drop(spare)
 
     async def _retire_left_over(self, spare: str) -> None:
-        async with self._in_turn:
+        async with self._replacing:
             await self._retire(spare, [one for one in self._runners.replicas() if one != spare])
 
     def maintain(self) -> None:
@@ -129,7 +129,7 @@ class Rolling:
         now and then. Returns at once."""
         self._replace_grown()
         for name in self._runners.spares():
-            if not self._in_turn.locked():
+            if not self._replacing.locked():
                 self._lifecycle.soon(self._retire_left_over(name))
 
     def _replace_grown(self) -> None:

@@ -9,11 +9,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from llm_supervisor.config.plan import Planned
-from llm_supervisor.control.protocol import outcome, settled
 from llm_supervisor.control.server import REQUESTS
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
-from llm_supervisor.core.result import Result
+from llm_supervisor.core.request import RequestOutcome, outcome, settled
 from llm_supervisor.core.rolling import serving, stays_down
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State
@@ -175,11 +174,11 @@ class Runners(Mapping[str, Runner]):
         await runner.handled()
         self._world.flush()
 
-    async def ask(self, name: str, action: str) -> Result:
+    async def ask(self, name: str, action: str) -> RequestOutcome:
         """Ask a program to start, stop or restart, and wait until that has come about or cannot any more; or until the
         daemon ends or becomes another version."""
         if name not in self._runners:
-            return Result(action == "stop", GONE)
+            return RequestOutcome(action == "stop", GONE)
         if action != "stop":
             self.overrule([name])
         if action == "restart":
@@ -188,7 +187,7 @@ class Runners(Mapping[str, Runner]):
         await self.post(name, REQUESTS[action]())
         return await self.came_about(name, action, since, or_ending=True)
 
-    async def came_about(self, name: str, action: str, since: int, *, or_ending: bool = False) -> Result:
+    async def came_about(self, name: str, action: str, since: int, *, or_ending: bool = False) -> RequestOutcome:
         """Wait until what ``action`` asked for has come about or cannot any more, and say which. ``since`` is the
         number of the incarnation at the time of asking. It is not waited for while the daemon becomes another version;
         and with ``or_ending`` not while it ends either, when only a stop still comes about."""
@@ -199,21 +198,21 @@ class Runners(Mapping[str, Runner]):
 
         await self._snapshots.until(over)
         if or_ending and not self._is_settled(name, action, since):
-            return Result(action == "stop" or self._lifecycle.handing_over, "asked")
+            return RequestOutcome(action == "stop" or self._lifecycle.handing_over, "asked")
         return self.so_far(name, action, since)
 
-    def so_far(self, name: str, action: str, since: int) -> Result:
+    def so_far(self, name: str, action: str, since: int) -> RequestOutcome:
         """What has come about of a request until now; see ``came_about``."""
         if name not in self._runners:
-            return Result(action == "stop", GONE)
+            return RequestOutcome(action == "stop", GONE)
         if not self._is_settled(name, action, since):
-            return Result(True, "asked")
-        return Result(*outcome(action, self._runners[name].state))
+            return RequestOutcome(True, "asked")
+        return outcome(action, self._runners[name].state)
 
     def _is_settled(self, name: str, action: str, since: int) -> bool:
         return name not in self._runners or settled(action, self._runners[name].state, since)
 
-    async def dismiss(self, name: str) -> Result:
+    async def dismiss(self, name: str) -> RequestOutcome:
         """Let a program leave that is no longer configured. It may be configured again before it is gone, and comes
         back then; so it is noted that no explicit request has told it to stop."""
         if name in self._runners and name not in self._configured():
@@ -222,4 +221,4 @@ class Runners(Mapping[str, Runner]):
             result = await self.ask(name, "stop")
             if name not in self._configured():
                 return result
-        return Result(True, "is configured again" if name in self._configured() else GONE)
+        return RequestOutcome(True, "is configured again" if name in self._configured() else GONE)
