@@ -155,10 +155,12 @@ def _flag(request: Request, name: str, default: bool) -> bool:
 
 
 def _understood(fleet: Fleet, action: str, names: Sequence[str]) -> tuple[list[str], JSONResponse | None]:
-    """The programs that a request is about, and the answer to one that names no action or a program that does not
-    exist: then nothing is done."""
+    """The programs that a request is about; and the answer where nothing is done, because it names no program, or an
+    action or a program that does not exist."""
     if action not in REQUESTS:
         return [], JSONResponse({"error": f"no such action: {action}; there are: {', '.join(REQUESTS)}"}, 404)
+    if not names:
+        return [], JSONResponse({"error": f"which program? name it: /v1/programs/{action}?name=NAME"}, 400)
     found = fleet.addressed(action, names)
     unknown = next((name for name in found if name not in fleet.specs), None)
     return found, None if unknown is None else JSONResponse({"error": nearest(unknown, fleet.specs)}, 404)
