@@ -8,7 +8,7 @@ import pytest
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.failure import ExitStatus
-from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, hold, hold_elsewhere
+from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, Addresses, addresses, hold, hold_elsewhere, holds
 from llm_supervisor.core.program import step
 from llm_supervisor.core.state import Phase, Startup, State, Wanted
 
@@ -100,3 +100,44 @@ def test_where_it_is_not_requests_wait_as_if_it_were_down() -> None:
     assert hold_elsewhere(DOWN, None, 110.0, 120.0) == hold(DOWN, None, 120.0), "down is down everywhere"
     stopped = State(Phase.STOPPED, Wanted.DOWN)
     assert hold_elsewhere(stopped, None, 110.0, 120.0).final
+
+
+OLD, NEW = "http://old/v1", "http://new/v1"
+
+
+@pytest.mark.parametrize(
+    ("is_at", "configured", "before", "expected"),
+    [
+        (OLD, OLD, {}, {OLD: None}),
+        (OLD, OLD, {OLD: None}, {OLD: None}),
+        (OLD, NEW, {OLD: None}, {OLD: None, NEW: 50.0}),
+        (OLD, NEW, {OLD: None, NEW: 40.0}, {OLD: None, NEW: 40.0}),
+        (NEW, NEW, {OLD: None, NEW: 40.0}, {NEW: None, OLD: 50.0}),
+        (NEW, NEW, {NEW: None, OLD: 45.0}, {NEW: None, OLD: 45.0}),
+        (NEW, NEW, {}, {NEW: None}),
+        (OLD, OLD, {NEW: None, OLD: 45.0}, {OLD: None, NEW: 50.0}),
+    ],
+)
+def test_where_an_engine_is_looked_for(
+    is_at: str, configured: str, before: dict[str, float | None], expected: dict[str, float | None]
+) -> None:
+    assert addresses(is_at, configured, before, 50.0) == expected
+
+
+def test_what_each_address_is_told() -> None:
+    up = State(Phase.RUNNING, Wanted.UP, cold_took=20.0)
+    told = holds([(up, {NEW: None, OLD: 100.0}), (DOWN, {"http://two/v1": None})], None, 120.0)
+    assert told == {
+        NEW: hold(up, None, 120.0),
+        OLD: hold_elsewhere(up, None, 100.0, 120.0),
+        "http://two/v1": hold(DOWN, None, 120.0),
+    }
+
+
+@pytest.mark.parametrize("moved_first", [True, False])
+def test_an_address_that_another_engine_has_by_now_is_that_ones(moved_first: bool) -> None:
+    up = State(Phase.RUNNING, Wanted.UP)
+    engines: list[tuple[State, Addresses]] = [(up, {NEW: None, OLD: 100.0}), (up, {OLD: None})]
+    told = holds(engines if moved_first else engines[::-1], None, 120.0)
+    assert told[OLD].up
+    assert told[NEW].up

@@ -373,14 +373,14 @@ def test_a_state_file_that_is_garbage_or_old(make: Make) -> None:
 
 LAST_WORD = """\
 import os
-from llm_supervisor import ground
+from llm_supervisor.daemon import bootstrap
 
-def late(runtime, take_lock=ground.take_lock):
+def late(runtime, take_lock=bootstrap.take_lock):
     os.replace(runtime / "last", runtime / "state.json")
     return take_lock(runtime)
 
-ground.take_lock = late
-found = ground.Ground.prepare(os.environ)
+bootstrap.take_lock = late
+found = bootstrap.Bootstrap.prepare(os.environ)
 print(*found.former.programs)
 found.leave()
 """

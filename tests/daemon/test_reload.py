@@ -493,7 +493,7 @@ BEHIND_A_SPARE = [
 ]
 
 
-@pytest.mark.parametrize("way", ["restart", "restart --no-wait", "reload"])
+@pytest.mark.parametrize("way", ["restart", "restart --no-wait", "POST", "reload"])
 def test_an_only_replica_is_replaced_behind_a_spare_one(alone: Place, way: str) -> None:
     """The new one is ready before the old one drains, and nobody is refused."""
     before, seen = alone.incarnations(), len(states(alone.daemon))
@@ -501,8 +501,11 @@ def test_an_only_replica_is_replaced_behind_a_spare_one(alone: Place, way: str) 
         cloud(alone)
         alone.write()
     with knocking(alone.settings["gateway"]["port"]) as wrong:
-        done = alone.daemon.cli(*(way.split() if way == "reload" else [*way.split(), "gateway"]))
-        assert done.returncode == 0, done
+        if way == "POST":
+            assert alone.daemon.ask("POST", "/v1/programs/gateway/restart")[1]["ok"]
+        else:
+            done = alone.daemon.cli(*(way.split() if way == "reload" else [*way.split(), "gateway"]))
+            assert done.returncode == 0, done
         alone.daemon.wait_for(lambda: states(alone.daemon)[seen:][-1:] == BEHIND_A_SPARE[-1:], "the spare one's end")
     assert wrong == []
     assert states(alone.daemon)[seen:] == BEHIND_A_SPARE
@@ -574,6 +577,24 @@ def test_a_stop_while_an_only_replica_is_replaced_holds(alone: Place, when: str)
     alone.daemon.wait_for(lambda: "gateway-2" not in alone.incarnations(), "the spare one's end")
     assert alone.daemon.program("gateway")["state"] == "STOPPED"
     assert not net_ports.listening(alone.settings["gateway"]["port"])
+
+
+@pytest.mark.parametrize("way", ["restart", "POST"])
+def test_the_gateway_is_all_of_its_replicas(place: Place, way: str) -> None:
+    """For the command and over the control socket: restarted one after the other, and nobody is refused."""
+    seen = len(states(place.daemon))
+    with knocking(place.settings["gateway"]["port"]) as wrong:
+        if way == "POST":
+            status, said = place.daemon.ask("POST", "/v1/programs/gateway/restart")
+            assert (status, said["ok"], said["outcome"]) == (200, True, "restarted")
+            assert said["program"]["name"] == "gateway"
+        else:
+            done = place.daemon.cli("restart", "gateway")
+            assert (done.returncode, done.stdout) == (0, "gateway: restarted\ngateway-2: restarted\n")
+    assert wrong == []
+    assert states(place.daemon)[seen:] == [
+        (name, state) for name in ("gateway", "gateway-2") for state in ("STOPPING", "STARTING", "RUNNING")
+    ]
 
 
 @pytest.mark.parametrize("how", ["--wait", "--no-wait"])

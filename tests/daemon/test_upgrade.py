@@ -296,7 +296,7 @@ def test_a_restart_of_the_gateway_during_the_rehearsal_comes_afterwards(tmp_path
     """Waited for or not; once for each replica, however often it was asked for."""
     code, daemon = installed(tmp_path, pair(tmp_path, replicas=2))
     if not exec_works:
-        code.write("daemon/daemon.py", "os.execve(argv[0], argv, upgrade.environment())", "raise OSError('no exec')")
+        code.write("daemon/upgrade.py", "os.execve(argv[0], argv, environment())", "raise OSError('no exec')")
     with daemon:
         daemon.wait_ready()
         replicas = ("gateway", "gateway-2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -27,9 +27,8 @@ from llm_supervisor.control.protocol import (
     status_message,
 )
 from llm_supervisor.control.server import application
-from llm_supervisor.core import event as ev
-from llm_supervisor.core.event import Event
 from llm_supervisor.core.group import ModelGroup
+from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
 
@@ -71,17 +70,17 @@ class OneOf:
         messages = [event_message(name, State(), state, None) for name, state in self.states.items()]
         return [{"id": id, "at": "2030-01-01T00:00:00.000+00:00", **one} for id, one in enumerate(messages, after + 1)]
 
-    async def post(self, name: str, event: Event) -> None:
-        if isinstance(event, ev.StopRequested) and name == "checked":
-            del self.states[name]
-            self.specs = {"engine": ENGINE}
+    def addressed(self, action: str, names: Sequence[str]) -> list[str]:
+        return list(names)
 
-    async def replace(self, name: str) -> tuple[bool, str]:
-        return True, "restarted"
+    async def act(self, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[tuple[str, RequestOutcome]]:
+        for name in names:
+            if action == "stop" and name == "checked":
+                del self.states[name]
+                self.specs = {"engine": ENGINE}
+            yield name, RequestOutcome(True, f"{action} of {name}")
 
-    def replace_later(self, name: str) -> None: ...
-
-    async def changed(self) -> None: ...
+    async def until(self, holds: Callable[[], bool]) -> None: ...
 
     async def reload(self, *, dry_run: bool, wait: bool) -> ReloadBody:
         return self.reloaded
@@ -112,6 +111,10 @@ def test_what_is_answered_about_a_program_is_as_documented(phase: Phase) -> None
         for action in ("start", "stop", "restart"):
             body = ask(OneOf(phase), "POST", f"/v1/programs/{name}/{action}").json()
             check("/v1/programs/{name}/{action}", body, method="post")
+            several = ask(OneOf(phase), "POST", f"/v1/programs/{action}?name=checked&name=engine").text.splitlines()
+            assert len(several) == 3
+            for line in several:
+                check("/v1/programs/{action}", json.loads(line), method="post")
 
 
 def test_every_state_is_documented() -> None:
@@ -126,6 +129,9 @@ def test_what_is_not_understood_is_answered_as_documented(path: str) -> None:
     answer = ask(OneOf(Phase.RUNNING), "POST", path)
     assert answer.status_code == 404
     check("/v1/programs/{name}/{action}", answer.json(), method="post", status=404)
+    answer = ask(OneOf(Phase.RUNNING), "POST", "/v1/programs/stop")
+    assert answer.status_code == 400
+    check("/v1/programs/{action}", answer.json(), method="post", status=400)
     answer = ask(OneOf(Phase.RUNNING), "GET", "/v1/events?after=x")
     assert answer.status_code == 400
     check("/v1/events", answer.json(), status=400)

@@ -718,10 +718,10 @@ def _stop(options: argparse.Namespace) -> int:
     import asyncio
 
     from llm_supervisor.daemon import bootstrap
-    from llm_supervisor.daemon import daemon as main_daemon
+    from llm_supervisor.daemon.orphans import sweep_orphans
 
     try:
-        found = asyncio.run(main_daemon.sweep_orphans(os.environ))
+        found = asyncio.run(sweep_orphans(os.environ))
     except bootstrap.Refusal as error:
         _complain(str(error))
         return FAILED
@@ -733,48 +733,21 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _act(options: argparse.Namespace) -> int:
-    from concurrent.futures import ThreadPoolExecutor
-    from urllib.parse import quote
+    from urllib.parse import urlencode
 
-    from llm_supervisor.control.client import NoDaemon
-    from llm_supervisor.suggest import nearest
+    from llm_supervisor.control.client import NoDaemon, lines
 
+    query = urlencode([*(("name", name) for name in options.name), ("wait", int(not options.no_wait))])
     try:
-        _, answer = _ask("GET", "/v1/status")
-        known = [program["name"] for program in answer["programs"]]
-        replicas = [program["name"] for program in answer["programs"] if program["kind"] == "litellm"]
-        asked = known if "all" in options.name and "all" not in known else list(dict.fromkeys(options.name))
-        for name in asked:
-            if name not in known:
-                return _complain(nearest(name, known))
-        # the gateway is all of its replicas
-        names = list(dict.fromkeys(one for name in asked for one in (replicas if name == "gateway" else [name])))
-        wait = "0" if options.no_wait else "1"
-
-        def one(name: str) -> tuple[str, int, Any]:
-            status, said = _ask("POST", f"/v1/programs/{quote(name)}/{options.command}?wait={wait}", timeout=None)
-            return name, status, said
-
-        # one after the other: meanwhile the others serve
-        rolling = options.command == "restart" and len(replicas) > 1 and set(replicas) <= set(names)
-        together = [name for name in names if name not in replicas] if rolling else names
-
-        def several() -> Iterator[tuple[str, int, Any]]:
-            with ThreadPoolExecutor(max_workers=max(len(names), 1)) as pool:
-                yield from pool.map(one, together)
-            for name in names if rolling else ():
-                if name in replicas:
-                    yield (done := one(name))
-                    if wait == "1" and done[1] == 200 and (done[2]["program"] or {}).get("wanted") == "down":
-                        return  # somebody has stopped the gateway: the next one must not come back from that
-
-        code = OK
-        for name, status, said in several():
-            ok = status == 200 and said["ok"]
-            words = said["outcome"] if status == 200 else said["error"]
-            print(f"{name}: {words}", file=sys.stdout if ok else sys.stderr)
-            code = code if ok else FAILED
-        return code
+        runtime, _ = _find()
+        for line in lines(runtime, f"/v1/programs/{options.command}?{query}", "POST"):
+            if "error" in line:
+                return _complain(line["error"])
+            if "program" not in line:  # the last one, about all of them
+                return OK if line["ok"] else FAILED
+            words = f"{line['program']}: {line['outcome']}"
+            print(words, file=sys.stdout if line["ok"] else sys.stderr, flush=True)
+        raise NoDaemon("it ended before it had answered")
     except NoDaemon as error:
         return _no_daemon(error)
 

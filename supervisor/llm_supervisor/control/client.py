@@ -70,11 +70,16 @@ def request(
         connection.close()
 
 
-def lines(runtime: Path, path: str) -> Iterator[Any]:
-    """The lines of JSON of a streaming answer, as they come. Raises NoDaemon when nobody answers."""
+def lines(runtime: Path, path: str, method: str = "GET") -> Iterator[Any]:
+    """The lines of JSON of a streaming answer, as they come; one line with an ``error`` where the daemon does not know
+    the request. Raises NoDaemon when nobody answers."""
     connection = _Connection(runtime / SOCKET, None)
     try:
-        for line in _answer(connection, "GET", path):
+        response = _answer(connection, method, path)
+        if response.status == 404 and response.headers.get_content_type() != "application/json":
+            yield {"error": "the daemon runs another version of llm-supervisor: use `llm-supervisor upgrade` first"}
+            return
+        for line in response:
             yield json.loads(line)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoDaemon(f"{runtime / SOCKET}: {error}") from error

@@ -63,6 +63,16 @@ OPERATIONS = (
     ),
     Operation(
         "post",
+        "/v1/programs/{action}",
+        "Start, stop or restart several programs, a line of JSON each, and a last line about all of them",
+        protocol.ResultBody,
+        lines=True,
+        query={"name": ({"type": "array", "items": {"type": "string"}}, "a program, gateway or all"), "wait": _WAIT},
+        within=(_ACTION,),
+        errors=(400, 404),
+    ),
+    Operation(
+        "post",
         "/v1/reload",
         "Read the configuration again, and change only what it changes",
         protocol.ReloadBody,

@@ -161,6 +161,14 @@ class ActionBody(TypedDict):
     program: ProgramBody | None
 
 
+class ResultBody(TypedDict):
+    """A line of the answer of ``POST /v1/programs/{action}``. The last line is about all programs and names none."""
+
+    ok: bool
+    program: NotRequired[str]
+    outcome: NotRequired[str]
+
+
 class PlannedBody(TypedDict):
     """What a reload means for one program, and what came of it where somebody waited for that."""
 

@@ -3,6 +3,9 @@
 GET  /v1/status                         what ``status --json`` prints
 GET  /v1/events[?after=N][&follow=1]     state and verdict changes, a line of JSON each; follow: until one hangs up
 POST /v1/programs/NAME/{start,stop,restart}[?wait=0]
+POST /v1/programs/{start,stop,restart}?name=NAME[&name=...][&wait=0]
+                                        for several at once: a line of JSON for each, and a last one for all
+                                        NAME may be ``gateway``, all of its replicas, and ``all``
 POST /v1/reload[?dry_run=1][?wait=0]      the plan, and what became of it
 POST /v1/upgrade                         answers once the new code has passed its rehearsal, or has not
 POST /v1/shutdown
@@ -15,7 +18,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import uvicorn
@@ -31,15 +34,15 @@ from llm_supervisor.control.protocol import (
     EventBody,
     ProgramBody,
     ReloadBody,
+    ResultBody,
     ShutdownBody,
     StatusBody,
     UpgradeBody,
     program_message,
 )
 from llm_supervisor.core import event as ev
-from llm_supervisor.core.event import Event
-from llm_supervisor.core.request import RequestOutcome, outcome, settled
-from llm_supervisor.core.spec import Kind, ProgramSpec
+from llm_supervisor.core.request import RequestOutcome
+from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.suggest import nearest
 
@@ -55,11 +58,11 @@ class Fleet(Protocol):
 
     @property
     def specs(self) -> Mapping[str, ProgramSpec]:
-        """All programs."""
+        """The specifications of all programs."""
 
     @property
     def states(self) -> Mapping[str, State]:
-        """The published snapshot."""
+        """The present states of all programs."""
 
     @property
     def ending(self) -> bool:
@@ -67,25 +70,23 @@ class Fleet(Protocol):
 
     @property
     def handing_over(self) -> bool:
-        """Whether it is about to become another version: who waits is answered now."""
+        """Whether it is about to become another version: everybody who waits is answered now."""
 
     def status(self) -> StatusBody:
         """The answer of ``GET /v1/status``."""
 
     def incarnation(self, name: str) -> str | None:
-        """The present incarnation's name."""
+        """The unique name of the present incarnation; None where there is none."""
 
-    async def post(self, name: str, event: Event) -> None:
-        """Ask a program for something, and return when it has decided what that means."""
+    def addressed(self, action: str, names: Sequence[str]) -> list[str]:
+        """The programs that these names mean; one that does not exist is returned as it is."""
 
-    async def replace(self, name: str) -> tuple[bool, str]:
-        """A new process for a replica of the gateway, while another one serves."""
+    def act(self, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[tuple[str, RequestOutcome]]:
+        """Start, stop or restart these programs, and say what became of each, in this order; without ``wait``, what has
+        been decided about it."""
 
-    def replace_later(self, name: str) -> None:
-        """The same, without waiting."""
-
-    async def changed(self) -> None:
-        """Wait for the next snapshot."""
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until ``holds`` is true of the present state."""
 
     def events(self, after: int) -> list[EventBody]:
         """What happened since the event of that number."""
@@ -114,17 +115,23 @@ def application(fleet: Fleet) -> Starlette:
 
     async def act(request: Request) -> JSONResponse:
         name, action = request.path_params["name"], request.path_params["action"]
-        if name not in fleet.specs:
-            return _error(404, nearest(name, fleet.specs))
-        if action not in REQUESTS:
-            return _error(404, f"no such action: {action}; there are: {', '.join(REQUESTS)}")
-        wait = _flag(request, "wait", True)
-        if action == "restart" and fleet.specs[name].kind is Kind.LITELLM:
-            done = await _replace(fleet, name, wait=wait)
-        else:
-            done = await _ask(fleet, name, action, request if wait else None)
-        body: ActionBody = {"ok": done.done, "outcome": done.words, "program": _program(fleet, name)}
+        names, wrong = _understood(fleet, action, [name])
+        if wrong is not None:
+            return wrong
+        results = {one: result async for one, result in fleet.act(action, names, wait=_flag(request, "wait", True))}
+        told = dict.fromkeys(result.words for result in results.values())
+        words = next(iter(told)) if len(told) == 1 else "; ".join(f"{one}: {results[one].words}" for one in results)
+        done = all(result.done for result in results.values())
+        body: ActionBody = {"ok": done, "outcome": words, "program": _program(fleet, name)}
         return JSONResponse(body)
+
+    async def act_on_several(request: Request) -> Response:
+        action = request.path_params["action"]
+        names, wrong = _understood(fleet, action, request.query_params.getlist("name"))
+        if wrong is not None:
+            return wrong
+        lines = _results(fleet, action, names, wait=_flag(request, "wait", True))
+        return StreamingResponse(lines, media_type=openapi.LINES)
 
     async def events(request: Request) -> Response:
         after = request.query_params.get("after", "0")
@@ -151,6 +158,7 @@ def application(fleet: Fleet) -> Starlette:
             Route("/v1/status", status),
             Route("/v1/events", events),
             Route("/v1/programs/{name}/{action}", act, methods=["POST"]),
+            Route("/v1/programs/{action}", act_on_several, methods=["POST"]),
             Route("/v1/reload", reload, methods=["POST"]),
             Route("/v1/upgrade", upgrade, methods=["POST"]),
             Route("/v1/shutdown", shutdown, methods=["POST"]),
@@ -170,52 +178,55 @@ def _error(status: int, words: str) -> JSONResponse:
     return JSONResponse(body, status)
 
 
+def _understood(fleet: Fleet, action: str, names: Sequence[str]) -> tuple[list[str], JSONResponse | None]:
+    """The programs that a request is about; and the answer where nothing is done, because it names no program, or an
+    action or a program that does not exist."""
+    if action not in REQUESTS:
+        return [], _error(404, f"no such action: {action}; there are: {', '.join(REQUESTS)}")
+    if not names:
+        return [], _error(400, f"which program? name it: /v1/programs/{action}?name=NAME")
+    found = fleet.addressed(action, names)
+    unknown = next((name for name in found if name not in fleet.specs), None)
+    return found, None if unknown is None else _error(404, nearest(unknown, fleet.specs))
+
+
 def _program(fleet: Fleet, name: str) -> ProgramBody | None:
-    """One program as the status shows it; None when it is no longer configured, or was a spare one and is gone."""
+    """One program as the status shows it; None when it is not there, or no longer."""
     if name not in fleet.specs:
         return None
     now = asyncio.get_running_loop().time()
     return program_message(fleet.specs[name], fleet.states[name], now, fleet.incarnation(name))
 
 
-async def _replace(fleet: Fleet, name: str, *, wait: bool) -> RequestOutcome:
-    if wait:
-        return RequestOutcome(*await fleet.replace(name))
-    fleet.replace_later(name)
-    return RequestOutcome(True, "asked")
-
-
-async def _ask(fleet: Fleet, name: str, action: str, waiting: Request | None) -> RequestOutcome:
-    """Ask a program for something, and say what came of it. ``waiting`` is the request of a client that waits for that;
-    it ends when the client hangs up."""
-    since = fleet.states[name].incarnation
-    await fleet.post(name, REQUESTS[action]())
-    if waiting is not None:
-        # on snapshots, never on edges: whatever happens in between, the question is asked of the present
-        # (the question comes last: what changes while we look for the client must not be missed)
-        while (
-            not await waiting.is_disconnected()
-            and name in fleet.specs
-            and not settled(action, fleet.states[name], since)
-            and not fleet.handing_over
-        ):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await fleet.changed()
-    state = fleet.states.get(name)
-    if state is None:
-        return RequestOutcome(action == "stop", "is no longer configured")
-    return outcome(action, state) if settled(action, state, since) else RequestOutcome(True, "asked")
+async def _results(fleet: Fleet, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[str]:
+    """A line for each program as soon as it is known what became of it. The last line is about all of them: a client
+    that does not get it knows that the daemon has not answered to the end."""
+    all_ok = True
+    async for name, (ok, words) in fleet.act(action, names, wait=wait):
+        all_ok = all_ok and ok
+        line: ResultBody = {"program": name, "ok": ok, "outcome": words}
+        yield json.dumps(line) + "\n"
+    last: ResultBody = {"ok": all_ok}
+    yield json.dumps(last) + "\n"
 
 
 async def _lines(fleet: Fleet, after: int, *, follow: bool) -> AsyncIterator[str]:
+    """A line for each event since the one of that number; with ``follow`` until the daemon ends or becomes another
+    version."""
+
+    def is_over() -> bool:
+        return not follow or fleet.ending or fleet.handing_over
+
+    def has_news() -> bool:
+        return is_over() or bool(fleet.events(after))
+
     while True:
         for event in fleet.events(after):
             after = event["id"]
             yield json.dumps(event) + "\n"
-        if not follow or fleet.ending or fleet.handing_over:
+        if is_over():
             return
-        await fleet.changed()
+        await fleet.until(has_news)
 
 
 DRAIN_IDLE = 1.0  # seconds after which idle connections are closed when the server stops

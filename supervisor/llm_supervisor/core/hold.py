@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from llm_supervisor.core.state import Cause, Phase, State, Wanted
@@ -52,3 +53,31 @@ def hold_elsewhere(state: State, limit: float | None, since: float, now: float) 
     if not seen.up:
         return seen
     return replace(hold(replace(state, down_since=since), limit, now), up=False, why="it is at another address")
+
+
+# By address -------------------------------------------------------------------------------------------------
+
+# Where replicas may look for an engine. By address: the monotonic time since when it is not there; None where it is.
+Addresses = Mapping[str, float | None]
+
+
+def addresses(is_at: str, configured: str, before: Addresses, now: float) -> dict[str, float | None]:
+    """Where the gateway's replicas may look for an engine that ``is_at`` one address: there, at the ``configured`` one,
+    and at those that were known ``before``. Give no former addresses when every replica runs with the present
+    configuration: then nobody looks there."""
+    elsewhere = [address for address in {**before, configured: None} if address != is_at]
+    return {is_at: None, **{address: before.get(address) or now for address in elsewhere}}
+
+
+def holds(engines: Iterable[tuple[State, Addresses]], limit: float | None, now: float) -> dict[str, Hold]:
+    """What requests should do, by the address that they are for. A request for an address where its engine is not any
+    more waits, and is not sent there. Where another engine is by now, that one's word holds."""
+    there: dict[str, Hold] = {}
+    elsewhere: dict[str, Hold] = {}
+    for state, known in engines:
+        for address, since in known.items():
+            if since is None:
+                there[address] = hold(state, limit, now)
+            else:
+                elsewhere[address] = hold_elsewhere(state, limit, since, now)
+    return elsewhere | there

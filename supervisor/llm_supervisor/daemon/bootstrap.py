@@ -1,7 +1,7 @@
-"""What a daemon stands on before it knows its configuration: its folders, its lock, and what a former one left.
+"""Bootstrap: folders, lock and leftovers of a former daemon, before the configuration is read.
 
-The order is a law: the output of living children is taken first, before anything that can fail or take time; a
-configuration that is wrong by now is no reason to leave living engines alone.
+The order matters. The output of living children is taken up first, before anything that can fail or take time. A
+configuration that has become wrong is no reason to leave living engines alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Refusal(Exception):
 
 
 def hold_signals() -> None:
-    """Block what would end us, first thing: until the handlers are there, a stop must wait, not kill."""
+    """Block the signals that would end the daemon, before anything else: until their handlers are installed, a stop has
+    to wait instead of killing a half-made daemon."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
@@ -128,9 +129,10 @@ def check_ports(config: Config, ours: Callable[[int], bool]) -> None:
 
 
 @dataclass
-class Ground:
-    """See the module. ``pump`` moves the output of ``former``'s programs already; ``kept`` are sockets that the service
-    manager has kept, by name."""
+class Bootstrap:
+    """What a daemon has before it knows its configuration. ``pump`` already moves the output of the programs of
+    ``former``, the daemon before this one; ``kept`` are descriptors of sockets that the service manager has kept, by
+    name."""
 
     runtime: Path
     data: Path
@@ -143,8 +145,8 @@ class Ground:
     kept: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def prepare(cls, environ: MutableMapping[str, str]) -> Ground:
-        """Be the daemon of this runtime folder. Raises Refusal or OSError."""
+    def prepare(cls, environ: MutableMapping[str, str]) -> Bootstrap:
+        """Become the daemon of this runtime folder. Raises Refusal when another one is, or OSError."""
         hold_signals()
         kept = take_descriptors(environ)
         disinherit_descriptors()
@@ -170,8 +172,8 @@ class Ground:
         return cls(runtime, paths.data_dir(environ), logs, environ, notifier, lock, pump, former, kept)
 
     def configuration(self, files: Sequence[Path]) -> tuple[Config, tuple[Problem, ...]]:
-        """The configuration; where it is wrong and there is something to go on with, the last good one with what is
-        wrong. Raises ConfigError."""
+        """The configuration, and no problems. Where it is wrong and there is something to go on with: the last good
+        one, and what is wrong. Raises ConfigError where there is nothing to go on with."""
         try:
             return load(files, self.environ, self.vllm_options), ()
         except ConfigError as error:
@@ -181,14 +183,15 @@ class Ground:
             return last, tuple(problem for problem in error.problems if not problem.warning)
 
     def vllm_options(self, python: str | None) -> installed_options.Options | None:
-        """As far as they are known: nothing waits for that."""
+        """The options of the installed vLLM, where they are known already; None where they are not. Nothing is started
+        to find out."""
         return installed_options.known(python or str(envs.environment("vllm", self.data).python), self.data)
 
     def remember(self, config: Config, pythons: Pythons) -> None:
-        """Save this configuration as the last good one."""
+        """Save this configuration as the last good one, for a later daemon. Raises OSError."""
         write_atomically(self.runtime / LAST_GOOD, contents(config, pythons))
 
     def leave(self) -> None:
-        """Give everything up again: nothing was begun."""
+        """Give the lock and the pump up again, when the daemon does not start after all."""
         self.pump.stop()
         os.close(self.lock)

@@ -1,47 +1,59 @@
-"""Becoming another version of ourselves in the same process: first a rehearsal in a child, then exec.
+"""Becomes another version of the daemon in the same process: first a rehearsal in a child, then exec.
 
-What survives an exec: the pid, the children, the subreaper's role, blocked signals, and every descriptor that is told
-to. Threads do not, so the output's pump stands still for the moment (what children write waits in their pipes).
+What survives an exec: the pid, the children, the subreaper's role, blocked signals, and every descriptor that is made
+inheritable. Threads do not, so the output's pump stands still meanwhile, and what children write waits in their pipes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import ConfigError, load, plan
 from llm_supervisor.config.last_good import known_pythons, last_good
-from llm_supervisor.daemon.bootstrap import find_pythons
+from llm_supervisor.control.protocol import UpgradeBody
+from llm_supervisor.daemon.bootstrap import SIGNALS, Bootstrap, find_pythons
+from llm_supervisor.daemon.lifecycle import Lifecycle
+from llm_supervisor.daemon.runners import Runners
+from llm_supervisor.host import log
 from llm_supervisor.supervision import state_file as fm
+from llm_supervisor.supervision.local.local_world import RealWorld
 
 PATIENCE = 60.0  # seconds that a rehearsal may take
 FLAG = "--rehearse"
-# What the service manager said to the process that we were
+SPAWNS_WAIT = 10.0  # seconds that an upgrade waits for starts that are being made
+LAST_ANSWER = 0.05  # seconds between the decision and the end of the control server: the answer is on its way
+# What the service manager told the process before the exec, and what holds no more after it
 _STALE = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
 class Unfit(Exception):
-    """The new code would not do; the text is for people."""
+    """The new code would not work; the text is for people."""
 
 
 def command() -> list[str]:
-    """Our own command line, as it would be run now: the interpreter by its name, which may lead elsewhere since."""
+    """The command line of this daemon, to be run again. The interpreter is given by its name, which may lead to another
+    one by now."""
     return [sys.executable, *sys.orig_argv[1:]]
 
 
 def environment() -> dict[str, str]:
-    """For the process that we become."""
+    """The environment variables for the process after the exec."""
     return {name: value for name, value in os.environ.items() if name not in _STALE}
 
 
 def rehearse() -> str:
-    """Let the code that is installed now import itself, read the configuration, and read what we have written down for
-    it; the version that it has. Raises Unfit. Blocks: run it in a thread."""
+    """Let the code that is installed now import itself, read the configuration, and read the state file; return its
+    version. Raises Unfit. Blocks for up to ``PATIENCE`` seconds: run it in a thread."""
     try:
         done = subprocess.run(
             [*command(), FLAG],
@@ -81,3 +93,109 @@ def perform(files: Sequence[Path], runtime: Path, environ: Mapping[str, str]) ->
         return 1
     print(json.dumps({"rehearsed": __version__}))
     return 0
+
+
+class Upgrade:
+    """Becomes the version that is installed now, when that passes its rehearsal.
+
+    ``reloading`` and ``replacing`` are held for the rehearsal, so that no reload and no replacement of a replica is in
+    hand then. ``handover`` returns what the next version is to know beside the descriptors; ``close_door`` ends the
+    control server.
+    """
+
+    def __init__(
+        self,
+        bootstrap: Bootstrap,
+        world: RealWorld,
+        runners: Runners,
+        lifecycle: Lifecycle,
+        reloading: asyncio.Lock,
+        replacing: asyncio.Lock,
+        *,
+        handover: Callable[[], Mapping[str, Any]],
+        close_door: Callable[[], None],
+    ) -> None:
+        self._bootstrap, self._world = bootstrap, world
+        self._runners, self._lifecycle = runners, lifecycle
+        self._reloading, self._replacing = reloading, replacing
+        self._handover, self._close_door = handover, close_door
+        self._log = log.get()
+        former = bootstrap.former.handover
+        self.done = former.upgrades if former is not None else 0  # upgrades since the first start
+
+    async def upgrade(self) -> UpgradeBody:
+        """Rehearse the code that is installed now; if it passes, become it soon. The answer of ``POST /v1/upgrade``."""
+        async with self._reloading, self._replacing:
+            if (refusal := self._refusal()) is not None:
+                return refusal
+            try:
+                self._world.save()
+                version = await asyncio.to_thread(rehearse)
+            except (Unfit, OSError) as error:
+                self._log.error("not upgraded: everything stays as it is", error=str(error))
+                return {"ok": False, "error": str(error)}
+            if (refusal := self._refusal()) is not None:
+                return refusal  # a rehearsal takes long enough for another request
+            self._log.info("upgrading", version=version)
+            self._lifecycle.hand_over()
+        self._lifecycle.soon(self._end_serving())
+        return {"ok": True, "version": version, "upgrades": self.done}
+
+    async def by_signal(self) -> None:
+        """Upgrade as SIGUSR2 asks for it: the answer is in the log."""
+        await self.upgrade()
+
+    def _refusal(self) -> UpgradeBody | None:
+        """The answer where something else was asked for first."""
+        if self._lifecycle.ending:
+            return {"ok": False, "error": "the daemon is about to end"}
+        if self._lifecycle.handing_over:
+            return {"ok": False, "error": "it becomes another version already"}
+        return None
+
+    async def _end_serving(self) -> None:
+        """End the control server after the answer that is on its way. Not when the daemon ends: then somebody waits to
+        be told that it has."""
+        await asyncio.sleep(LAST_ANSWER)
+        if not self._lifecycle.ending:
+            self._close_door()
+
+    async def become(self, door: socket.socket) -> None:
+        """Exec; ``door`` is the control socket. Returns only when that did not work, or when the daemon was told to
+        end; then everything is as it was."""
+        await self._let_starts_finish()
+        async with self._replacing:
+            pass  # everybody who waited to replace a replica had his turn, and has put it off
+        await self._world.nurseries.close()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        for _ in range(3):
+            await asyncio.sleep(0)  # let the loop handle a signal that came before it was blocked
+        if self._lifecycle.ending:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            return
+        self._bootstrap.pump.halt()
+        argv = command()
+        try:
+            door.set_inheritable(True)
+            os.set_inheritable(self._bootstrap.lock, True)
+            more = {"lock": self._bootstrap.lock, "control": door.fileno(), "upgrades": self.done + 1}
+            self._world.hand_over({**more, **self._handover()})
+            sys.stdout.flush()
+            os.execve(argv[0], argv, environment())
+        except OSError as error:
+            self._log.error("not upgraded: exec failed", error=str(error), argv=argv)
+        self._world.keep_on()
+        self._bootstrap.pump.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    async def _let_starts_finish(self) -> None:
+        """Wait, ``SPAWNS_WAIT`` seconds at most, until no start is being made: one that is not in the state file yet
+        would be swept by the next version."""
+        try:
+            async with asyncio.timeout(SPAWNS_WAIT):
+                states = self._runners.states
+                await self._runners.until(
+                    lambda: self._lifecycle.ending or not any(one.startup.spawning for one in states.values())
+                )
+        except TimeoutError:
+            pass

@@ -25,6 +25,7 @@ from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan
 from llm_supervisor.core.recovery import Remnant
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
+from llm_supervisor.supervision.snapshots import Snapshots
 
 # A runner turns at least this often (seconds), so that the watchdog can tell a quiet one from a stuck one
 HEARTBEAT = 5.0
@@ -134,6 +135,7 @@ class Runner:
         self._reader = reader
         self._mailbox: deque[Event] = deque()
         self._wake = asyncio.Event()
+        self._turns = Snapshots()
         self._finished = False
         self._tasks: asyncio.TaskGroup | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -175,6 +177,10 @@ class Runner:
     def pending(self) -> bool:
         """Whether something was posted that is not handled yet."""
         return bool(self._mailbox)
+
+    async def handled(self) -> None:
+        """Wait until everything that was posted is handled, and what it means is decided."""
+        await self._turns.until(lambda: not self.pending)
 
     def finish(self) -> None:
         """End the loop after what is in the mailbox. The program should be down by then."""
@@ -232,6 +238,7 @@ class Runner:
         self._perform(effects)
         if self.state is not before:
             self._publish(self.name, before, self.state, event)
+        self._turns.publish()
 
     def _perform(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:

@@ -1,0 +1,182 @@
+"""Reads the configuration again and changes only what it changes; ``core.reload`` makes the plan and its order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached
+from llm_supervisor.config.specs import Pythons
+from llm_supervisor.control.protocol import PlannedBody, ReloadBody
+from llm_supervisor.core.reload import Action, Change, absent_replica, changes, due, order
+from llm_supervisor.core.request import RequestOutcome
+from llm_supervisor.core.rolling import left_behind
+from llm_supervisor.daemon.active_config import ActiveConfig
+from llm_supervisor.daemon.bootstrap import Bootstrap, Refusal, check_ports, find_pythons
+from llm_supervisor.daemon.lifecycle import Lifecycle
+from llm_supervisor.daemon.rolling import Rolling
+from llm_supervisor.daemon.runners import Runners
+from llm_supervisor.host import log
+from llm_supervisor.supervision import state_file as fm
+from llm_supervisor.supervision.local.local_world import RealWorld
+from llm_supervisor.supervision.snapshots import Snapshots
+
+
+class Reload:
+    """Brings another configuration about. ``in_hand`` is held while one is read and taken, and by whoever wants the
+    configuration to stay as it is."""
+
+    def __init__(
+        self,
+        bootstrap: Bootstrap,
+        active: ActiveConfig,
+        world: RealWorld,
+        runners: Runners,
+        rolling: Rolling,
+        lifecycle: Lifecycle,
+        snapshots: Snapshots,
+        in_hand: asyncio.Lock,
+    ) -> None:
+        self._bootstrap, self._active, self._world = bootstrap, active, world
+        self._runners, self._rolling = runners, rolling
+        self._lifecycle, self._snapshots, self._in_hand = lifecycle, snapshots, in_hand
+        self._log = log.get()
+
+    # What is asked ----------------------------------------------------------------------------------------
+
+    async def reload(self, *, dry_run: bool, wait: bool) -> ReloadBody:
+        """Read the configuration again, and change only what it changes. The answer of ``POST /v1/reload``."""
+        async with self._in_hand:
+            if self._lifecycle.ending or self._lifecycle.handing_over:
+                return {"ok": False, "problems": [], "changes": [], "error": "the daemon is about to end"}
+            try:
+                config, pythons, fresh = self._read()
+            except ConfigError as error:
+                return self._not_reloaded([str(one) for one in error.problems])
+            except (Refusal, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+                return self._not_reloaded([str(error) or repr(error)])
+            todo = self._changes(fresh)
+            told: list[PlannedBody] = [
+                {"program": one.program, "action": one.action.value, "why": one.why} for one in todo
+            ]
+            warnings: list[Problem] = [*config.warnings, *not_cached(config)]
+            answer: ReloadBody = {"ok": True, "problems": [str(one) for one in warnings], "changes": told}
+            if dry_run:
+                self._active.planned(self._active.config, self._active.pythons)  # the key's file may be another one
+                return answer
+            kept = [name for name in fresh.programs if _way(self._active.plan, name) == _way(fresh, name)]
+            try:
+                self._take(config, pythons, fresh, todo)
+            except OSError as error:
+                return self._not_reloaded([f"cannot be written down: {error}"])
+            self._log.info("reloaded", changes=[one for one in told if one["action"] != Action.NOTHING.value])
+        # which configuration holds is settled. To bring it about may take long, and another request may come meanwhile
+        if not wait:
+            self._lifecycle.soon(self._carry_out(todo, kept))
+            return answer
+        results = await self._carry_out(todo, kept)
+        for line in told:
+            if (result := results.get(line["program"])) is not None:
+                line["outcome"] = result.words
+                line["ok"] = result.done
+        return {**answer, "ok": all(result.done for result in results.values())}
+
+    async def by_signal(self) -> None:
+        """Reload as SIGHUP asks for it: the answer is in the log."""
+        await self.reload(dry_run=False, wait=True)
+
+    async def catch_up(self, former: fm.Former) -> None:
+        """Bring about what the configuration changed while no daemon lived, and what the former daemon put off."""
+        for name in former.handover.replace if former.handover is not None else ():
+            self._rolling.replace_later(name)
+        known = {name: one for name, one in former.programs.items() if one.state is not None and one.digest}
+        new = {name: spec for name, spec in self._runners.specs.items() if name in known}
+        old = {name: replace(spec, digest=known[name].digest) for name, spec in new.items()}
+        todo = changes(old, new, self._runners.states, self._world.running())
+        todo = [one for one in todo if one.action in (Action.START, Action.RESTART, Action.ROLLING)]
+        if todo:
+            self._log.info("changed while no daemon lived", programs=[one.program for one in todo])
+            await self._carry_out(todo)
+
+    # Reading and taking it --------------------------------------------------------------------------------
+
+    def _read(self) -> tuple[Config, Pythons, Plan]:
+        """The configuration as the files have it now, judged and planned. Raises ConfigError, Refusal, OSError, or what
+        a file raises that nobody has foreseen."""
+        config = load(self._active.config.files, self._bootstrap.environ, self._bootstrap.vllm_options)
+        pythons = find_pythons(config, self._bootstrap.data, self._active.pythons)
+        check_ports(config, self._runners.owns)
+        return config, pythons, self._active.planned(config, pythons)
+
+    def _not_reloaded(self, problems: list[str]) -> ReloadBody:
+        self._log.error("not reloaded: the configuration is wrong, nothing has changed", problems=problems)
+        return {"ok": False, "problems": problems, "changes": []}
+
+    def _changes(self, fresh: Plan) -> list[Change]:
+        specs = {name: planned.spec for name, planned in fresh.programs.items()}
+        spares = self._runners.spares()  # they are part of no plan, and leave by themselves
+        before = {name: spec for name, spec in self._runners.specs.items() if name in specs or name not in spares}
+        return changes(before, specs, self._runners.states, self._world.running(), self._runners.dismissed)
+
+    def _take(self, config: Config, pythons: Pythons, fresh: Plan, todo: Sequence[Change]) -> None:
+        """Let this configuration hold, for the programs too; none is started, stopped or restarted yet. Raises OSError,
+        and then nothing has changed."""
+        self._active.take(config, pythons, fresh)
+        self._bootstrap.pump.limit(fresh.logs.max_bytes, fresh.logs.backups)
+        self._world.engine_environ = fresh.environ
+        if self._active.wants_gpus:
+            self._world.find_gpus()
+        self._runners.overrule(fresh.programs)
+        self._active.warn()
+        for one in todo:
+            if one.action is not Action.STOP:
+                self._runners.renew(one.program, fresh.programs[one.program])
+        self._runners.arrange(fresh.programs)
+
+    # Bringing it about ------------------------------------------------------------------------------------
+
+    async def _carry_out(self, todo: Sequence[Change], kept: Collection[str] = ()) -> Mapping[str, RequestOutcome]:
+        """Carry a plan out in its order (``core.reload.order``), and let go of what has left. By program: what became
+        of it, where something was asked of it."""
+        specs = self._runners.specs
+        plan = order(todo, specs, self._runners.states, kept)
+        async with asyncio.TaskGroup() as group:
+            rolled = group.create_task(self._rolling.roll(plan.rolling, changed=True))
+            others = {one.program: group.create_task(self._do(one)) for one in plan.at_once}
+        found = rolled.result() | {name: task.result() for name, task in others.items()}
+        absent = absent_replica(found, specs)
+        for one in plan.surplus:
+            # one that is left is a spare replica now, and goes when another one is there
+            found[one.program] = await self._do(one) if absent is None else left_behind(absent)
+        results = await asyncio.gather(*(self._do(one) for one in plan.engines))
+        found |= dict(zip((one.program for one in plan.engines), results, strict=True))
+        for one in todo:
+            if one.action is Action.STOP and one.program not in self._active.plan.programs:
+                self._runners.drop(one.program)
+        self._snapshots.publish()
+        return found
+
+    async def _do(self, change: Change) -> RequestOutcome:
+        """One change, unless something else was asked for since (``core.reload.due``)."""
+        name = change.program
+        now = due(
+            change,
+            configured=name in self._active.plan.programs,
+            told_down=self._runners.stays_down(name),
+            is_new=name in self._runners and self._runners.is_new(name),
+        )
+        if isinstance(now, RequestOutcome):
+            return now
+        if now is Action.STOP:
+            return await self._runners.dismiss(name)
+        return await self._runners.ask(name, now.value)
+
+
+def _way(plan: Plan, name: str) -> tuple[object, ...]:
+    """How the gateway reaches an engine: where, for which model, with which key. Empty for any other program."""
+    entries = (plan.litellm_config or {}).get("model_list") or []
+    params = [entry["litellm_params"] for entry in entries if entry["model_name"] == name]
+    asked = [(one.get("model"), one.get("api_base")) for one in params]
+    asking = plan.programs[name].asking if name in plan.programs else None
+    return (asked, asking.address, asking.headers) if asking is not None else ()
