@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_supervisor.engines import canary, options
+from llm_supervisor.engines import canary
 from llm_supervisor.engines.environment import (
     HOOK,
     INSIDE,
@@ -36,6 +36,7 @@ from llm_supervisor.engines.environment import (
     lock_file,
     machine,
 )
+from llm_supervisor.engines.vllm import installed_options
 from llm_supervisor.host import command
 from llm_supervisor.host.command import Cancellation
 from llm_supervisor.oneshot import uv
@@ -126,7 +127,7 @@ def install_all(engines: Sequence[str], data_dir: Path, *, report: Report, tiny_
         def made(engine: str) -> None:
             env = install(engine, data_dir, report=report, cancellation=cancellation)
             if engine == "vllm":
-                learning = pool.submit(options.learn, str(env.python), data_dir)
+                learning = pool.submit(installed_options.learn, str(env.python), data_dir)
                 _try_warm(env, tiny_model, report, cancellation)
                 learning.result()
 
