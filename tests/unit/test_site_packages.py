@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_supervisor.engines import site_packages
-from llm_supervisor.oneshot import install
+from llm_supervisor.engines import environment, site_packages
 
 
 @pytest.fixture
@@ -104,8 +103,8 @@ def test_a_customize_package_is_found_and_may_be_listed(packages: Path, tmp_path
 
 
 def test_our_own_hook_is_known(packages: Path, tmp_path: Path) -> None:
-    for name in install.HOOK:
-        (packages / name).write_bytes((install.INSIDE / name).read_bytes())
+    for name in environment.HOOK:
+        (packages / name).write_bytes((environment.INSIDE / name).read_bytes())
     assert startup_files(tmp_path) == []
 
 
