@@ -85,7 +85,7 @@ MALICIOUS = (
     Malicious(
         "guardrails-ai",
         ("0.10.1",),
-        "it downloads and runs a strangers' program",
+        "it downloads and runs a stranger's program",
         "https://github.com/guardrails-ai/guardrails/issues/1473",
     ),
     Malicious(
