@@ -142,6 +142,14 @@ def test_a_shutdown_timeout_of_ones_own(place: Place) -> None:
     assert [said[n + 1] for n, word in enumerate(said) if word == "--shutdown-timeout"] == ["7"]
 
 
+def test_a_vllm_without_that_option_is_not_told() -> None:
+    """Before 0.18; what it has is known after `install` or `check`."""
+    of = ("python", "org/a", "a", 8000, {}, 30.0)
+    assert "--shutdown-timeout" not in vllm_process.argv(*of, {"max-model-len": "values"})
+    assert "--shutdown-timeout" in vllm_process.argv(*of, {"shutdown-timeout": "values"})
+    assert "--shutdown-timeout" in vllm_process.argv(*of, {}), "nothing is known"
+
+
 @pytest.mark.parametrize(
     "written", ["vllm: {api-key: sk-secret}", "vllm: {api_key: sk-secret}", "env: {VLLM_API_KEY: sk-secret}"]
 )

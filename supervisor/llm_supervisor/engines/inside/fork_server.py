@@ -39,11 +39,12 @@ REQUEST_BYTES = 1024 * 1024
 FORK_PATIENCE = 10.0  # seconds from the fork to the new process's own word
 VLLM = (
     "vllm.entrypoints.openai.api_server",
-    "vllm.entrypoints.launchers.api_server.entry",
     "vllm.v1.engine.core",
     "vllm.v1.engine.async_llm",
     "vllm.v1.executor.multiproc_executor",
 )
+# What it imports when it starts, where this version has it (since 0.29, and before)
+VLLM_LATER = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.launcher")
 WORKERS = {
     "cpu": ("vllm.v1.worker.cpu_worker", "vllm.v1.worker.cpu_model_runner"),
     "cuda": ("vllm.v1.worker.gpu_worker", "vllm.v1.worker.gpu_model_runner"),
@@ -88,6 +89,7 @@ def import_engine(engine: str, model: str | None) -> None:
         return
     for name in VLLM:
         importlib.import_module(name)
+    import_where_possible(VLLM_LATER)
     from vllm.platforms import current_platform
 
     for name in WORKERS.get(current_platform.device_type, ()):

@@ -26,9 +26,11 @@ def argv(
 ) -> tuple[str, ...]:
     """The whole command line. ``place`` is its loopback port, or the path of its unix socket. ``grace`` (seconds) is
     how long the daemon waits after SIGTERM: vLLM aborts what is in flight at once unless it is told to wait (0.18 and
-    later), so it is told to, a little shorter. ``lists``: see ``flags``."""
+    later), so it is told to, a little shorter. ``lists``: see ``flags``; an older vLLM ends at an option that it does
+    not have, so where its options are known and that one is not among them, it is not told."""
     names = {normal(name) for name in options}
-    extra = [] if "shutdown-timeout" in names else ["--shutdown-timeout", str(max(int(grace) - 5, 0))]
+    left_out = "shutdown-timeout" in names or (lists and "shutdown-timeout" not in lists)
+    extra = [] if left_out else ["--shutdown-timeout", str(max(int(grace) - 5, 0))]
     return (
         python, "-m", MODULE,
         "--model", model,
