@@ -21,10 +21,10 @@ from llm_supervisor.config.plan import Pythons
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import options
 from llm_supervisor.host import net, output
+from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.process import disinherit_descriptors, raise_descriptor_limit
 from llm_supervisor.host.systemd import Notifier, take_descriptors
 from llm_supervisor.supervision import state_file as fm
-from llm_supervisor.supervision.local.local_world import write_atomically
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 # What was configured when all was well

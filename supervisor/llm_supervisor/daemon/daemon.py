@@ -50,11 +50,12 @@ from llm_supervisor.daemon.bootstrap import (
 )
 from llm_supervisor.engines import litellm
 from llm_supervisor.host import gpu, http, log, memory, net, output
+from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.process import become_subreaper, find
 from llm_supervisor.names import SOCKET
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.local.fork_servers import TEND
-from llm_supervisor.supervision.local.local_world import RealWorld, write_atomically
+from llm_supervisor.supervision.local.local_world import RealWorld
 from llm_supervisor.supervision.runner import HEARTBEAT, Runner
 
 # How often systemd is told how things stand (seconds); its watchdog is fed at least three times per period

@@ -29,6 +29,7 @@ from llm_supervisor.core.state import Cause, Departure, Phase, State
 from llm_supervisor.diagnosis import Component, Diagnosis, diagnose
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.host import gpu, http, incident, kmsg, log, net, output, pyspy
+from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.process import (
     COOKIE,
     PATIENCE,
@@ -69,8 +70,6 @@ LOOK_AROUND = 30.0  # seconds between two looks for new members of a program tha
 UNKILLABLE = 10.0  # seconds after which what survives SIGKILL is said to
 LETTING_GO = 2.0  # seconds that the kernel may take to close a dead process's socket
 BEGINNING = output.Position(0, 0)
-# Seconds after which a semaphore that nobody has mapped is nobody's: whoever is to open it would have, by then
-FORGOTTEN = 600.0
 
 
 class Store(Protocol):
@@ -540,9 +539,13 @@ class RealWorld:
             living.leader.reap()
         if living.tree.cgroup is not None:
             cgroup.remove(living.tree.cgroup)
-        _remove_shared(living.shared)
+        shared_memory.remove_unmapped(living.shared)
         if living.shared:  # an engine
-            asyncio.get_running_loop().call_later(FORGOTTEN, _remove_shared, _semaphores(living.began))
+            asyncio.get_running_loop().call_later(
+                shared_memory.SEMAPHORE_ABANDONED_AFTER,
+                shared_memory.remove_unmapped,
+                shared_memory.semaphores_since(living.began),
+            )
         self.incarnations.pop(name, None)
         self.reap()  # the state file keeps it until the next start: what is dead is found dead
 
@@ -569,7 +572,7 @@ class RealWorld:
             if (pid, started) not in here:  # it died while no daemon lived
                 post(ev.MemberLost(incarnation, pid, comm))
         if spec.vital:  # an engine: programs do their own housekeeping
-            living.shared = set().union(*(shared_memory(row.pid) for row in rows))
+            living.shared = set().union(*(shared_memory.mapped(row.pid) for row in rows))
         for row in rows:
             if row.key == living.tree.leader or not row.comm.startswith(spec.vital or ("\0",)):
                 continue
@@ -899,31 +902,6 @@ def _new_cookie(name: str) -> str:
     return f"{name}/{uuid.uuid4().hex}"
 
 
-def _semaphores(since: float) -> set[str]:
-    """Semaphores of multiprocessing that were made since then and may be a dead tree's: killed, it leaves some behind
-    that none of its processes has mapped, so that nothing tells whose they are."""
-    found = set()
-    for entry in os.scandir("/dev/shm"):
-        try:
-            seen = entry.stat()
-        except OSError:
-            continue
-        if entry.name.startswith("sem.mp-") and seen.st_uid == os.geteuid() and seen.st_ctime >= since:
-            found.add(entry.name)
-    return found
-
-
-def _remove_shared(names: set[str]) -> None:
-    """Remove what a dead tree left in /dev/shm (killed ranks do not, and it fills up), unless somebody else has it."""
-    left = {name for name in names if os.path.exists(f"/dev/shm/{name}")}
-    if not left:
-        return
-    for pid in read_rows():
-        left -= shared_memory(pid)
-    for name in left:
-        Path(f"/dev/shm/{name}").unlink(missing_ok=True)
-
-
 def _poster(post: Callable[[Event], None], event: Event) -> Callable[[ExitStatus], None]:
     return lambda _: post(event)
 
@@ -933,19 +911,3 @@ def _signal(row: Row, signum: int) -> None:
         signal_process(row.pid, row.started, signum)
     except PermissionError:
         pass  # it changed its user; the sweep will name it as left over
-
-
-def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace the file so that a reader sees the old content or the new, never a part."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
-        rest = memoryview(data)
-        while rest:  # a write may be cut where room ends, and only the next one says so
-            rest = rest[os.write(fd, rest) :]
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(fd)
-    os.replace(fresh, path)
