@@ -22,7 +22,8 @@ from llm_supervisor.core.probe import Asking, Canary, Question, Reading
 from llm_supervisor.core.spec import HealthSpec, Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.engines import canary, litellm, vllm
-from llm_supervisor.supervision.runner import Runner, Swept
+from llm_supervisor.supervision.runner import Runner
+from llm_supervisor.supervision.world import Launched, Swept
 from tests.core.virtual_time import VirtualLoop, play
 
 SERVED = "glm"
@@ -148,13 +149,13 @@ class ScriptedWorld:
 
     async def spawn(
         self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None], *, warm: bool
-    ) -> tuple[int, bool]:
+    ) -> Launched:
         """See ``runner.World``. What comes back is a fine engine, whatever became of its predecessor."""
         if incarnation > 1:
             self.facts = Facts()
         self._post, self._incarnation, self._spawned_at = post, incarnation, self.now
         self._tokens = self._iterations = self._finished = 0.0
-        return 100 + incarnation, False
+        return Launched(100 + incarnation, warm=False)
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
         """See ``runner.World``."""
@@ -178,7 +179,7 @@ class ScriptedWorld:
     def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> None:
         """See ``runner.World``."""
 
-    async def photograph(self, spec: ProgramSpec) -> None:
+    async def dump_stacks(self, spec: ProgramSpec) -> None:
         """See ``runner.World``."""
 
     def worked(self, spec: ProgramSpec) -> int:

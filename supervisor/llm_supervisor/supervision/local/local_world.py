@@ -1,4 +1,4 @@
-"""The real world behind ``runner.World``: what one daemon does with processes, pipes, sockets and the state file.
+"""The real world behind ``World``: what one daemon does with processes, pipes, sockets and the state file.
 
 Joins the modules of ``host``; decides nothing that ``core`` should decide.
 """
@@ -52,8 +52,8 @@ from llm_supervisor.host.process import (
 )
 from llm_supervisor.host.systemd import Notifier
 from llm_supervisor.supervision.local.fork_servers import Nurseries
-from llm_supervisor.supervision.runner import Refused, Swept
 from llm_supervisor.supervision.state_file import STATE, STATE_VERSION, Former, fifo_of, fifo_path
+from llm_supervisor.supervision.world import Launched, SpawnRefused, Swept
 
 # What the service manager says to us and nobody else, and what belongs to our own interpreter
 _NOT_INHERITED = frozenset(
@@ -152,8 +152,8 @@ class RealWorld:
 
     async def spawn(
         self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None], *, warm: bool
-    ) -> tuple[int, bool]:
-        """See ``runner.World``."""
+    ) -> Launched:
+        """See ``World``."""
         launch = spec.launch
         self._take_turn(spec)
         await self._memory_is_back(spec)
@@ -171,7 +171,7 @@ class RealWorld:
             self._store.store(fifo.name, pipe)
         except OSError as error:
             failure = Failure("log", f"no log can be opened: {error}", "Free some room in the log folder.")
-            raise Refused(failure) from error
+            raise SpawnRefused(failure) from error
         at = os.stat(fifo)
         tree = Tree(cookie, fifo=(at.st_dev, at.st_ino))
         begin = self._pump.position(spec.name)
@@ -200,7 +200,7 @@ class RealWorld:
                 advice = (
                     "Correct the command, or install it." if error.permanent else "The machine is short of something."
                 )
-                raise Refused(Failure("spawn_failed", str(error), advice, permanent=error.permanent)) from error
+                raise SpawnRefused(Failure("spawn_failed", str(error), advice, permanent=error.permanent)) from error
             leader = Child.open(pid)
             assert leader is not None, "nobody else reaps, so a fresh child is there at least as a zombie"
         pid = leader.pid
@@ -211,7 +211,7 @@ class RealWorld:
         leader.watch(lambda status: post(ev.Exited(incarnation, status)))
         self._reserved[spec.name] = _new_cookie(spec.name)
         self.save()
-        return pid, warm
+        return Launched(pid, warm)
 
     async def _fork(
         self, spec: ProgramSpec, living: Incarnation, environment: Mapping[str, str], fds: list[int]
@@ -240,7 +240,9 @@ class RealWorld:
                 _signal(row, signal.SIGKILL)
             if loop.time() >= end:
                 who = ", ".join(f"{row.comm} (pid {row.pid})" for row in left)
-                raise Refused(Failure("unkillable", f"what a warm start has left survives SIGKILL: {who}", busy=True))
+                raise SpawnRefused(
+                    Failure("unkillable", f"what a warm start has left survives SIGKILL: {who}", busy=True)
+                )
             await asyncio.sleep(0.01)
         return None
 
@@ -266,7 +268,7 @@ class RealWorld:
                 failure = Failure(
                     "state", f"the state cannot be written: {error}", f"Free some room in {self._runtime}."
                 )
-                raise Refused(failure) from error
+                raise SpawnRefused(failure) from error
         return self._reserved[name]
 
     def _take_turn(self, spec: ProgramSpec) -> None:
@@ -275,7 +277,7 @@ class RealWorld:
             other = self._starting.get(index, spec.name)
             if other != spec.name:
                 summary = f"waits for GPU {index}: {other} starts on it"
-                raise Refused(Failure("gpu_busy_starting", summary, permanent=False, busy=True))
+                raise SpawnRefused(Failure("gpu_busy_starting", summary, permanent=False, busy=True))
         self._starting |= dict.fromkeys(spec.gpus, spec.name)
 
     async def _memory_is_back(self, spec: ProgramSpec) -> None:
@@ -284,7 +286,7 @@ class RealWorld:
             advice = "It waits until the memory is free, without counting it as a failure. End those processes if they "
             advice += "are not wanted; if NVML names none, reset the GPU (nvidia-smi --gpu-reset) or reboot."
             summary = "; ".join(str(one) for one in held)
-            raise Refused(Failure("gpu_memory_held", summary, advice, permanent=False, busy=True))
+            raise SpawnRefused(Failure("gpu_memory_held", summary, advice, permanent=False, busy=True))
         self._held.pop(spec.name, None)
 
     def _end_turn(self, name: str) -> None:
@@ -315,16 +317,16 @@ class RealWorld:
                 Path(uds).unlink(missing_ok=True)
         except OSError as error:
             advice = "Choose another place for `uds`: a path of at most 107 bytes in a folder of this user."
-            raise Refused(Failure("uds", f"{uds}: {error.strerror or error}", advice, permanent=True)) from error
+            raise SpawnRefused(Failure("uds", f"{uds}: {error.strerror or error}", advice, permanent=True)) from error
         if used:
             advice = "End it, or choose another place for `uds`."
-            raise Refused(Failure("port_taken", f"{uds} is somebody's: it answers", advice, busy=True))
+            raise SpawnRefused(Failure("port_taken", f"{uds} is somebody's: it answers", advice, busy=True))
 
-    def _taken(self, port: int, error: OSError) -> Refused:
+    def _taken(self, port: int, error: OSError) -> SpawnRefused:
         holder = net.holder(port)
         who = f": {holder}" if holder else f" ({error.strerror})"
         advice = f"End {holder}, or give this model another port." if holder else "Choose another port."
-        return Refused(Failure("port_taken", f"port {port} is taken{who}", advice, permanent=False, busy=True))
+        return SpawnRefused(Failure("port_taken", f"port {port} is taken{who}", advice, permanent=False, busy=True))
 
     def _listen(self, name: str, address: tuple[str, int]) -> socket.socket:
         """The listening socket, bound anew only if it was closed: it outlives incarnations, so clients queue in it; and
@@ -378,7 +380,7 @@ class RealWorld:
             self._gpus = gpu.detect()
 
     def close_listener(self, name: str) -> None:
-        """See ``runner.World``. The last of its programs closes a socket."""
+        """See ``World``. The last of its programs closes a socket."""
         address = self._accepting.pop(name, None)
         if address is not None and address not in self._accepting.values():
             self._listeners.pop(address).close()
@@ -397,7 +399,7 @@ class RealWorld:
     # Ending -----------------------------------------------------------------------------------------------
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
-        """See ``runner.World``."""
+        """See ``World``."""
         living = self.incarnations.get(name)
         if living is None:
             return
@@ -412,7 +414,7 @@ class RealWorld:
                 living.leader.signal(signal.SIGCONT)  # a stopped process would not see it
 
     async def sweep(self, spec: ProgramSpec, state: State, grace: float, kill_grace: float) -> Swept:
-        """See ``runner.World``."""
+        """See ``World``."""
         living = self.incarnations.get(spec.name)
         swept = await self.end(spec.name, grace, kill_grace)
         self._end_turn(spec.name)
@@ -520,7 +522,7 @@ class RealWorld:
         return Swept(found)
 
     async def orphans_gone(self, name: str) -> None:
-        """See ``runner.World``."""
+        """See ``World``."""
         living = self.incarnations.get(name)
         while living is not None and find(living.tree):
             await asyncio.sleep(1.0)
@@ -558,7 +560,7 @@ class RealWorld:
     # Looking ----------------------------------------------------------------------------------------------
 
     def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> None:
-        """See ``runner.World``."""
+        """See ``World``."""
         self._end_turn(spec.name)
         living = self.incarnations.get(spec.name)
         if living is None or living.number != incarnation:
@@ -587,7 +589,7 @@ class RealWorld:
         self._save_soon()
 
     def worked(self, spec: ProgramSpec) -> int:
-        """See ``runner.World``."""
+        """See ``World``."""
         living = self.incarnations.get(spec.name)
         return 0 if living is None else sum(row.cpu + transferred(row.pid) // MIB for row in self._look(living))
 
@@ -601,7 +603,7 @@ class RealWorld:
         return living.tree.look(self._rows[1])
 
     def stopped(self, spec: ProgramSpec) -> tuple[str, ...]:
-        """See ``runner.World``. Of who is known; the whole table is read now and then, for who is new."""
+        """See ``World``. Of who is known; the whole table is read now and then, for who is new."""
         living = self.incarnations.get(spec.name)
         if living is None:
             return ()
@@ -621,15 +623,15 @@ class RealWorld:
         living.waiting = waiting
         return stopped
 
-    async def photograph(self, spec: ProgramSpec) -> None:
-        """See ``runner.World``."""
+    async def dump_stacks(self, spec: ProgramSpec) -> None:
+        """See ``World``."""
         if (living := self.incarnations.get(spec.name)) is not None:
             vital = [row for row in living.tree.look(read_rows()) if row.comm.startswith(spec.vital or ("\0",))]
             pids = [living.leader.pid] if living.leader is not None else []
             living.stacks = await pyspy.dump(dict.fromkeys([*pids, *(row.pid for row in vital)]))
 
     def output(self, name: str) -> tuple[list[bytes], bool]:
-        """See ``runner.World``."""
+        """See ``World``."""
         at, rest = self._read.get(name, (output.Position(0, 0), b""))
         data, after = output.read_from(self._pump.folder(name), at)
         *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
@@ -637,11 +639,11 @@ class RealWorld:
         return lines, bool(data)
 
     def downloaded(self, spec: ProgramSpec) -> int:
-        """See ``runner.World``."""
+        """See ``World``."""
         return hub_cache.growth(spec.launch.downloads)
 
     async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
-        """See ``runner.World``."""
+        """See ``World``."""
         if question is None:
             assert not isinstance(asking.address, str)
             return await http.connect(*asking.address, timeout)
@@ -670,7 +672,7 @@ class RealWorld:
         return Probe(Answer.INVALID, f"port {living.port} is answered by {who}, not by {name}")
 
     async def read(self, name: str, asking: Asking, reading: Reading, timeout: float) -> tuple[Probe, Counters | None]:
-        """See ``runner.World``."""
+        """See ``World``."""
         reply = await (await self._target(name, asking)).ask(reading.path, timeout)
         if isinstance(reply, Probe):
             return reply, None
@@ -680,7 +682,7 @@ class RealWorld:
         return Probe(Answer.OK, f"{counters.running} running, {counters.waiting} waiting", reply.took), counters
 
     async def send(self, name: str, asking: Asking, canary: Canary, timeout: float) -> Probe:
-        """See ``runner.World``."""
+        """See ``World``."""
         nonce = uuid.uuid4().hex[:12]
         target = await self._target(name, asking)
         body = canary.body(nonce)
@@ -865,7 +867,7 @@ class RealWorld:
         self._save_now()
 
     def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Found:
-        """See ``runner.World``."""
+        """See ``World``."""
         living = self.incarnations.get(name)
         if living is None:
             return Found(None, remains=False, began=False)
