@@ -54,7 +54,7 @@ from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.process import become_subreaper, find
 from llm_supervisor.names import SOCKET
 from llm_supervisor.supervision import state_file as fm
-from llm_supervisor.supervision.local.fork_servers import TEND
+from llm_supervisor.supervision.local.fork_servers import MAINTAIN_EVERY
 from llm_supervisor.supervision.local.local_world import RealWorld
 from llm_supervisor.supervision.runner import HEARTBEAT, Runner
 
@@ -158,7 +158,7 @@ class Daemon:
         asked = frozenset(alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes)
         groups = [ModelGroup(one.name, one.vision, one.engines, asked, one.disabled) for one in self.plan.groups]
         names = {name: uuid for name in self.runners if (uuid := self.incarnation(name))}
-        servers = {name: one for name in self.runners if (one := self._world.nurseries.status(name)) is not None}
+        servers = {name: one for name in self.runners if (one := self._world.fork_servers.status(name)) is not None}
         return status_message(about, self.specs, self.states, groups, asyncio.get_running_loop().time(), names, servers)
 
     def events(self, after: int) -> list[dict[str, Any]]:
@@ -287,7 +287,7 @@ class Daemon:
                         self._tell(),
                         self._prove_routes(),
                         self._watch_needs(),
-                        self._tend(),
+                        self._maintain(),
                         self._keep_telling(),
                         self._catch_up(former),
                     )
@@ -717,7 +717,7 @@ class Daemon:
             await asyncio.sleep(0.01)  # a start that nobody has written down yet would be swept
         async with self._rolling:
             pass  # who waited for it has had his turn, and has put off what he wanted
-        await self._world.nurseries.close()
+        await self._world.fork_servers.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for _ in range(3):
             await asyncio.sleep(0)  # a signal that has come, and was not handled yet
@@ -870,11 +870,11 @@ class Daemon:
             self._tell_gateway()
             await asyncio.sleep(TELL_GATEWAY)
 
-    async def _tend(self) -> None:
+    async def _maintain(self) -> None:
         """Look after the fork servers, and after replicas that have grown too much."""
         while True:
-            await asyncio.sleep(TEND)
-            self._world.nurseries.tend()
+            await asyncio.sleep(MAINTAIN_EVERY)
+            self._world.fork_servers.maintain()
             self._replace_grown()
             for name in [name for name in self._replicas() if self._is_spare(name)]:
                 if not self._rolling.locked():

@@ -51,7 +51,7 @@ from llm_supervisor.host.process import (
     transferred,
 )
 from llm_supervisor.host.systemd import Notifier
-from llm_supervisor.supervision.local.fork_servers import Nurseries
+from llm_supervisor.supervision.local.fork_servers import ForkServerPool
 from llm_supervisor.supervision.state_file import STATE, STATE_VERSION, Former, fifo_of, fifo_path
 from llm_supervisor.supervision.world import Launched, SpawnRefused, Swept
 
@@ -134,7 +134,7 @@ class RealWorld:
         self._digests: dict[str, str] = {}  # by program: of what its last incarnation was started with
         self._stops: dict[str, StopSpec] = {}  # by program: how it is to be ended by one who knows no more of it
         self.handover: dict[str, Any] | None = None  # for ourselves after an exec
-        self.nurseries = Nurseries(runtime / "fork-servers", self.starting)
+        self.fork_servers = ForkServerPool(runtime / "fork-servers", self.starting)
         self._gpus = gpus or gpu.NoGpus()
         self._starting: dict[int, str] = {}  # GPU: the program that starts on it
         self._reserved: dict[str, str] = {}  # the cookie of each program's next incarnation
@@ -218,7 +218,7 @@ class RealWorld:
     ) -> Child | None:
         """A start from a fork server; None where there is none, or it did not work: then nothing of it is left."""
         try:
-            pid = await self.nurseries.fork(
+            pid = await self.fork_servers.fork(
                 spec.name,
                 spec.launch,
                 environment,
@@ -254,7 +254,7 @@ class RealWorld:
         """The same process under another spec: perhaps its next start may be warm now, or may not be any more."""
         living = self.incarnations.get(spec.name)
         if living is not None and spec.name not in self.starting():
-            self.nurseries.want(spec.name, spec.launch, self._environment(spec, living.cookie))
+            self.fork_servers.want(spec.name, spec.launch, self._environment(spec, living.cookie))
 
     def _reserved_cookie(self, name: str) -> str:
         """A cookie that is on disk already: a daemon that is killed right after the spawn leaves nothing that its
@@ -419,7 +419,7 @@ class RealWorld:
         swept = await self.end(spec.name, grace, kill_grace)
         self._end_turn(spec.name)
         if (leaving := state.leaving) is not None and state.warm and leaving.failed and not leaving.was_ready:
-            self.nurseries.distrust(spec.name, leaving.summary)
+            self.fork_servers.distrust(spec.name, leaving.summary)
         if swept.left or living is None:
             return swept
         if living.uds is not None:  # its own, and dead with it
@@ -555,7 +555,7 @@ class RealWorld:
         """Reap orphans that came to us. Call on SIGCHLD."""
         # those too that a former daemon left, and nobody watches yet: how they ended is asked for when they are adopted
         watched = {living.tree.leader[0] for living in self.incarnations.values() if living.tree.leader is not None}
-        reap_strangers(watched | self.nurseries.pids())
+        reap_strangers(watched | self.fork_servers.pids())
 
     # Looking ----------------------------------------------------------------------------------------------
 
@@ -566,8 +566,8 @@ class RealWorld:
         if living is None or living.number != incarnation:
             return
         if living.warm:
-            self.nurseries.succeeded(spec.name)
-        self.nurseries.want(spec.name, spec.launch, self._environment(spec, living.cookie))
+            self.fork_servers.succeeded(spec.name)
+        self.fork_servers.want(spec.name, spec.launch, self._environment(spec, living.cookie))
         rows = living.tree.look(read_rows())
         here = {row.key for row in rows}
         for pid, started, comm in living.expected:
@@ -707,7 +707,7 @@ class RealWorld:
         if self._saving is not None:
             self._saving.cancel()
             self._saving = None
-        await self.nurseries.close()
+        await self.fork_servers.close()
         for _, target in self._targets.values():
             await target.close()
         if not self.incarnations:  # else the next daemon gets its sockets back
@@ -738,7 +738,7 @@ class RealWorld:
 
     def forget(self, name: str) -> None:
         """A program that is no more."""
-        self.nurseries.forget(name)
+        self.fork_servers.forget(name)
         known: dict[str, Any]
         for known in (self._states, self._reserved, self._digests, self._stops):
             known.pop(name, None)
