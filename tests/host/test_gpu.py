@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 from llm_supervisor.host.gpu import MIB, Held, Memory, NoGpus, wait_for_memory
-from llm_supervisor.host.output import Pump
-from llm_supervisor.host.process import Tree
-from llm_supervisor.supervision.local.local_world import Incarnation, RealWorld
+from llm_supervisor.supervision.local.gpu_turns import GpuTurns
 from tests.core.virtual_time import VirtualLoop
 
 GIB = 1024 * MIB
@@ -87,13 +84,9 @@ class Standing:
         return Memory(30 * GIB, 80 * GIB, ((4711, 29 * GIB),)) if index < 2 else None
 
 
-def test_an_incident_shows_how_the_gpus_were(tmp_path: Path) -> None:
-    pump = Pump(tmp_path / "logs")
-    world = RealWorld(
-        tmp_path, pump, own_environ={}, engine_environ={}, incidents=tmp_path / "incidents", gpus=Standing()
-    )
-    living = Incarnation(1, "glm/1", Tree("glm/1"), tmp_path / "fifo", baselines=[(0, GIB)])
-    assert [world._gpu_facts(index, living) for index in (0, 2)] == [
+def test_an_incident_shows_how_the_gpus_were() -> None:
+    turns = GpuTurns(Standing())
+    assert [turns.facts(index, [(0, GIB)]) for index in (0, 2)] == [
         {
             "index": 0,
             "used_before_start": GIB,

@@ -37,17 +37,7 @@ from llm_supervisor.core.reload import Action, Change, changes
 from llm_supervisor.core.spec import Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State, Wanted
 from llm_supervisor.daemon import upgrade
-from llm_supervisor.daemon.bootstrap import (
-    LAST_GOOD,
-    SIGNALS,
-    Ground,
-    Refusal,
-    check_ports,
-    find_pythons,
-    known_pythons,
-    master_key,
-    take_lock,
-)
+from llm_supervisor.daemon.bootstrap import LAST_GOOD, SIGNALS, Ground, known_pythons, take_lock
 from llm_supervisor.engines import litellm
 from llm_supervisor.host import gpu, http, log, memory, net, output
 from llm_supervisor.host.files import write_atomically
@@ -55,7 +45,8 @@ from llm_supervisor.host.process import become_subreaper, find
 from llm_supervisor.names import SOCKET
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.local.fork_servers import MAINTAIN_EVERY
-from llm_supervisor.supervision.local.local_world import RealWorld
+from llm_supervisor.supervision.local.local_world import LocalWorld
+from llm_supervisor.supervision.resources import Refusal, check_ports, find_pythons, master_key
 from llm_supervisor.supervision.runner import HEARTBEAT, Runner
 
 # How often systemd is told how things stand (seconds); its watchdog is fed at least three times per period
@@ -91,7 +82,7 @@ class Daemon:
         self._pythons = find_pythons(config, ground.data, known)
         self.plan = self._planned(config, self._pythons)
         self._pump.limit(self.plan.logs.max_bytes, self.plan.logs.backups)
-        self._world = RealWorld(
+        self._world = LocalWorld(
             ground.runtime,
             self._pump,
             own_environ=ground.environ,
@@ -730,14 +721,14 @@ class Daemon:
             door.set_inheritable(True)
             os.set_inheritable(self._ground.lock, True)
             self._world.hand_over(
-                {
-                    "lock": self._ground.lock,
-                    "control": door.fileno(),
-                    "events": list(self._events),
-                    "upgrades": self._upgrades + 1,
-                    "began": self._began,
-                    "replace": self._put_off,
-                }
+                fm.Handover(
+                    lock=self._ground.lock,
+                    control=door.fileno(),
+                    events=tuple(self._events),
+                    upgrades=self._upgrades + 1,
+                    began=self._began,
+                    replace=tuple(self._put_off),
+                )
             )
             sys.stdout.flush()
             os.execve(argv[0], argv, upgrade.environment())
@@ -950,7 +941,7 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
         try:
             former = fm.read(runtime) or fm.Former({})
             fm.reopen(former, runtime, pump, {})
-            world = RealWorld(runtime, pump, own_environ={}, engine_environ={}, incidents=paths.incident_dir(environ))
+            world = LocalWorld(runtime, pump, own_environ={}, engine_environ={}, incidents=paths.incident_dir(environ))
             world.inherit(former)
             for name in sorted(world.incarnations):
                 ended = await world.end(name, 5.0, 30.0)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import ConfigError, load, plan
-from llm_supervisor.daemon.bootstrap import find_pythons, known_pythons, last_good
+from llm_supervisor.daemon.bootstrap import known_pythons, last_good
 from llm_supervisor.supervision import state_file as fm
+from llm_supervisor.supervision.resources import find_pythons
 
 PATIENCE = 60.0  # seconds that a rehearsal may take
 FLAG = "--rehearse"
