@@ -140,7 +140,7 @@ class Handover:
     fifos: dict[str, int] = field(default_factory=dict)
 
     def descriptors(self) -> list[int]:
-        """All that stay open."""
+        """All descriptors that stay open over the exec."""
         return [self.lock, self.control, *(fd for _, _, fd in self.listeners), *self.fifos.values()]
 
 

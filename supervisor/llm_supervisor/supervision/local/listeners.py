@@ -67,7 +67,7 @@ class Listeners:
             self.close(spec.name)
 
     def close_all(self) -> None:
-        """Close every socket."""
+        """Close the sockets of all programs."""
         for name in list(self._accepting):
             self.close(name)
 

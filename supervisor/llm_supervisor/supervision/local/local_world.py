@@ -79,14 +79,12 @@ class LocalWorld:
         self._teardown = Teardown(self.incarnations, pump, store, self._gpu_turns, self.fork_servers, post_mortem)
         self._probes = ProbeClient(self.incarnations, self._watch.look)
 
-    # What runners need, as the protocol World says it --------------------------------------------------------
+    # The protocol World, which says what each of these does ---------------------------------------------------
 
     async def spawn(self, spec: ProgramSpec, incarnation: int, post: Post, *, warm: bool) -> Launched:
-        """See ``World``."""
         return await self._launcher.spawn(spec, incarnation, post, warm=warm)
 
     def adopt(self, name: str, incarnation: int, post: Post) -> Found:
-        """See ``World``."""
         living = self.incarnations.get(name)
         if living is None:
             return Found(None, remains=False, began=False)
@@ -106,19 +104,15 @@ class LocalWorld:
         return Found(None, remains=remains, began=began)
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
-        """See ``World``."""
         self._teardown.signal(name, signum, tree=tree)
 
     async def sweep(self, spec: ProgramSpec, state: State, grace: float, kill_grace: float) -> Swept:
-        """See ``World``."""
         return await self._teardown.sweep(spec, state, grace, kill_grace)
 
     async def orphans_gone(self, name: str) -> None:
-        """See ``World``."""
         await self._teardown.orphans_gone(name)
 
     def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Post) -> None:
-        """See ``World``."""
         self._gpu_turns.end(spec.name)
         living = self.incarnations.get(spec.name)
         if living is None or living.number != incarnation:
@@ -130,42 +124,33 @@ class LocalWorld:
         self._state_file.save_soon()
 
     def stopped(self, spec: ProgramSpec) -> tuple[str, ...]:
-        """See ``World``."""
         living = self.incarnations.get(spec.name)
         return () if living is None else self._watch.stopped(spec, living)
 
     def worked(self, spec: ProgramSpec) -> int:
-        """See ``World``."""
         living = self.incarnations.get(spec.name)
         return 0 if living is None else self._watch.worked(living)
 
     async def dump_stacks(self, spec: ProgramSpec) -> None:
-        """See ``World``."""
         if (living := self.incarnations.get(spec.name)) is not None:
             await self._watch.dump_stacks(spec, living)
 
     def output(self, name: str) -> tuple[list[bytes], bool]:
-        """See ``World``."""
         return self._output.lines(name)
 
     def downloaded(self, spec: ProgramSpec) -> int:
-        """See ``World``."""
         return hub_cache.growth(spec.launch.downloads)
 
     async def ask(self, name: str, asking: Asking, question: Question | None, timeout: float) -> Probe:
-        """See ``World``."""
         return await self._probes.ask(name, asking, question, timeout)
 
     async def read(self, name: str, asking: Asking, reading: Reading, timeout: float) -> tuple[Probe, Counters | None]:
-        """See ``World``."""
         return await self._probes.read(name, asking, reading, timeout)
 
     async def send(self, name: str, asking: Asking, canary: Canary, timeout: float) -> Probe:
-        """See ``World``."""
         return await self._probes.send(name, asking, canary, timeout)
 
     def close_listener(self, name: str) -> None:
-        """See ``World``."""
         self._listeners.close(name)
 
     # What the daemon needs: configurations -------------------------------------------------------------------
