@@ -14,7 +14,8 @@ from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan
 from llm_supervisor.core.recovery import Remnant
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
-from llm_supervisor.supervision.runner import Runner, SpawnRefused, Swept
+from llm_supervisor.supervision.runner import Runner
+from llm_supervisor.supervision.world import Launched, SpawnRefused, Swept
 
 from .makers import CHECKED, PID
 from .virtual_time import play
@@ -91,14 +92,14 @@ class FakeWorld:
 
     async def spawn(
         self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None], *, warm: bool
-    ) -> tuple[int, bool]:
+    ) -> Launched:
         """See ``runner.World``."""
         self.did(f"spawn {incarnation}" if warm else f"spawn {incarnation} cold")
         await asyncio.sleep(self.spawn_takes)
         if self.refusals:
             raise SpawnRefused(self.refusals.pop(0))
         self._post, self._incarnation, self._spawned_at = post, incarnation, self.now
-        return PID + incarnation, warm and incarnation > 1 and self.warm
+        return Launched(PID + incarnation, warm and incarnation > 1 and self.warm)
 
     def adopt(self, name: str, incarnation: int, post: Callable[[Event], None]) -> Remnant:
         """See ``runner.World``."""
@@ -130,9 +131,9 @@ class FakeWorld:
         """See ``runner.World``."""
         self.did(f"baseline {incarnation}")
 
-    async def photograph(self, spec: ProgramSpec) -> None:
+    async def dump_stacks(self, spec: ProgramSpec) -> None:
         """See ``runner.World``."""
-        self.did("photograph")
+        self.did("dump stacks")
 
     def downloaded(self, spec: ProgramSpec) -> int:
         """See ``runner.World``."""

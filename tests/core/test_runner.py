@@ -762,11 +762,11 @@ def test_who_hangs_with_work_to_do_is_killed_after_the_grace_of_a_stall() -> Non
     assert stage.state.leaving is not None
     assert stage.state.leaving.cause is Cause.STALLED
     assert stage.now == 110 + 120, "the first reading that shows no progress is at 110"
-    (photograph,) = [at for at, what in stage.world.diary if what == "photograph"]
-    assert 110 + 60 <= photograph <= 110 + 75, "where it stands is kept halfway, so that the end does not wait for it"
+    (dumped,) = [at for at, what in stage.world.diary if what == "dump stacks"]
+    assert 110 + 60 <= dumped <= 110 + 75, "where it stands is kept halfway, so that the end does not wait for it"
 
 
-def test_who_stands_still_for_a_moment_is_not_photographed() -> None:
+def test_a_short_stall_dumps_no_stacks() -> None:
     async def scene(stage: Stage) -> None:
         await stage.at(100.5)
         stage.world.works = False
@@ -775,7 +775,7 @@ def test_who_stands_still_for_a_moment_is_not_photographed() -> None:
         await stage.at(1000)
 
     stage = engine(scene, works=True, running=3)
-    assert "photograph" not in [what for _, what in stage.world.diary]
+    assert "dump stacks" not in [what for _, what in stage.world.diary]
 
 
 def test_who_hangs_idle_is_found_by_its_canary_and_killed() -> None:

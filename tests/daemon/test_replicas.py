@@ -24,7 +24,7 @@ from llm_supervisor.daemon.actions import Actions
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.daemon.rolling import Rolling
 from llm_supervisor.daemon.runners import Runners
-from llm_supervisor.supervision.local.local_world import RealWorld
+from llm_supervisor.supervision.local.local_world import LocalWorld
 from llm_supervisor.supervision.snapshots import Snapshots
 from tests.core.fake_world import ASKING, FakeWorld
 from tests.core.makers import CHECKED, SOME
@@ -79,7 +79,7 @@ class Place:
         self.snapshots = Snapshots()
         self.lifecycle = Lifecycle(self.snapshots)
         self.runners = Runners(
-            cast(RealWorld, self.worlds), self.lifecycle, self.snapshots,
+            cast(LocalWorld, self.worlds), self.lifecycle, self.snapshots,
             publish=self.publish, configured=lambda: self.configured,
         )  # fmt: skip
         self.replacing = asyncio.Lock()

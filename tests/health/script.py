@@ -25,7 +25,8 @@ from llm_supervisor.engines import canary
 from llm_supervisor.engines.litellm import probes as litellm_probes
 from llm_supervisor.engines.vllm import probes as vllm_probes
 from llm_supervisor.engines.vllm import process as vllm_process
-from llm_supervisor.supervision.runner import Runner, Swept
+from llm_supervisor.supervision.runner import Runner
+from llm_supervisor.supervision.world import Launched, Swept
 from tests.core.virtual_time import VirtualLoop, play
 
 SERVED = "glm"
@@ -157,13 +158,13 @@ class ScriptedWorld:
 
     async def spawn(
         self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None], *, warm: bool
-    ) -> tuple[int, bool]:
+    ) -> Launched:
         """See ``runner.World``. What comes back is a fine engine, whatever became of its predecessor."""
         if incarnation > 1:
             self.facts = Facts()
         self._post, self._incarnation, self._spawned_at = post, incarnation, self.now
         self._tokens = self._iterations = self._finished = 0.0
-        return 100 + incarnation, False
+        return Launched(100 + incarnation, warm=False)
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
         """See ``runner.World``."""
@@ -187,7 +188,7 @@ class ScriptedWorld:
     def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Callable[[Event], None]) -> None:
         """See ``runner.World``."""
 
-    async def photograph(self, spec: ProgramSpec) -> None:
+    async def dump_stacks(self, spec: ProgramSpec) -> None:
         """See ``runner.World``."""
 
     def worked(self, spec: ProgramSpec) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
+import pytest
+
+from llm_supervisor.core.spec import Kind, Launch, ProgramSpec
 from llm_supervisor.host.gpu import MIB, Held, Memory, NoGpus, wait_for_memory
-from llm_supervisor.host.output.pump import Pump
-from llm_supervisor.host.process import Tree
-from llm_supervisor.supervision.local.local_world import Incarnation, RealWorld
+from llm_supervisor.supervision.local.gpu_turns import GpuTurns
+from llm_supervisor.supervision.world import SpawnRefused
 from tests.core.virtual_time import VirtualLoop
 
 GIB = 1024 * MIB
@@ -87,13 +88,9 @@ class Standing:
         return Memory(30 * GIB, 80 * GIB, ((4711, 29 * GIB),)) if index < 2 else None
 
 
-def test_an_incident_shows_how_the_gpus_were(tmp_path: Path) -> None:
-    pump = Pump(tmp_path / "logs")
-    world = RealWorld(
-        tmp_path, pump, own_environ={}, engine_environ={}, incidents=tmp_path / "incidents", gpus=Standing()
-    )
-    living = Incarnation(1, "glm/1", Tree("glm/1"), tmp_path / "fifo", baselines=[(0, GIB)])
-    assert [world._gpu_facts(index, living) for index in (0, 2)] == [
+def test_an_incident_shows_how_the_gpus_were() -> None:
+    turns = GpuTurns(Standing())
+    assert [turns.facts(index, [(0, GIB)]) for index in (0, 2)] == [
         {
             "index": 0,
             "used_before_start": GIB,
@@ -103,3 +100,35 @@ def test_an_incident_shows_how_the_gpus_were(tmp_path: Path) -> None:
         },
         {"index": 2, "used_before_start": None, "used": None, "total": None, "processes": None},
     ]
+
+
+def spec(name: str, *gpus: int) -> ProgramSpec:
+    return ProgramSpec(name, Kind.VLLM, Launch(("vllm",)), gpus=gpus)
+
+
+def test_one_start_per_gpu_at_a_time() -> None:
+    turns = GpuTurns(NoGpus())
+    turns.begin(spec("glm", 0, 1))
+    turns.begin(spec("glm", 0, 1))
+    turns.begin(spec("other", 2))
+    with pytest.raises(SpawnRefused, match="waits for GPU 1: glm starts on it") as refused:
+        turns.begin(spec("qwen", 1))
+    assert refused.value.failure.busy
+    turns.end("glm")
+    turns.begin(spec("qwen", 1))
+
+
+def test_no_start_before_the_memory_of_the_last_one_is_back() -> None:
+    async def scene() -> list[Held]:
+        gpus = Script(gpu0=lambda t: 30 * GIB if t < 3600 else 0)
+        turns = GpuTurns(gpus)
+        await turns.check_memory(spec("glm", 0))
+        await turns.await_memory("glm", [(0, GIB)])
+        with pytest.raises(SpawnRefused, match="GPU 0") as refused:
+            await turns.check_memory(spec("glm", 0))
+        assert refused.value.failure.kind == "gpu_memory_held"
+        await asyncio.sleep(3600)
+        await turns.check_memory(spec("glm", 0))
+        return []
+
+    assert play(scene())[0] == []

@@ -8,19 +8,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from llm_supervisor.core import fork_policy
 from llm_supervisor.core.spec import Launch
 from llm_supervisor.engines.litellm import process as litellm_process
 from llm_supervisor.host import memory
 from llm_supervisor.host.process import Child, ForkError, spawn
 from llm_supervisor.host.process.proc import read_cookie
 from llm_supervisor.supervision.local import fork_servers
-from llm_supervisor.supervision.local.fork_servers import Nurseries
+from llm_supervisor.supervision.local.fork_servers import ForkServerPool
 from tests.host.conftest import Stage
 from tests.host.test_forkserver import environ, packages, play
 from tests.programs import MARK, gone
@@ -34,15 +35,15 @@ def launch(stage: Stage, **more: object) -> Launch:
 
 
 @asynccontextmanager
-async def nurseries(stage: Stage) -> AsyncIterator[Nurseries]:
-    made = Nurseries(stage.folder)
+async def pool(stage: Stage, starting: Callable[[], list[str]] = list) -> AsyncIterator[ForkServerPool]:
+    made = ForkServerPool(stage.folder, starting)
     try:
         yield made
     finally:
         await made.close()
 
 
-async def ready(made: Nurseries, name: str = "p") -> int:
+async def ready(made: ForkServerPool, name: str = "p") -> int:
     """The pid of its fork server, as soon as it is ready."""
     while (seen := made.status(name)) is None or seen["state"] != "ready":
         await asyncio.sleep(0.01)
@@ -50,7 +51,7 @@ async def ready(made: Nurseries, name: str = "p") -> int:
     return seen["pid"]
 
 
-async def forked(made: Nurseries, stage: Stage, env: dict[str, str], name: str = "p") -> int | None:
+async def forked(made: ForkServerPool, stage: Stage, env: dict[str, str], name: str = "p") -> int | None:
     pid = await made.fork(name, launch(stage), env, cookie=stage.cookie, output=stage.fifo, pass_fds=())
     if pid is not None:
         child = Child.open(pid)
@@ -62,7 +63,7 @@ async def forked(made: Nurseries, stage: Stage, env: dict[str, str], name: str =
 def test_there_is_none_before_the_program_was_ready(stage: Stage, packages: Path) -> None:
     async def scene() -> None:
         env = environ(stage, packages)
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             assert await forked(made, stage, env) is None
             assert made.status("p") is None
             made.want("p", launch(stage), env)
@@ -76,7 +77,7 @@ def test_there_is_none_before_the_program_was_ready(stage: Stage, packages: Path
 def test_one_for_each_environment_in_which_is_imported(stage: Stage, packages: Path) -> None:
     async def scene() -> None:
         env = environ(stage, packages)
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             made.want("p", launch(stage), env)
             made.want("q", launch(stage), env | {"KEY": "another"})
             pid = await ready(made)
@@ -93,9 +94,9 @@ def test_one_for_each_environment_in_which_is_imported(stage: Stage, packages: P
 
 def test_who_is_always_cold_has_none(stage: Stage, packages: Path) -> None:
     async def scene() -> None:
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             made.want("p", Launch((sys.executable,)), environ(stage, packages))
-            made.tend()
+            made.maintain()
             assert made.status("p") is None
 
     play(scene)
@@ -103,7 +104,7 @@ def test_who_is_always_cold_has_none(stage: Stage, packages: Path) -> None:
 
 def test_a_dead_one_is_replaced(stage: Stage, packages: Path) -> None:
     async def scene() -> None:
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             env = environ(stage, packages)
             made.want("p", launch(stage), env)
             pid = await ready(made)
@@ -111,25 +112,25 @@ def test_a_dead_one_is_replaced(stage: Stage, packages: Path) -> None:
             with pytest.raises(ForkError):
                 await forked(made, stage, env)
             assert await forked(made, stage, env) is None
-            made.tend()
+            made.maintain()
             assert await ready(made) != pid
 
     play(scene)
 
 
 def test_one_that_has_forked_often_is_replaced(stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fork_servers, "MAX_FORKS", 2)
+    monkeypatch.setattr(fork_policy, "MAX_FORKS", 2)
 
     async def scene() -> None:
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             env = environ(stage, packages)
             made.want("p", launch(stage), env)
             pid = await ready(made)
             for _ in range(2):
-                made.tend()
+                made.maintain()
                 assert await ready(made) == pid
                 await forked(made, stage, env)
-            made.tend()
+            made.maintain()
             assert await ready(made) != pid
             seen = made.status("p")
             assert seen is not None and seen["forks"] == 2
@@ -150,7 +151,7 @@ def test_what_it_holds_is_weighed_while_nobody_waits(
             assert isinstance(size, int)
             return size
 
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             env = environ(stage, packages)
             made.want("p", launch(stage), env)
             first = await ready(made)
@@ -158,7 +159,7 @@ def test_what_it_holds_is_weighed_while_nobody_waits(
             os.kill(first, signal.SIGKILL)
             while (seen := made.status("p") or {})["pid"] == first:
                 await asyncio.sleep(0.01)
-            made.tend()
+            made.maintain()
             assert seen["memory_bytes"] is None, "not what the one before it held"
             second = await ready(made)
             assert await held() == 12345
@@ -171,21 +172,21 @@ def test_when_memory_is_short_there_is_none(stage: Stage, packages: Path, monkey
     async def scene() -> None:
         room = 100 * 2**30
         monkeypatch.setattr(memory, "available", lambda: room)
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             env = environ(stage, packages)
             made.want("p", launch(stage), env)
             pid = await ready(made)
-            room = fork_servers.LEAST_ROOM - 1
-            made.tend()
+            room = fork_policy.LEAST_ROOM - 1
+            made.maintain()
             gone(pid)
             seen = made.status("p")
             assert seen is not None and (seen["state"], seen["reason"]) == ("off", "memory is short")
-            room = fork_servers.START_ROOM - 1  # enough to keep one, not to make one
-            made.tend()
+            room = fork_policy.START_ROOM - 1  # enough to keep one, not to make one
+            made.maintain()
             seen = made.status("p")
             assert seen is not None and "memory are available" in str(seen["reason"])
-            room = fork_servers.START_ROOM
-            made.tend()
+            room = fork_policy.START_ROOM
+            made.maintain()
             await ready(made)
 
     play(scene)
@@ -199,15 +200,15 @@ def test_after_three_failed_starts_it_is_given_up_until_its_packages_change(
 
     async def scene() -> None:
         nonlocal there
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             env = environ(stage, packages)
             made.want("p", launch(stage), env)
-            for number in range(fork_servers.DISTRUST):
+            for number in range(fork_policy.DISTRUST):
                 await ready(made)
                 made.distrust("p", f"start {number}")
-                made.tend()
+                made.maintain()
             for _ in range(3):
-                made.tend()
+                made.maintain()
                 seen = made.status("p")
                 assert seen is not None
                 assert (seen["state"], seen["reason"]) == (
@@ -215,7 +216,7 @@ def test_after_three_failed_starts_it_is_given_up_until_its_packages_change(
                     f"3 starts from it failed: a start from it failed: start {number}",
                 )
             there = ("one", "another")
-            made.tend()
+            made.maintain()
             await ready(made)
 
     play(scene)
@@ -226,7 +227,7 @@ def test_two_that_fork_at_once_get_their_own(stage: Stage, packages: Path) -> No
 
     async def scene() -> None:
         env = environ(stage, packages)
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             made.want("p", launch(stage), env)
             made.want("q", launch(stage), env | {"KEY": "another"})
             await ready(made)
@@ -260,7 +261,7 @@ def test_one_that_is_ended_while_it_imports_is_forgotten(
     async def scene() -> None:
         room = 100 * 2**30
         monkeypatch.setattr(memory, "available", lambda: room)
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             env = environ(stage, packages)
             for end in ("memory", "distrust", "another"):
                 hold.touch()
@@ -272,8 +273,8 @@ def test_one_that_is_ended_while_it_imports_is_forgotten(
                 await asyncio.sleep(0.05)  # it is being waited for
                 match end:
                     case "memory":
-                        room = fork_servers.LEAST_ROOM - 1
-                        made.tend()
+                        room = fork_policy.LEAST_ROOM - 1
+                        made.maintain()
                     case "distrust":
                         made.distrust("p", "it died")
                     case "another":
@@ -291,7 +292,7 @@ def test_one_that_is_ended_while_it_imports_is_forgotten(
                 async with asyncio.timeout(5):
                     await died.wait()
                 room = 100 * 2**30
-                made.tend()
+                made.maintain()
                 assert await ready(made) != first
                 made.forget("p")
 
@@ -304,27 +305,26 @@ def test_it_waits_for_programs_that_start(stage: Stage, packages: Path, monkeypa
     async def scene() -> None:
         env = environ(stage, packages)
         starting = ["p", "q"]
-        async with nurseries(stage) as made:
-            made.starting = lambda: starting
+        async with pool(stage, lambda: starting) as made:
             made.want("p", launch(stage), env)
             seen = made.status("p")
             assert seen is not None and seen["reason"] == "waits until q has started"
             starting = ["q"]
-            made.tend()
+            made.maintain()
             seen = made.status("p")
             assert seen is not None and seen["state"] == "off"
             made.want("q", Launch((sys.executable,)), env)  # it is ready: what has waited for it goes on
             starting = []
-            made.tend()
+            made.maintain()
             first = await ready(made)
             os.kill(first, signal.SIGKILL)
             gone(first)
             starting = ["p"]
             while (seen := made.status("p")) is None or seen["reason"] != "waits until p has started":
-                made.tend()
+                made.maintain()
                 await asyncio.sleep(0.01)
-            monkeypatch.setattr(fork_servers, "HOLD_OFF", 0.0)  # one that never gets up holds off nobody for ever
-            made.tend()
+            monkeypatch.setattr(fork_policy, "HOLD_OFF", 0.0)  # one that never gets up holds off nobody for ever
+            made.maintain()
             await ready(made)
 
     play(scene)
@@ -335,15 +335,15 @@ def test_one_that_hangs_when_it_forks_is_given_up(
 ) -> None:
     async def scene() -> None:
         env = environ(stage, packages)
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             made.want("p", launch(stage), env)
-            for _ in range(fork_servers.DISTRUST):
+            for _ in range(fork_policy.DISTRUST):
                 os.kill(await ready(made), signal.SIGSTOP)
                 with pytest.raises(ForkError, match="no answer"):
                     await made.fork(
                         "p", launch(stage), env, cookie=stage.cookie, output=stage.fifo, pass_fds=(), patience=0.1
                     )
-                made.tend()
+                made.maintain()
             seen = made.status("p")
             assert seen is not None and "3 starts from it failed" in str(seen["reason"])
 
@@ -352,13 +352,13 @@ def test_one_that_hangs_when_it_forks_is_given_up(
 
 def test_a_success_forgives(stage: Stage, packages: Path) -> None:
     async def scene() -> None:
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             made.want("p", launch(stage), environ(stage, packages))
-            for number in range(fork_servers.DISTRUST + 1):
+            for number in range(fork_policy.DISTRUST + 1):
                 await ready(made)
                 made.distrust("p", f"start {number}")
                 made.succeeded("p")
-                made.tend()
+                made.maintain()
             await ready(made)
 
     play(scene)
@@ -368,17 +368,17 @@ def test_what_cannot_be_imported_is_tried_again_later_and_later(
     stage: Stage, packages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half an upgrade of its packages, say: when that is done, it goes on."""
-    monkeypatch.setattr(fork_servers, "IMPORT_PAUSE", 0.05)
+    monkeypatch.setattr(fork_policy, "IMPORT_PAUSE", 0.05)
     file = packages / "litellm/proxy/proxy_server.py"
     file.write_text("import nothing_of_the_kind\n")
 
     async def scene() -> None:
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             made.want("p", launch(stage), environ(stage, packages))
             began: list[float] = []
             last: object = None
             while len(began) < 5:
-                made.tend()
+                made.maintain()
                 seen = made.status("p")
                 assert seen is not None
                 if seen["state"] == "starting" and seen["pid"] not in (None, last):
@@ -391,7 +391,7 @@ def test_what_cannot_be_imported_is_tried_again_later_and_later(
             assert began[4] - began[3] >= 8 * 0.05, "twice as long after each"
             file.write_text("")
             while (seen := made.status("p")) is None or seen["state"] != "ready":
-                made.tend()
+                made.maintain()
                 await asyncio.sleep(0.01)
 
     play(scene)
@@ -441,7 +441,7 @@ def test_it_does_not_outlive_a_daemon_that_is_killed(stage: Stage, packages: Pat
 
 def test_its_end_is_waited_for(stage: Stage, packages: Path) -> None:
     async def scene() -> None:
-        async with nurseries(stage) as made:
+        async with pool(stage) as made:
             made.want("p", launch(stage), environ(stage, packages))
             pid = await ready(made)
         assert not Path(f"/proc/{pid}").exists()

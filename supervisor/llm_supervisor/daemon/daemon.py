@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import Config, ConfigError, Plan, Problem, not_cached
@@ -35,7 +34,7 @@ from llm_supervisor.core.spec import Kind, Launch, ProgramSpec, StopSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.daemon.actions import Actions
 from llm_supervisor.daemon.active_config import ActiveConfig
-from llm_supervisor.daemon.bootstrap import SIGNALS, Bootstrap, Refusal, check_ports
+from llm_supervisor.daemon.bootstrap import SIGNALS, Bootstrap
 from llm_supervisor.daemon.control_socket import ControlSocket
 from llm_supervisor.daemon.event_log import EventLog
 from llm_supervisor.daemon.gateway_feed import GatewayFeed
@@ -50,8 +49,9 @@ from llm_supervisor.host import gpu, log
 from llm_supervisor.host.process import become_subreaper
 from llm_supervisor.paths import SOCKET
 from llm_supervisor.supervision import state_file as fm
-from llm_supervisor.supervision.local.fork_servers import TEND
-from llm_supervisor.supervision.local.local_world import RealWorld
+from llm_supervisor.supervision.local.fork_servers import MAINTAIN_EVERY
+from llm_supervisor.supervision.local.local_world import LocalWorld
+from llm_supervisor.supervision.resources import Refusal, check_ports
 from llm_supervisor.supervision.runner import Runner
 from llm_supervisor.supervision.snapshots import Snapshots
 
@@ -76,7 +76,7 @@ class Daemon:
         self._events = EventLog(() if handover is None else handover.events)
         self._active = active = ActiveConfig(bootstrap, config, problems)
         bootstrap.pump.limit(active.plan.logs.max_bytes, active.plan.logs.backups)
-        self._world = world = RealWorld(
+        self._world = world = LocalWorld(
             bootstrap.runtime,
             bootstrap.pump,
             own_environ=bootstrap.environ,
@@ -157,7 +157,7 @@ class Daemon:
         )
         proved = frozenset(alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes)
         names = {name: uuid for name in self._runners if (uuid := self.incarnation(name))}
-        servers = {name: one for name in self._runners if (one := self._world.nurseries.status(name)) is not None}
+        servers = {name: one for name in self._runners if (one := self._world.fork_servers.status(name)) is not None}
         now = asyncio.get_running_loop().time()
         return status_message(about, self.specs, self.states, self.plan.groups, now, names, servers, proved)
 
@@ -372,10 +372,10 @@ class Daemon:
             self._runners.drop(name)
 
     async def _maintain(self) -> None:
-        """Look after the fork servers and the replicas, every ``TEND`` seconds, for ever."""
+        """Look after the fork servers and the replicas, every ``MAINTAIN_EVERY`` seconds, for ever."""
         while True:
-            await asyncio.sleep(TEND)
-            self._world.nurseries.tend()
+            await asyncio.sleep(MAINTAIN_EVERY)
+            self._world.fork_servers.maintain()
             self._rolling.maintain()
 
     def _publish(self, name: str, before: State, state: State, event: Event) -> None:
@@ -391,9 +391,11 @@ class Daemon:
         if self.show is not None:
             self.show(name, before, state)
 
-    def _handover(self) -> dict[str, Any]:
-        """What the next version of the daemon is to know."""
-        return {"events": self._events.after(0), "began": self._began, "replace": self._rolling.put_off}
+    def _handover(self, lock: int, control: int, upgrades: int) -> fm.Handover:
+        """What the next version of the daemon is to know. ``lock`` and ``control`` are descriptors that stay open."""
+        events = tuple(dict(event) for event in self._events.after(0))
+        put_off = tuple(self._rolling.put_off)
+        return fm.Handover(lock, control, events, upgrades, self._began, put_off)
 
 
 def _ran(entry: fm.Entry) -> bool:

@@ -18,7 +18,8 @@ from llm_supervisor.daemon.active_config import ActiveConfig
 from llm_supervisor.daemon.runners import Runners
 from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.host import log
-from llm_supervisor.supervision.local.local_world import RealWorld, write_atomically
+from llm_supervisor.host.files import write_atomically
+from llm_supervisor.supervision.local.local_world import LocalWorld
 
 # How often the file is written when nothing happens (seconds): it says that the daemon lives, and the file is true
 PERIOD = 5.0
@@ -27,7 +28,7 @@ PERIOD = 5.0
 class GatewayFeed:
     """Writes the file at every change of a phase, and every ``PERIOD`` seconds."""
 
-    def __init__(self, active: ActiveConfig, world: RealWorld, runners: Runners) -> None:
+    def __init__(self, active: ActiveConfig, world: LocalWorld, runners: Runners) -> None:
         self._active, self._world, self._runners = active, world, runners
         self._begun = False
         # by engine: where the gateway's replicas may look for it, and since when it is not there

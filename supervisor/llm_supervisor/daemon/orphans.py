@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 from llm_supervisor import paths
 from llm_supervisor.config.last_good import LAST_GOOD
-from llm_supervisor.daemon.bootstrap import Refusal, take_lock
+from llm_supervisor.daemon.bootstrap import take_lock
 from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.paths import SOCKET
 from llm_supervisor.supervision import state_file as fm
-from llm_supervisor.supervision.local.local_world import RealWorld
+from llm_supervisor.supervision.local.local_world import LocalWorld
+from llm_supervisor.supervision.resources import Refusal
 
 # Seconds between SIGTERM and SIGKILL, and after SIGKILL until a process counts as stuck
 GRACE, KILL_GRACE = 5.0, 30.0
@@ -32,7 +33,7 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
         try:
             former = fm.read(runtime) or fm.Former({})
             fm.reopen(former, runtime, pump, {})
-            world = RealWorld(runtime, pump, own_environ={}, engine_environ={}, incidents=paths.incident_dir(environ))
+            world = LocalWorld(runtime, pump, own_environ={}, engine_environ={}, incidents=paths.incident_dir(environ))
             world.inherit(former)
             for name in sorted(world.incarnations):
                 ended = await world.end(name, GRACE, KILL_GRACE)

@@ -13,13 +13,14 @@ from llm_supervisor.core.reload import Action, Change, absent_replica, changes, 
 from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.rolling import left_behind
 from llm_supervisor.daemon.active_config import ActiveConfig
-from llm_supervisor.daemon.bootstrap import Bootstrap, Refusal, check_ports, find_pythons
+from llm_supervisor.daemon.bootstrap import Bootstrap
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.daemon.rolling import Rolling
 from llm_supervisor.daemon.runners import Runners
 from llm_supervisor.host import log
 from llm_supervisor.supervision import state_file as fm
-from llm_supervisor.supervision.local.local_world import RealWorld
+from llm_supervisor.supervision.local.local_world import LocalWorld
+from llm_supervisor.supervision.resources import Refusal, check_ports, find_pythons
 from llm_supervisor.supervision.snapshots import Snapshots
 
 
@@ -31,7 +32,7 @@ class Reload:
         self,
         bootstrap: Bootstrap,
         active: ActiveConfig,
-        world: RealWorld,
+        world: LocalWorld,
         runners: Runners,
         rolling: Rolling,
         lifecycle: Lifecycle,

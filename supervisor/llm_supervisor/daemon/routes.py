@@ -17,7 +17,7 @@ from llm_supervisor.core.state import Phase
 from llm_supervisor.daemon.active_config import ActiveConfig
 from llm_supervisor.daemon.runners import Runners
 from llm_supervisor.host import http
-from llm_supervisor.supervision.local.local_world import RealWorld
+from llm_supervisor.supervision.local.local_world import LocalWorld
 from llm_supervisor.supervision.snapshots import Snapshots
 
 # How often a route that fails is asked again, and how often it is looked whether there is a new one (seconds)
@@ -36,7 +36,7 @@ Route = tuple[str, str]  # a gateway's replica, and the engine behind it
 class Routes:
     """Sends a canary through the gateway for each local group, and connects to what else the gateway needs."""
 
-    def __init__(self, active: ActiveConfig, world: RealWorld, runners: Runners, snapshots: Snapshots) -> None:
+    def __init__(self, active: ActiveConfig, world: LocalWorld, runners: Runners, snapshots: Snapshots) -> None:
         self._active, self._world, self._runners, self._snapshots = active, world, runners, snapshots
         self._proved: dict[Route, tuple[int, int]] = {}  # the incarnations of both when it was asked last
         self._again: dict[Route, float] = {}  # when it is asked again, in the loop's seconds

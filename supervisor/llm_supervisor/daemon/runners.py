@@ -18,9 +18,10 @@ from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.host.process import find
-from llm_supervisor.supervision.local.local_world import RealWorld
-from llm_supervisor.supervision.runner import Publish, Runner
+from llm_supervisor.supervision.local.local_world import LocalWorld
+from llm_supervisor.supervision.runner import Runner
 from llm_supervisor.supervision.snapshots import Snapshots
+from llm_supervisor.supervision.world import Publish
 
 GONE = "is no longer configured"
 
@@ -34,7 +35,7 @@ class Runners(Mapping[str, Runner]):
 
     def __init__(
         self,
-        world: RealWorld,
+        world: LocalWorld,
         lifecycle: Lifecycle,
         snapshots: Snapshots,
         *,

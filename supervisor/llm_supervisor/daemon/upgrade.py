@@ -15,18 +15,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import ConfigError, load, plan
 from llm_supervisor.config.last_good import known_pythons, last_good
 from llm_supervisor.control.protocol import UpgradeBody
-from llm_supervisor.daemon.bootstrap import SIGNALS, Bootstrap, find_pythons
+from llm_supervisor.daemon.bootstrap import SIGNALS, Bootstrap
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.daemon.runners import Runners
 from llm_supervisor.host import log
 from llm_supervisor.supervision import state_file as fm
-from llm_supervisor.supervision.local.local_world import RealWorld
+from llm_supervisor.supervision.local.local_world import LocalWorld
+from llm_supervisor.supervision.resources import find_pythons
 
 PATIENCE = 60.0  # seconds that a rehearsal may take
 FLAG = "--rehearse"
@@ -99,20 +99,21 @@ class Upgrade:
     """Becomes the version that is installed now, when that passes its rehearsal.
 
     ``reloading`` and ``replacing`` are held for the rehearsal, so that no reload and no replacement of a replica is in
-    hand then. ``handover`` returns what the next version is to know beside the descriptors; ``close_door`` ends the
+    hand then. ``handover`` returns what the next version is to know, from the descriptors of the lock and of
+    the control socket and the number of upgrades; ``close_door`` ends the
     control server.
     """
 
     def __init__(
         self,
         bootstrap: Bootstrap,
-        world: RealWorld,
+        world: LocalWorld,
         runners: Runners,
         lifecycle: Lifecycle,
         reloading: asyncio.Lock,
         replacing: asyncio.Lock,
         *,
-        handover: Callable[[], Mapping[str, Any]],
+        handover: Callable[[int, int, int], fm.Handover],
         close_door: Callable[[], None],
     ) -> None:
         self._bootstrap, self._world = bootstrap, world
@@ -166,7 +167,7 @@ class Upgrade:
         await self._let_starts_finish()
         async with self._replacing:
             pass  # everybody who waited to replace a replica had his turn, and has put it off
-        await self._world.nurseries.close()
+        await self._world.fork_servers.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for _ in range(3):
             await asyncio.sleep(0)  # let the loop handle a signal that came before it was blocked
@@ -178,8 +179,7 @@ class Upgrade:
         try:
             door.set_inheritable(True)
             os.set_inheritable(self._bootstrap.lock, True)
-            more = {"lock": self._bootstrap.lock, "control": door.fileno(), "upgrades": self.done + 1}
-            self._world.hand_over({**more, **self._handover()})
+            self._world.hand_over(self._handover(self._bootstrap.lock, door.fileno(), self.done + 1))
             sys.stdout.flush()
             os.execve(argv[0], argv, environment())
         except OSError as error:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llm_supervisor.host.files import write_atomically
+
 KEPT = 20  # incidents a program
 LOG_BYTES = 256 * 1024  # of the log in each
 FOLDER_BYTES = 8 * 1024 * 1024  # of all of a program's
@@ -39,9 +41,7 @@ def write(
     for file, data in {"log.txt": log[-LOG_BYTES:], **(more or {})}.items():
         (home / name / file).write_bytes(data)
     # the folder counts as an incident once this file is there
-    fresh = home / name / ".incident.json"
-    fresh.write_text(json.dumps(facts, indent=1, default=str))
-    fresh.replace(home / name / "incident.json")
+    write_atomically(home / name / "incident.json", json.dumps(facts, indent=1, default=str).encode())
     _prune(home)
     return name
 

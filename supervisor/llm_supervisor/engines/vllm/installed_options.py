@@ -15,6 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from llm_supervisor.host.files import write_atomically
+
 PATIENCE = 180.0  # seconds
 _SCRIPT = "dump_vllm_options.py"
 
@@ -72,9 +74,8 @@ def learn(python: str, data: Path) -> Options | None:
     try:
         file = _file(python, data)
         file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps({"python": python, "state": _state(python), "options": found}))
-        fresh.replace(file)
+        text = json.dumps({"python": python, "state": _state(python), "options": found})
+        write_atomically(file, text.encode(), 0o666)
     except OSError:
         pass  # it will be asked again
     return options

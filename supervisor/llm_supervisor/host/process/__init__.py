@@ -22,7 +22,6 @@ from llm_supervisor.host.process.proc import (
     identify,
     read_row,
     read_rows,
-    shared_memory,
     transferred,
 )
 from llm_supervisor.host.process.tree import ALL_SOURCES, Source, Tree, find
@@ -48,7 +47,6 @@ __all__ = [
     "read_row",
     "read_rows",
     "reap_strangers",
-    "shared_memory",
     "signal_process",
     "spawn",
     "transferred",

@@ -138,21 +138,6 @@ def transferred(pid: int) -> int:
         return 0
 
 
-def shared_memory(pid: int) -> set[str]:
-    """Names in /dev/shm that the process has mapped. Reads all of its maps: milliseconds for an engine."""
-    try:
-        with open(f"/proc/{pid}/maps", "rb") as file:
-            maps = file.read()
-    except OSError:
-        return set()
-    found = set()
-    for line in maps.splitlines():
-        _, marker, name = line.partition(b" /dev/shm/")
-        if marker and not name.endswith(b" (deleted)"):
-            found.add(os.fsdecode(name))
-    return found
-
-
 def holds(pid: int, file: tuple[int, int]) -> bool:
     """Whether the standard output or error of ``pid`` is that file, named by (device, inode)."""
     for fd in ("1", "2"):

@@ -1,0 +1,94 @@
+"""What is held for one incarnation of a program: its processes, its pipe, its ports, and what was seen of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llm_supervisor.host.output.segments import Position
+from llm_supervisor.host.process import Child, Row, Tree
+from llm_supervisor.supervision.state_file import Entry, fifo_of, fifo_path
+
+BEGINNING = Position(0, 0)
+
+
+@dataclass
+class Incarnation:
+    """One incarnation. ``number`` is the core's and is counted per program; ``cookie`` is unique for ever."""
+
+    number: int
+    cookie: str
+    tree: Tree
+    fifo: Path
+    pipe: int | None = None  # our end of the FIFO
+    first: tuple[int, int] | None = None  # (pid, start time) of its leader, dead or alive
+    expected: tuple[tuple[int, int, str], ...] = ()  # vital members: pid, start time, name
+    warm: bool = False  # forked from a fork server
+    port: int | None = None  # the TCP port on which it alone should listen
+    uds: str | None = None  # the unix socket on which it listens
+    leader: Child | None = None
+    members: list[Child] = field(default_factory=list)  # vital members that are watched
+    log_from: Position = BEGINNING
+    baselines: list[tuple[int, int]] = field(default_factory=list)  # (GPU, bytes in use before the start)
+    stacks: str = ""  # where its processes stood when it was suspected to hang
+    outlived: list[str] = field(default_factory=list)  # processes that the sweep found
+    began: float = field(default_factory=time.time)  # wall clock, to compare with the times of files
+    shared: set[str] = field(default_factory=set)  # names in /dev/shm that its tree had mapped
+    waiting: set[tuple[int, int]] = field(default_factory=set)  # members that were in state D at the last look
+    looked: float = float("-inf")  # loop time at which the whole process table was last searched for its members
+
+    @property
+    def uuid(self) -> str:
+        """The part of the cookie behind the program's name."""
+        return self.cookie.rpartition("/")[2]
+
+    @classmethod
+    def from_entry(cls, entry: Entry, runtime: Path, pipe: int | None) -> Incarnation:
+        """What a former daemon recorded. ``pipe`` is our end of its FIFO; None where that could not be opened."""
+        tree = entry.tree()
+        fifo = fifo_of(runtime, entry)
+        if fifo is not None and pipe is not None:
+            at = os.fstat(pipe)
+            tree.fifo = (at.st_dev, at.st_ino)
+        return cls(
+            entry.number,
+            entry.cookie,
+            tree,
+            fifo or fifo_path(runtime, entry.cookie or entry.next),
+            pipe,
+            first=entry.leader,
+            expected=entry.members,
+            warm=entry.warm,
+            port=entry.port,
+            uds=entry.uds or None,
+            log_from=Position(*entry.log_from),
+            baselines=list(entry.baselines),
+            began=entry.began,
+        )
+
+    def entry(self) -> Entry:
+        """What the next daemon must know of it."""
+        pid, started = self.first or (None, None)
+        return Entry(
+            cookie=self.cookie,
+            next="",
+            pid=pid,
+            started=started,
+            fifo=str(self.fifo),
+            cgroup=str(self.tree.cgroup) if self.tree.cgroup else "",
+            number=self.number,
+            warm=self.warm,
+            port=self.port,
+            uds=self.uds or "",
+            began=self.began,
+            log_from=(self.log_from.segment, self.log_from.offset),
+            baselines=tuple(self.baselines),
+            members=self.expected,
+        )
+
+
+def shown(row: Row) -> str:
+    """A process for people: its name, pid and state."""
+    return f"{row.comm} (pid {row.pid}, state {row.state})"

@@ -1,0 +1,211 @@
+"""Starting an incarnation: what must be free is checked, its pipe and its environment are made, and it is spawned."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+from llm_supervisor.core import event as ev
+from llm_supervisor.core.failure import Failure
+from llm_supervisor.core.spec import Kind, ProgramSpec
+from llm_supervisor.host.net import listener as net_listener
+from llm_supervisor.host.net import ports as net_ports
+from llm_supervisor.host.output.pump import Pump, make_fifo
+from llm_supervisor.host.process import COOKIE, PATIENCE, Child, ForkError, SpawnError, Tree, cgroup, find, spawn
+from llm_supervisor.supervision.local.fork_servers import ForkServerPool
+from llm_supervisor.supervision.local.gpu_turns import GpuTurns
+from llm_supervisor.supervision.local.incarnation import Incarnation
+from llm_supervisor.supervision.local.listeners import Listeners, Store, port_taken
+from llm_supervisor.supervision.local.teardown import signal_row
+from llm_supervisor.supervision.local.watch import OutputReader
+from llm_supervisor.supervision.state_file import StateFile, fifo_path
+from llm_supervisor.supervision.world import Launched, Post, SpawnRefused
+
+# What the service manager says to us and nobody else, and what belongs to our own interpreter
+_NOT_INHERITED = frozenset(
+    """NOTIFY_SOCKET LISTEN_FDS LISTEN_PID LISTEN_FDNAMES WATCHDOG_USEC WATCHDOG_PID JOURNAL_STREAM INVOCATION_ID
+    SYSTEMD_EXEC_PID MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE
+    RUNTIME_DIRECTORY LOGS_DIRECTORY STATE_DIRECTORY VIRTUAL_ENV PYTHONHOME __PYVENV_LAUNCHER__""".split()
+)
+UNKILLABLE = 10.0  # seconds after which what survives SIGKILL is reported
+LETTING_GO = 2.0  # seconds that the kernel may take to close the socket of a dead process
+
+
+class Environments:
+    """The variables from which those of a program are made: ``own`` for commands, ``engine`` for vLLM and LiteLLM."""
+
+    def __init__(self, own: Mapping[str, str], engine: Mapping[str, str]) -> None:
+        self.own, self.engine = own, engine
+
+    def of(self, spec: ProgramSpec, cookie: str) -> dict[str, str]:
+        """All variables of an incarnation."""
+        is_engine = spec.kind is not Kind.COMMAND
+        base = self.engine if is_engine else self.own
+        env = {name: value for name, value in base.items() if name not in _NOT_INHERITED}
+        if is_engine:
+            env.pop("PYTHONPATH", None)
+        for name in spec.launch.unset:
+            env.pop(name, None)
+        return {**env, **dict(spec.launch.env), COOKIE: cookie}
+
+
+class Launcher:
+    """Starts incarnations and puts them into ``incarnations``, by program."""
+
+    def __init__(
+        self,
+        runtime: Path,
+        incarnations: MutableMapping[str, Incarnation],
+        pump: Pump,
+        store: Store,
+        *,
+        environments: Environments,
+        state_file: StateFile,
+        gpu_turns: GpuTurns,
+        listeners: Listeners,
+        fork_servers: ForkServerPool,
+        reader: OutputReader,
+    ) -> None:
+        self._runtime, self._incarnations, self._pump, self._store = runtime, incarnations, pump, store
+        self._environments, self._state_file, self._gpu_turns = environments, state_file, gpu_turns
+        self._listeners, self._fork_servers, self._reader = listeners, fork_servers, reader
+
+    async def spawn(self, spec: ProgramSpec, incarnation: int, post: Post, *, warm: bool) -> Launched:
+        """Start the program, warm if asked for and possible; its exit is posted. Raises SpawnRefused."""
+        launch = spec.launch
+        self._gpu_turns.begin(spec)
+        await self._gpu_turns.check_memory(spec)
+        baselines = self._gpu_turns.baselines(spec)
+        if launch.port is not None and (error := await _port_error(launch.port)):
+            raise port_taken(launch.port, error)
+        if spec.kind is Kind.VLLM and launch.uds is not None:
+            _make_way(launch.uds)
+        sockets = [self._listeners.listen(spec.name, launch.listener)] if launch.listener else []
+        living = self._prepare(spec, incarnation, self._reserve_cookie(spec.name))
+        living.baselines = baselines
+        environment = self._environments.of(spec, living.cookie)
+        fds = [sock.fileno() for sock in sockets]
+        leader = await self._fork(spec, living, environment, fds) if warm else None
+        living.warm = leader is not None
+        if leader is None:
+            leader = _start_cold(spec, living.fifo, environment, fds)
+        living.leader = leader
+        tree = living.tree
+        tree.leader = living.first = (leader.pid, leader.identity.started)
+        tree.seen = {tree.leader}
+        tree.cgroup = cgroup.enclose(leader.pid, living.cookie.replace("/", "."))
+        leader.watch(lambda status: post(ev.Exited(incarnation, status)))
+        self._state_file.cookie_used(spec.name)
+        return Launched(leader.pid, living.warm)
+
+    def _reserve_cookie(self, name: str) -> str:
+        try:
+            return self._state_file.reserve_cookie(name)
+        except OSError as error:
+            summary = f"the state cannot be written: {error}"
+            raise SpawnRefused(Failure("state", summary, f"Free some room in {self._runtime}.")) from error
+
+    def _prepare(self, spec: ProgramSpec, number: int, cookie: str) -> Incarnation:
+        """The incarnation without a process: its output is taken from the start. Raises SpawnRefused."""
+        fifo = fifo_path(self._runtime, cookie)
+        try:
+            pipe = make_fifo(fifo, spec.launch.pipe_size)
+            self._pump.add(spec.name, pipe)
+            self._store.store(fifo.name, pipe)
+        except OSError as error:
+            failure = Failure("log", f"no log can be opened: {error}", "Free some room in the log folder.")
+            raise SpawnRefused(failure) from error
+        at = os.stat(fifo)
+        living = Incarnation(
+            number,
+            cookie,
+            Tree(cookie, fifo=(at.st_dev, at.st_ino)),
+            fifo,
+            pipe,
+            port=spec.launch.port,
+            uds=spec.launch.uds,
+            log_from=self._pump.position(spec.name),
+        )
+        self._incarnations[spec.name] = living
+        self._state_file.note_digest(spec.name, spec.digest)
+        self._reader.begin(spec.name, living.log_from)
+        return living
+
+    async def _fork(
+        self, spec: ProgramSpec, living: Incarnation, environment: Mapping[str, str], fds: list[int]
+    ) -> Child | None:
+        """Start from a fork server. None where there is none, or it did not work; then no process of it is left.
+
+        Raises SpawnRefused where a process of it survives SIGKILL."""
+        try:
+            pid = await self._fork_servers.fork(
+                spec.name,
+                spec.launch,
+                environment,
+                cookie=living.cookie,
+                output=living.fifo,
+                pass_fds=fds,
+                patience=min(PATIENCE, spec.health.startup_stall / 2),  # a cold start must still have its time
+            )
+            leader = Child.open(pid) if pid is not None else None
+            if pid is None or leader is not None:
+                return leader
+        except ForkError:
+            pass  # it is in the log, and in the status
+        # it may have forked, and died or hung before it said so
+        loop = asyncio.get_running_loop()
+        end = loop.time() + UNKILLABLE
+        while left := find(living.tree):
+            for row in left:
+                signal_row(row, signal.SIGKILL)
+            if loop.time() >= end:
+                who = ", ".join(f"{row.comm} (pid {row.pid})" for row in left)
+                summary = f"what a warm start has left survives SIGKILL: {who}"
+                raise SpawnRefused(Failure("unkillable", summary, busy=True))
+            await asyncio.sleep(0.01)
+        return None
+
+
+def _start_cold(spec: ProgramSpec, fifo: Path, environment: Mapping[str, str], fds: list[int]) -> Child:
+    """Fork and exec. Raises SpawnRefused."""
+    launch = spec.launch
+    try:
+        pid = spawn(launch.argv, environment, output=fifo, cwd=launch.cwd, pass_fds=fds)
+    except SpawnError as error:
+        advice = "Correct the command, or install it." if error.permanent else "The machine is short of something."
+        raise SpawnRefused(Failure("spawn_failed", str(error), advice, permanent=error.permanent)) from error
+    leader = Child.open(pid)
+    assert leader is not None, "nobody else reaps, so a fresh child is there at least as a zombie"
+    return leader
+
+
+async def _port_error(port: int) -> OSError | None:
+    """Why the port cannot be bound; None when it can.
+
+    A killed process of many threads can be a zombie while its last thread still holds the socket: where nobody is found
+    to hold the port, the kernel gets a moment to close it."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + LETTING_GO
+    while (error := net_listener.can_bind("127.0.0.1", port)) is not None:
+        holder = net_ports.holder(port)
+        if (holder is not None and holder.pid is not None) or loop.time() >= end:
+            return error
+        await asyncio.sleep(0.05)  # looking for a holder reads every process
+    return None
+
+
+def _make_way(uds: str) -> None:
+    """Remove a dead process's socket: vLLM cannot bind where one is. Raises SpawnRefused where one is in use."""
+    try:
+        used = net_listener.answers(uds)
+        if not used:
+            Path(uds).unlink(missing_ok=True)
+    except OSError as error:
+        advice = "Choose another place for `uds`: a path of at most 107 bytes in a folder of this user."
+        raise SpawnRefused(Failure("uds", f"{uds}: {error.strerror or error}", advice, permanent=True)) from error
+    if used:
+        advice = "End it, or choose another place for `uds`."
+        raise SpawnRefused(Failure("port_taken", f"{uds} is in use: another process answers there", advice, busy=True))
