@@ -28,7 +28,6 @@ FLOORS: Mapping[str, int] = {
     "config": 2,
     "control.server": 2,
     "supervision": 2,
-    "example": 2,  # makes the curl line that the command prints, from an engine's canary
     "oneshot": 3,
     "daemon.bootstrap": 3,
     "oneshot.preflight": 4,
