@@ -45,16 +45,19 @@ def status(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    """Look again every PERIOD until Ctrl-C."""
+    """Look again every PERIOD until Ctrl-C. Raises KeyboardInterrupt if that comes before the first look is done."""
+    report: Report | None = None
     # JSON is for programs: every document whole, one after the other
     with _redrawn() if sys.stdout.isatty() and not options.json else _printed() as show:
-        while True:
-            report = _look(options)
-            show(report)
-            try:
+        try:
+            while True:
+                report = _look(options)
+                show(report)
                 time.sleep(PERIOD)
-            except KeyboardInterrupt:
-                return report.code
+        except KeyboardInterrupt:
+            if report is None:
+                raise
+            return report.code
 
 
 @contextmanager
