@@ -143,5 +143,5 @@ class _Lines:
             self.note(f"{what}: {doing}: {size_text(done)} of {size_text(total)}")
 
     def note(self, text: str) -> None:
-        """Print a line."""
+        """Print a line to standard error."""
         print(text, file=sys.stderr, flush=True)
