@@ -95,8 +95,9 @@ def _print_remains(facts: dict[str, Any]) -> None:
     """What was left when its leader had died: memory of the GPUs, and processes."""
     for one in facts.get("gpus") or ():
         if one["used"] is not None:
-            by = ", ".join(f"pid {pid}: {used // 2**20} MiB" for pid, used in one["processes"].items()) or "by no visible process"
-            print(f"\nGPU {one['index']}: {one['used'] // 2**20} of {one['total'] // 2**20} MiB in use; {by}")
+            by = ", ".join(f"pid {pid}: {used // 2**20} MiB" for pid, used in one["processes"].items())
+            used = f"{one['used'] // 2**20} of {one['total'] // 2**20} MiB in use"
+            print(f"\nGPU {one['index']}: {used}; {by or 'by no visible process'}")
     if facts["tree"]:
         print(f"\nOutlived its leader, and were ended: {', '.join(facts['tree'])}")
 
