@@ -33,7 +33,6 @@ FLOORS: Mapping[str, int] = {
     "config": 2,
     "control.server": 2,
     "supervision": 3,
-    "example": 2,  # makes the curl line that the command prints, from an engine's canary
     "oneshot": 3,
     "oneshot.preflight": 4,
     "daemon": 5,

@@ -67,7 +67,7 @@ def test_a_new_folder(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[s
 
     before = {file.name: file.read_text() for file in folder.iterdir()}
     assert main.main(["init", name, str(folder)]) == 2, "nothing is overwritten"
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert {file.name: file.read_text() for file in folder.iterdir()} == before
 
 

@@ -335,7 +335,7 @@ def test_logs_since(zoo: Daemon) -> None:
     for wrong in ("soon", "5", "25:00", "5 parsecs"):
         code, out, err = said(zoo.call("logs", "--since", wrong))
         assert (code, out) == (2, "")
-        assert f"{wrong!r} is no time; write 5m, 1h, 19:30" in err
+        assert f"{wrong!r} is not a time; write 5m, 1h, 19:30" in err
 
 
 def test_the_configuration_may_be_named_before_or_after_the_command(zoo: Daemon) -> None:

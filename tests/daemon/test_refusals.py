@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from llm_supervisor import paths
 from llm_supervisor.cli import main
 from tests.daemon.conftest import Make, program
 from tests.daemon.harness import Daemon
@@ -91,7 +92,7 @@ def test_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: 
 
 def test_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main.paths, "CONFIGS", ("supervisor.yaml", str(tmp_path / "etc/supervisor.yaml")))
+    monkeypatch.setattr(paths, "CONFIGS", ("supervisor.yaml", str(tmp_path / "etc/supervisor.yaml")))
     assert main.main(["check"]) == 2
     assert "no configuration: there is no supervisor.yaml and no " in capsys.readouterr().err
     assert main.main(["check", "-c", "none.yaml"]) == 2

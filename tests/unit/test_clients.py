@@ -76,3 +76,18 @@ def test_each_finds_the_gateway() -> None:
     assert (openai["OPENAI_BASE_URL"], openai["OPENAI_API_KEY"]) == (f"{END}/v1", "k")
     with pytest.raises(ValueError, match="no such client"):
         clients.setup("other", END, "k", "m")
+
+
+@pytest.mark.parametrize("vision", [False, True])
+def test_the_example_works_when_it_is_pasted(vision: bool, tmp_path: Path) -> None:
+    """A shell hands the key and the body to curl as they are meant."""
+    (tmp_path / "key").write_text("sk-x\n")
+    line = clients.curl(END, "glm", clients.from_file(str(tmp_path / "key")), vision)
+    done = subprocess.run(["sh", "-c", f'curl() {{ printf "%s\\0" "$@"; }}; {line}'], capture_output=True, check=True)
+    words = done.stdout.decode().split("\0")
+    assert f"{END}/v1/chat/completions" in words
+    assert "Authorization: Bearer sk-x" in words
+    body = json.loads(words[words.index("-d") + 1])
+    (message,) = body["messages"]
+    assert body["model"] == "glm"
+    assert isinstance(message["content"], list) is vision

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llm_supervisor.cli import main
+from llm_supervisor.cli import connection, main
 from llm_supervisor.config import load
 from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.oneshot import verify
@@ -59,7 +59,7 @@ def test_each_group_is_asked_what_it_can(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ("ready", "No group was asked: --cloud asks the cloud's groups"),
+        ("ready", "No group was asked: --cloud asks the cloud groups"),
         ("disabled", "there is no group that can be asked"),
     ],
 )
@@ -85,7 +85,7 @@ def test_where_no_group_is_asked_the_gateway_is(
         "models": [{"name": "claude", "local": False, "vision": None, "state": state, "reason": "KEY is not set"}],
         "supervisor": {"config_files": [str(tmp_path / "supervisor.yaml")]},
     }
-    monkeypatch.setattr(main, "_gateway_status", lambda: status)
+    monkeypatch.setattr(connection, "gateway_status", lambda: status)
     monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-something")
     assert main.main(["verify"]) == (0 if listening else 1)
     said = capsys.readouterr().out

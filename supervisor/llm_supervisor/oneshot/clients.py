@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from llm_supervisor.engines import canary
+
 CLIENTS = ("claude-code", "codex", "gemini-cli", "openai")
 
 
@@ -83,3 +85,14 @@ def script(made: Setup, key: str, key_file: str | None = None) -> str:
         lines += ["", f"# {file}:", *(f"#   {line}".rstrip() for line in content.splitlines())]
     lines += ["", f"# then: {made.use}"]
     return "\n".join(lines)
+
+
+def curl(endpoint: str, model: str, key: str, vision: bool) -> str:
+    """A chat request for a shell that works when it is pasted, with a small picture in it for a vision model. ``key``
+    is how the shell gets the key (a variable, or ``from_file``), never the key itself."""
+    text = "Describe this image." if vision else "Say hello."
+    body = json.dumps(canary.chat(model, text, vision=vision, max_tokens=32), separators=(",", ":"))
+    return (
+        f'curl -sS {endpoint}/v1/chat/completions -H "Authorization: Bearer {key}" '
+        f"-H 'Content-Type: application/json' -d '{body}'"
+    )

@@ -1,0 +1,104 @@
+"""`llm-supervisor init` and `install`: what is done once on a host, before the daemon runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_supervisor import paths
+from llm_supervisor.cli.output import FAILED, OK, complain
+
+if TYPE_CHECKING:
+    from llm_supervisor.engines.vllm.installed_options import Options
+
+
+def init(options: argparse.Namespace) -> int:
+    """Write the files of a preset into a folder, or list the presets. No file is overwritten."""
+    from llm_supervisor.host import gpu
+    from llm_supervisor.host.net import listener as net_listener
+    from llm_supervisor.oneshot import presets
+    from llm_supervisor.suggest import nearest
+
+    known = presets.names()
+    if options.preset is None:
+        width = max(map(len, known))
+        for name, what in known.items():
+            print(f"{name:<{width}}  {what}")
+        return OK
+    if options.preset not in known:
+        return complain(nearest(options.preset, known, "preset"))
+    none = isinstance(gpu.detect(), gpu.NoGpus)
+    files = presets.made(
+        options.preset, free=lambda port: net_listener.can_bind("127.0.0.1", port) is None, gpus=not none
+    )
+    folder = Path(options.folder)
+    if there := [str(folder / name) for name in files if (folder / name).exists()]:
+        return complain(f"nothing was written, because this exists already: {', '.join(there)}")
+    try:
+        _write(folder, files, secret=presets.KEYS)
+    except OSError as error:
+        return complain(f"the configuration cannot be written: {error}")
+    empty = [line[:-1] for line in files[presets.KEYS].splitlines() if line.endswith("=") and line[0] != "#"]
+    for name in files:
+        print(folder / name)
+    steps = [f"put the values of {', '.join(empty)} into {folder / presets.KEYS}"] if empty else []
+    steps += [f"llm-supervisor check -c {folder / presets.MAIN}", f"llm-supervisor run -c {folder / presets.MAIN}"]
+    print("\nNext:\n" + "\n".join(f"  {step}" for step in steps))
+    return OK
+
+
+def _write(folder: Path, files: Mapping[str, str], *, secret: str) -> None:
+    """Write new files (name to text); only their owner may read the file named ``secret``. Raises OSError, also where
+    a file exists already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if name == secret else 0o644)
+        with os.fdopen(fd, "w") as file:
+            file.write(text)
+
+
+def install(options: argparse.Namespace) -> int:
+    """Install the engines, each into an environment of its own, and test on this host what the daemon will need."""
+    from llm_supervisor.engines.environment import InstallError
+    from llm_supervisor.oneshot import install
+    from llm_supervisor.oneshot.progress import Lines
+
+    unknown = [engine for engine in options.engine if engine not in ("vllm", "litellm")]
+    if unknown:
+        return complain(f"no such engine: {', '.join(unknown)}; there are vllm and litellm")
+    tiny_model = Path(options.tiny_model).absolute() if options.tiny_model else None
+    try:
+        install.install_all(
+            tuple(dict.fromkeys(options.engine)) or ("litellm", "vllm"),
+            paths.data_dir(os.environ),
+            report=Lines(sys.stdout),
+            tiny_model=tiny_model,
+        )
+    except InstallError as error:
+        complain(str(error))
+        return FAILED
+    return OK
+
+
+def learn_options(python: str | None) -> Options | None:
+    """The options of the vLLM of that interpreter (None: the installed one); None if it is not installed.
+
+    vLLM itself is asked if its answer is not stored yet, which takes some seconds.
+    """
+    from llm_supervisor.engines import environment as envs
+    from llm_supervisor.engines.vllm import installed_options
+    from llm_supervisor.oneshot import preflight
+
+    data = paths.data_dir(os.environ)
+    if python is None:
+        env = envs.environment("vllm", data)
+        if not envs.is_complete(env):
+            return None
+        python = str(env.python)
+    if preflight.is_malicious(Path(python)):
+        return None  # asking starts that interpreter; `check` says what is wrong with it
+    return installed_options.learn(python, data)
