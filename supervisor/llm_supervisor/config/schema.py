@@ -92,21 +92,54 @@ class Block(BaseModel):
 class Health(Block):
     """How often a program is probed, and with how much patience."""
 
-    period: Positive = _HEALTH.period
-    timeout: Positive = _HEALTH.timeout
-    failure_threshold: Count = _HEALTH.failure_threshold
-    readiness_period: Positive | None = Field(default=None, description="of the catalogue; default: 3 x period")
-    readiness_timeout: Positive | None = Field(default=None, description="default: timeout")
-    readiness_threshold: Count | None = Field(default=None, description="default: failure_threshold")
-    startup_period: Positive = _HEALTH.startup_period
-    startup_timeout: Positive | None = Field(default=None, description="default: timeout")
-    startup_budget: Positive = _HEALTH.startup_budget
-    startup_stall: Positive = _HEALTH.startup_stall
-    stall_grace: Positive = _HEALTH.stall_grace
-    canary: Flag = _HEALTH.canary
-    canary_interval: Positive = _HEALTH.canary_interval
-    canary_timeout: Positive = _HEALTH.canary_timeout
-    expect: str | None = Field(default=None, description="a pattern that the canary's answer must match")
+    period: Positive = Field(
+        default=_HEALTH.period,
+        description="time between two liveness probes, and between two readings of an engine's counters",
+    )
+    timeout: Positive = Field(default=_HEALTH.timeout, description="how long a liveness probe may take")
+    failure_threshold: Count = Field(
+        default=_HEALTH.failure_threshold,
+        description="so many failed liveness probes or canaries in a row count as a failure",
+    )
+    readiness_period: Positive | None = Field(
+        default=None, description="time between two readings of the catalogue (default: 3 x period)"
+    )
+    readiness_timeout: Positive | None = Field(
+        default=None, description="how long a reading of the catalogue may take (default: timeout)"
+    )
+    readiness_threshold: Count | None = Field(
+        default=None,
+        description="so many failed readings of the catalogue in a row count as a failure (default: failure_threshold)",
+    )
+    startup_period: Positive = Field(
+        default=_HEALTH.startup_period, description="time between two probes before the first readiness"
+    )
+    startup_timeout: Positive | None = Field(
+        default=None, description="how long a probe may take before the first readiness (default: timeout)"
+    )
+    startup_budget: Positive = Field(
+        default=_HEALTH.startup_budget,
+        description="how long a start may take; extended while it makes progress (weights are loaded, a download "
+        "grows)",
+    )
+    startup_stall: Positive = Field(
+        default=_HEALTH.startup_stall, description="how long a start may show no sign of life: no output, no progress"
+    )
+    stall_grace: Positive = Field(
+        default=_HEALTH.stall_grace,
+        description="how long work may stand still, though there is some to do, before the program counts as hung",
+    )
+    canary: Flag = Field(
+        default=_HEALTH.canary, description="whether real requests of a few tokens are sent to it (models only)"
+    )
+    canary_interval: Positive = Field(
+        default=_HEALTH.canary_interval, description="an idle program gets a canary so often"
+    )
+    canary_timeout: Positive = Field(default=_HEALTH.canary_timeout, description="how long a canary may take")
+    expect: str | None = Field(
+        default=None,
+        description="a regular expression that the text of the canary's answer must match; null accepts any text",
+    )
 
     @field_validator("expect")
     @classmethod
@@ -133,63 +166,109 @@ Warm = Annotated[
 class Restart(Block):
     """Whether and how a program that ended is started again."""
 
-    policy: Literal["always", "on-failure", "never"] = "always"
-    backoff: Duration = _RESTART.backoff
-    backoff_factor: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = _RESTART.backoff_factor
-    backoff_cap: Duration = _RESTART.backoff_cap
-    intensity: Count = _RESTART.intensity
-    window: Positive = _RESTART.window
+    policy: Literal["always", "on-failure", "never"] = Field(
+        default="always",
+        description="whether a program that ended by itself is started again: always, only after a failure, or never",
+    )
+    backoff: Duration = Field(
+        default=_RESTART.backoff,
+        description="the wait before a restart; the first restart after readiness is immediate",
+    )
+    backoff_factor: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = Field(
+        default=_RESTART.backoff_factor, description="each further wait is so many times the one before"
+    )
+    backoff_cap: Duration = Field(default=_RESTART.backoff_cap, description="no wait is longer than this")
+    intensity: Count = Field(
+        default=_RESTART.intensity,
+        description="so many failures within the window, without readiness in between, end in FATAL",
+    )
+    window: Positive = Field(default=_RESTART.window, description="the time within which failures are counted")
 
 
 class Stop(Block):
     """How a program is stopped."""
 
-    signal: Signal = _STOP.signal
-    grace: Duration = _STOP.grace
+    signal: Signal = Field(
+        default=_STOP.signal, description="the signal that asks the program to stop, by name (TERM, INT ...) or number"
+    )
+    grace: Duration = Field(default=_STOP.grace, description="time between that signal and SIGKILL")
 
 
 class Supervised(Block):
     """The settings that the gateway, every model and every program have."""
 
-    health: Health = Health()
-    restart: Restart = Restart()
-    stop: Stop = Stop()
-    env: Environment = {}
+    health: Health = Field(default=Health(), description="how often it is probed, and with how much patience")
+    restart: Restart = Field(default=Restart(), description="whether and when it is started again")
+    stop: Stop = Field(default=Stop(), description="how it is stopped")
+    env: Environment = Field(
+        default={}, description="variables added to its environment, as they are written (`0755` and `no` stay text)"
+    )
 
 
 class Gateway(Supervised):
     """The LiteLLM proxy: the one address that clients use."""
 
-    host: str = "127.0.0.1"
-    port: Port = 4000
-    replicas: Annotated[Count, Field(le=64)] = 1
-    litellm_config: str | None = Field(default=None, description="native LiteLLM configuration, relative to this file")
-    hold: Literal["auto"] | Duration = "auto"
-    max_rss: Annotated[Size, AfterValidator(_most_memory)] | None = Field(
-        default=None, description="a replica that has grown beyond that is replaced"
+    host: str = Field(default="127.0.0.1", description="the address on which clients reach the gateway")
+    port: Port = Field(default=4000, description="the port of that address")
+    replicas: Annotated[Count, Field(le=64)] = Field(
+        default=1,
+        description="how many LiteLLM processes share the address; one that dies costs only the requests that it "
+        "was answering",
     )
-    warm: Warm = "auto"
+    litellm_config: str | None = Field(
+        default=None,
+        description="LiteLLM's own configuration file, relative to this file: cloud models, router settings, fallbacks",
+    )
+    hold: Literal["auto"] | Duration = Field(
+        default="auto",
+        description="how long a request waits for a local model that restarts: seconds, or auto (1.5 x its last "
+        "cold start, twice that where a warm start is tried first, at most 10m)",
+    )
+    max_rss: Annotated[Size, AfterValidator(_most_memory)] | None = Field(
+        default=None, description="a replica whose memory has grown beyond this is replaced while another one serves"
+    )
+    warm: Warm = Field(
+        default="auto",
+        description="whether a restart forks a process that has imported LiteLLM already; off: never, any other "
+        "value: when possible",
+    )
 
 
 class Model(Supervised):
     """One vLLM server and its group on the gateway."""
 
-    model: str = Field(description="hub id, or a folder (relative to this file)")
-    source: Literal["huggingface", "modelscope", "path"] = "huggingface"
-    served_model_name: str | None = None
-    gpus: list[Annotated[int, Field(ge=0, strict=True)]] = []
-    port: Port | None = Field(default=None, description="on loopback; this or uds")
+    model: str = Field(description="a hub id (OWNER/NAME), or a folder, relative to this file")
+    source: Literal["huggingface", "modelscope", "path"] = Field(
+        default="huggingface", description="the hub that the model is downloaded from; path: a folder"
+    )
+    served_model_name: str | None = Field(
+        default=None, description="the name that vLLM itself gives to the model (default: its name in this file)"
+    )
+    gpus: list[Annotated[int, Field(ge=0, strict=True)]] = Field(
+        default=[], description="the GPUs it may use, by NVML's index; sets CUDA_VISIBLE_DEVICES"
+    )
+    port: Port | None = Field(default=None, description="the engine's port on loopback; every model needs this or uds")
     uds: Flag | str | None = Field(
-        default=None, description="a unix socket in its place: true (one in the runtime folder), or its path"
+        default=None, description="a unix socket instead of a port: true (one in the runtime folder), or its path"
     )
-    vision: Flag = False
-    chat: Flag = Field(default=True, description="false: it has no chat template, and is asked by /v1/completions")
-    vllm: dict[str, Any] = Field(default={}, description="any option of `vllm serve`, in its own words")
+    vision: Flag = Field(
+        default=False, description="whether it takes images; then the canary sends one, and clients are told"
+    )
+    chat: Flag = Field(
+        default=True, description="false: it has no chat template by configuration, and is probed by /v1/completions"
+    )
+    vllm: dict[str, Any] = Field(
+        default={}, description="any option of `vllm serve`, by its own name, written with - or _"
+    )
     litellm: dict[str, Any] = Field(
-        default={}, description="more litellm_params for this group; model_info under model_info"
+        default={}, description="more litellm_params for this group on the gateway; model_info goes under model_info"
     )
-    autostart: Flag = True
-    warm: Warm = "auto"
+    autostart: Flag = Field(default=True, description="false: it is started only by `llm-supervisor start`")
+    warm: Warm = Field(
+        default="auto",
+        description="which processes a restart forks from one that has imported vLLM: full (all), api (only the API "
+        "server), off, or auto (full where `install` has tried it on this machine, else api)",
+    )
 
 
 class Ready(Block):
@@ -197,7 +276,7 @@ class Ready(Block):
 
     tcp: str | None = Field(default=None, description='"host:port" accepts connections')
     http: str | None = Field(default=None, description="this URL answers 200")
-    after: Duration | None = Field(default=None, description="it has lived that long")
+    after: Duration | None = Field(default=None, description="it has been alive for so long")
 
 
 def _words(line: str) -> list[str]:
@@ -212,10 +291,12 @@ def _words(line: str) -> list[str]:
 class Program(Supervised):
     """Any other command to keep running."""
 
-    command: Annotated[list[Text], Field(min_length=1)]
-    cwd: str | None = None
-    ready: Ready = Ready(after=1.0)
-    autostart: Flag = True
+    command: Annotated[list[Text], Field(min_length=1)] = Field(
+        description="the program and its arguments, as a list; no shell reads it, and ${NAME} is left alone"
+    )
+    cwd: str | None = Field(default=None, description="the folder it is started in")
+    ready: Ready = Field(default=Ready(after=1.0), description="when it counts as ready: one of tcp, http and after")
+    autostart: Flag = Field(default=True, description="false: it is started only by `llm-supervisor start`")
 
     @field_validator("command", mode="before")
     @classmethod
@@ -230,21 +311,27 @@ class Program(Supervised):
 class Engine(Block):
     """An environment that exists already."""
 
-    python: str
+    python: str = Field(description="the Python interpreter of an environment that has the engine")
 
 
 class Engines(Block):
     """Only to use environments that exist already."""
 
-    vllm: Engine | None = None
-    litellm: Engine | None = None
+    vllm: Engine | None = Field(
+        default=None, description="where vLLM is, in place of the environment that `install` makes"
+    )
+    litellm: Engine | None = Field(
+        default=None, description="where LiteLLM is, in place of the environment that `install` makes"
+    )
 
 
 class Logs(Block):
     """The programs' output: segments of ``max_bytes``, of which ``backups`` are kept."""
 
-    max_bytes: Annotated[Size, AfterValidator(_segment)] = SEGMENT_BYTES
-    backups: Count = SEGMENTS_KEPT
+    max_bytes: Annotated[Size, AfterValidator(_segment)] = Field(
+        default=SEGMENT_BYTES, description="a program's log is continued in a new file at this size"
+    )
+    backups: Count = Field(default=SEGMENTS_KEPT, description="so many files are kept of each program")
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -253,13 +340,23 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 class Root(Block):
     """A configuration of llm-supervisor."""
 
-    gateway: Gateway | None = None
-    env_file: str | None = None
-    ready_when: Literal["gateway", "all"] = "gateway"
-    engines: Engines = Engines()
-    models: dict[str, Model] = {}
-    programs: dict[str, Program] = {}
-    logs: Logs = Logs()
+    gateway: Gateway | None = Field(
+        default=None,
+        description="the LiteLLM proxy, the one address that clients use; without it only models and programs run",
+    )
+    env_file: str | None = Field(
+        default=None,
+        description="a file of NAME=value lines with keys, relative to this file; refused if others can read it",
+    )
+    ready_when: Literal["gateway", "all"] = Field(
+        default="gateway", description="what systemd's READY=1 waits for: the gateway, or all programs"
+    )
+    engines: Engines = Field(default=Engines(), description="environments of the engines that exist already")
+    models: dict[str, Model] = Field(
+        default={}, description="the models that vLLM serves, by the name that clients ask for"
+    )
+    programs: dict[str, Program] = Field(default={}, description="any other commands to keep running, by name")
+    logs: Logs = Field(default=Logs(), description="the size of the programs' logs")
 
 
 def wanted(where: Sequence[str | int]) -> str:
