@@ -3,6 +3,7 @@
 # make test    everything this machine can run, the real vLLM and LiteLLM included
 # make soak    what takes long: saturation, floods, many faults
 # make bench   figures
+# make docs    write what is generated in the documents; make picture records docs/status.svg
 # make locks   resolve the engines' lock files again; UPGRADE=1 takes the newest releases
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TINY := .demo/tiny-glm-4.1v
 
-.PHONY: run locks check lint test test-clients soak bench bench-engines clean
+.PHONY: run docs picture locks check lint test test-clients soak bench bench-engines clean
 
 run: $(VENV)/.runtime
 	@$(BIN)/llm-supervisor install --tiny-model $(TINY)
@@ -24,6 +25,14 @@ $(VENV)/.runtime: pyproject.toml
 
 locks: $(VENV)/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/support/make_locks.py $(if $(UPGRADE),--upgrade)
+
+docs: $(VENV)/.dev
+	$(BIN)/llm-supervisor config schema > configs/supervisor.schema.json
+	$(BIN)/python -m tests.support.make_docs
+
+picture: $(VENV)/.dev
+	$(BIN)/llm-supervisor install --tiny-model $(TINY)
+	$(BIN)/python -m tests.support.make_picture
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Adding what the tests need ..."

@@ -5,4 +5,4 @@ touches nothing, ``host``, ``engines``, ``diagnosis`` and ``control.protocol`` e
 ``config``, ``supervision`` and ``control.server`` join them, ``daemon`` is the composition root, ``cli`` is the mouth.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,7 +1,7 @@
-"""Draws the state diagram in the README by walking ``step``: what it shows is what the code does.
+"""Draws the state diagram in docs/how-it-decides.md by walking ``step``: what it shows is what the code does.
 
-python tests/core/diagram.py                    prints it
-python tests/core/diagram.py --write README.md  puts it between the file's markers
+python tests/core/diagram.py                                  prints it
+python tests/core/diagram.py --write docs/how-it-decides.md   puts it between the file's markers (as `make docs` does)
 """
 
 from __future__ import annotations
