@@ -23,6 +23,9 @@ from llm_supervisor.cli import main
 from llm_supervisor.config import load
 from llm_supervisor.config.show import json_schema
 from llm_supervisor.control import server
+from llm_supervisor.control.protocol import program_message
+from llm_supervisor.core.spec import Kind, Launch, ProgramSpec
+from llm_supervisor.core.state import State
 from llm_supervisor.diagnosis.matcher import BOOKS
 from llm_supervisor.engines import canary
 from tests.support import make_docs
@@ -229,6 +232,12 @@ def test_every_route_is_in_the_document_of_the_control_api() -> None:
     routes = re.findall(r'Route\("([^"]+)"', Path(server.__file__).read_text())
     assert routes
     assert [route for route in routes if f"{route}`" not in text] == []
+
+
+def test_every_key_of_the_status_is_in_the_document() -> None:
+    text = (ROOT / "docs/operating.md").read_text()
+    spec = ProgramSpec("redis", Kind.COMMAND, Launch(("redis-server",)))
+    assert [key for key in program_message(spec, State(), 0.0, None) if f'"{key}"' not in text] == []
 
 
 def test_markers_that_are_missing_are_noticed() -> None:

@@ -32,7 +32,7 @@ DEMO = ROOT / "configs" / "demo.yaml"
 MODEL = "glm-4.1v"
 START = 900.0  # seconds; the first start of vLLM on a machine that does other things as well
 BACK = 300.0  # seconds; the start after the kill
-COLUMNS = 96
+COLUMNS = 104
 
 
 def free_port(wanted: int) -> int:
