@@ -44,20 +44,6 @@ FOLDERS = frozenset(
     """.ci cli config configs control core daemon diagnosis docs engines host oneshot supervision supervisor systemd
     tests""".split()
 )
-# Modules that the documents name and that are made by splitting others. Take a path out when its file is there.
-ARRIVING = frozenset(
-    """cli/arguments.py config/document.py config/specs.py config/validate.py config/variables.py config/yaml_reader.py
-    control/openapi.py core/fork_policy.py core/moves.py core/verdict.py daemon/event_log.py engines/litellm/probes.py
-    engines/vllm/probes.py engines/vllm/process.py host/output/pump.py host/output/reader.py host/output/segments.py
-    supervision/local/asking.py supervision/local/gpu_turns.py supervision/local/launch.py
-    supervision/local/post_mortem.py supervision/local/teardown.py supervision/local/watch.py supervision/probing.py
-    supervision/world.py""".split()
-)
-
-
-def is_there(file: Path) -> bool:
-    """Whether the file or folder exists, or will."""
-    return file.exists() or (file.is_relative_to(PACKAGE) and str(file.relative_to(PACKAGE)) in ARRIVING)
 
 
 def blocks(text: str) -> Iterator[tuple[str, str, str]]:
@@ -161,7 +147,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
             continue
         name, _, anchor = target.partition("#")
         file = (document.parent / name).resolve() if name else document
-        assert is_there(file), f"{document.name}: {target}: there is no such file"
+        assert file.exists(), f"{document.name}: {target}: there is no such file"
         assert not anchor or anchor in anchors(file), f"{document.name}: {target}: there is no such heading"
 
 
@@ -169,7 +155,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 def test_every_path_in_the_text_exists(document: Path) -> None:
     for word in re.findall(r"`([\w./-]+/[\w./-]*)`", prose(document.read_text())):
         if word.partition("/")[0] in FOLDERS and "NAME" not in word:
-            assert any(is_there(place / word) for place in (ROOT, PACKAGE)), f"{document.name}: {word}"
+            assert any((place / word).exists() for place in (ROOT, PACKAGE)), f"{document.name}: {word}"
 
 
 def test_every_document_is_named_in_the_readme() -> None:

@@ -1,8 +1,8 @@
-"""The table of rules in docs/how-it-decides.md, made from the table that the code uses (`core.health.RULES`)."""
+"""The table of rules in docs/how-it-decides.md, made from the table that the code uses (`core.verdict.RULES`)."""
 
 from __future__ import annotations
 
-from llm_supervisor.core.health import RULES, Rule
+from llm_supervisor.core.verdict import RULES, Rule
 
 SIGNALS = ("tree", "liveness", "progress", "catalogue", "canary", "routes")
 FOLLOWS = {
