@@ -19,10 +19,10 @@ from llm_supervisor.host.net import ports as net_ports
 from llm_supervisor.host.process import boot_id
 from llm_supervisor.supervision.state_file import STATE_VERSION
 from tests.daemon.conftest import Make, program
-from tests.daemon.harness import Daemon, answer_to
 from tests.daemon.test_trees import as_the_first_version_wrote_it
-from tests.fakes import VLLM, litellm_python, scenario
-from tests.programs import alive, free_port, gone, meanwhile, open_gate, until
+from tests.support.fakes import VLLM, litellm_python, scenario
+from tests.support.harness import Daemon, answer_to
+from tests.support.programs import alive, free_port, gone, meanwhile, open_gate, until
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.daemon.conftest import program
-from tests.daemon.harness import Daemon
-from tests.programs import gone, until
+from tests.support.harness import Daemon
+from tests.support.programs import gone, until
 
 pytestmark = pytest.mark.slow
 

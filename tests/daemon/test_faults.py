@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import faults
-from tests.daemon.harness import Daemon, free_port
+from tests.support import faults
+from tests.support.harness import Daemon, free_port
 
-SERVED = Path(__file__).parent.parent / "programs/served.py"
+SERVED = Path(__file__).parent.parent / "support/programs/served.py"
 SEED = int(os.environ.get("FAULTS_SEED", "20261120"))
 
 

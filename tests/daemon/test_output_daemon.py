@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.conftest import Make, program
-from tests.daemon.harness import Daemon
 from tests.host.test_output import assert_numbered
-from tests.programs import gone
-from tests.programs.children import LINE
+from tests.support.harness import Daemon
+from tests.support.programs import gone
+from tests.support.programs.children import LINE
 
 MIB = 1024 * 1024
 STEADY = 60 * 500

@@ -22,7 +22,7 @@ import yaml
 
 from llm_supervisor import paths
 from llm_supervisor.engines import environment as envs
-from tests.daemon.harness import Daemon, free_port
+from tests.support.harness import Daemon, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 ALIAS = "glm-4.1v"

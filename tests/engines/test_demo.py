@@ -16,8 +16,8 @@ import pytest
 
 from llm_supervisor.engines.vllm import installed_options
 from tests.config.test_wrong_by_people import OPTIONS
-from tests.daemon.harness import Daemon
 from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
+from tests.support.harness import Daemon
 
 
 def answer(daemon: Daemon) -> str:

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.daemon import faults
-from tests.daemon.harness import Daemon, free_port
 from tests.engines.conftest import ALIAS, Engines, config
+from tests.support import faults
+from tests.support.harness import Daemon, free_port
 
 
 def edited(model: Path, change: Callable[[dict[str, Any]], None]) -> None:

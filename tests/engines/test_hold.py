@@ -22,9 +22,9 @@ import yaml
 
 from llm_supervisor.engines.environment import INSIDE
 from llm_supervisor.host.net import ports as net_ports
-from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import knocking
 from tests.engines.conftest import ALIAS, Engines, config
+from tests.support.harness import Daemon
 
 CLIENTS = 8
 STREAMS = 4

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from llm_supervisor.host.net import ports as net_ports
-from tests.daemon.harness import Daemon
 from tests.engines.conftest import Engines, config
-from tests.engines.load import keep_chatting
+from tests.support.harness import Daemon
+from tests.support.load import keep_chatting
 
 CLIENTS = 8
 REPLICAS = ("gateway", "gateway-2")

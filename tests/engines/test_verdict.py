@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from llm_supervisor.config.specs import key_variable
-from tests.daemon.harness import Daemon
-from tests.engines import load
 from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
+from tests.support import load
+from tests.support.harness import Daemon
 
 PERIOD, GRACE, CANARY = 1.0, 10.0, 5.0
 # Far below the latency of a saturated engine

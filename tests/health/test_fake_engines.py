@@ -1,4 +1,4 @@
-"""The daemon over engines that are none (``tests.fakes``): what each fault is called, and what is done about it.
+"""The daemon over imitations of engines (``tests.support.fakes``): what each fault is called, and what follows.
 
 One daemon and one gateway stand over all of these engines, each with its own fault; the tests share them and leave
 those of others alone. Periods are short, so that what takes minutes by default takes seconds.
@@ -21,9 +21,9 @@ import pytest
 
 from llm_supervisor.config.specs import key_variable
 from llm_supervisor.engines.canary import USER
-from tests.daemon.harness import Daemon
-from tests.fakes import VLLM, litellm_python, scenario, tell, told
-from tests.programs import free_port
+from tests.support.fakes import VLLM, litellm_python, scenario, tell, told
+from tests.support.harness import Daemon
+from tests.support.programs import free_port
 
 pytestmark = pytest.mark.slow
 

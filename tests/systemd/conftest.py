@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.machine import Machine, NoSystemd, a_machine
+from tests.support.systemd.machine import Machine, NoSystemd, a_machine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.programs import command
-from tests.systemd.inside import CONFIG, NAME, RUNTIME
-from tests.systemd.machine import Machine
+from tests.support.programs import command
+from tests.support.systemd.inside import CONFIG, NAME, RUNTIME
+from tests.support.systemd.machine import Machine
 from tests.systemd.test_unit import CLI, KILL, PAIR, PORT, answering, living
 
 HOLD = "/run/hold"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.programs import command
-from tests.systemd.inside import CONFIG, NAME, RUNTIME
-from tests.systemd.machine import BIN, UNIT, Machine
+from tests.support.programs import command
+from tests.support.systemd.inside import CONFIG, NAME, RUNTIME
+from tests.support.systemd.machine import BIN, UNIT, Machine
 
 PORT = 17001
 CLI = BIN / "llm-supervisor"

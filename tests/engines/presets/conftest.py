@@ -21,9 +21,9 @@ from openai.types.chat import ChatCompletion
 
 from llm_supervisor.engines import canary
 from llm_supervisor.engines import environment as envs
-from tests.daemon.harness import Daemon
 from tests.engines.conftest import ROOT, Engines
-from tests.programs import command_line
+from tests.support.harness import Daemon
+from tests.support.programs import command_line
 
 MAKER = ROOT / "tests/engines/tiny/make.py"
 ASK = "What is this?"

@@ -13,7 +13,7 @@ import pytest
 
 from tests.engines.conftest import Engines
 from tests.engines.presets.conftest import ASK, Preset, image, running, said
-from tests.wires import WORDS, Anthropic
+from tests.support.wires import WORDS, Anthropic
 
 ALIAS = "coder"
 CLOUDS = ("claude", "gpt", "gemini")

@@ -11,7 +11,7 @@ import pytest
 from llm_supervisor.engines import canary
 from tests.engines.conftest import Engines
 from tests.engines.presets.conftest import ASK, Preset, by_url, image, running, said, served, tiny, tokens_of
-from tests.programs import command_line
+from tests.support.programs import command_line
 
 ALIAS = "minicpm-v"
 

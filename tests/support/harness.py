@@ -20,8 +20,8 @@ import yaml
 
 from llm_supervisor.cli import main
 from llm_supervisor.control.client import NoDaemon, request
-from tests.programs import MARK, alive, free_port, gone, until
-from tests.programs import marked as marked_anyhow
+from tests.support.programs import MARK, alive, free_port, gone, until
+from tests.support.programs import marked as marked_anyhow
 
 __all__ = ["MARK", "Daemon", "answer_to", "free_port", "marked", "name_of"]
 

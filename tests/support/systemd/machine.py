@@ -20,10 +20,10 @@ from typing import Any
 
 import yaml
 
-from tests.systemd import inside
-from tests.systemd.inside import CONFIG, DROPIN, NAME, PLACES
+from tests.support.systemd import inside
+from tests.support.systemd.inside import CONFIG, DROPIN, NAME, PLACES
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "systemd" / "llm-supervisor.service"
 BIN = Path(sys.prefix) / "bin"
 # A bound for what should take little time: reaching it is a failure, never a way to wait
