@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.systemd.machine import Machine, NoSystemd, a_machine
+from tests.support.systemd.box import NoSystemd
+from tests.support.systemd.machine import Machine, a_machine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,7 +23,7 @@ def booted() -> Iterator[Machine]:
         with a_machine() as machine:
             yield machine
     except NoSystemd as no:
-        pytest.skip(str(no))
+        pytest.skip(f"no systemd can be booted: {no}")
 
 
 @pytest.fixture
