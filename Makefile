@@ -1,6 +1,6 @@
 # make run     from a fresh clone to an answered image (makes the environments first; later runs start at once)
 # make check   the fast tests, ruff and mypy: about a minute
-# make test    everything this machine can run, the real vLLM and LiteLLM included
+# make test    everything this machine can run, the real vLLM and LiteLLM included: about twenty minutes on two cores
 # make soak    what takes long: saturation, floods, many faults
 # make bench   figures
 # make locks   resolve the engines' lock files again; UPGRADE=1 takes the newest releases
@@ -41,7 +41,7 @@ check: lint
 
 test: lint
 	$(BIN)/llm-supervisor install --tiny-model $(TINY)
-	$(BIN)/python -m pytest -m "not soak and not clients"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 10 -m "not soak and not clients"
 
 soak: $(VENV)/.dev
 	$(BIN)/llm-supervisor install --tiny-model $(TINY)

@@ -49,12 +49,6 @@ class Engines:
     model: Path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.real)
-
-
 @pytest.fixture(scope="session")
 def engines() -> Engines:
     """Make what is missing, as a person would: by the command."""
@@ -112,6 +106,78 @@ class FromPreset(Daemon):
         http = self.http()
         key = http.headers["Authorization"].removeprefix("Bearer ")
         return openai.OpenAI(base_url=f"{http.base_url}/v1", api_key=key, max_retries=0, http_client=http)
+
+
+KEEPER = "keeper"
+
+
+class Shared(Daemon):
+    """One daemon for the tests of many modules, each of which has its own configuration: the next one is taken by a
+    reload. Its engines are started by the fork server of the one before, so that a start takes 3 s and not 30.
+
+    A fork server is kept for as long as a program is configured that could be started by it. So there is always a model
+    more, ``keeper``, which was started once and is stopped. And it is another one for another path of a model: so all
+    models are at the same path, ``model``, which is a symbolic link to the model of the moment. What is not in the
+    environment of the keeper, too, or at another path, is started cold, as elsewhere.
+    """
+
+    def __init__(self, folder: Path, engines: Engines) -> None:
+        self.current, self.model = folder / "current", folder / "model"
+        self._engines = engines
+        self._keeper = {
+            "model": str(self.model),
+            "port": free_port(),
+            "autostart": False,
+            "warm": "full",
+            "gpus": [],
+            "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+            "vllm": {"dtype": "bfloat16", "enforce-eager": True, "max-model-len": 2048},
+        }
+        self._link(engines.model)
+        self.current.mkdir()
+        (self.current / "supervisor.yaml").write_text(yaml.safe_dump({"gateway": {"port": free_port()}}))
+        super().__init__(folder, self._changes({}), base=self.current / "supervisor.yaml")
+        self.start()
+
+    def _link(self, model: Path) -> None:
+        self.model.unlink(missing_ok=True)
+        self.model.symlink_to(model)
+
+    def _changes(self, more: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "engines": {"vllm": {"python": str(self._engines.vllm)}, "litellm": {"python": str(self._engines.litellm)}},
+            **more,
+            "models": {KEEPER: self._keeper, **more.get("models", {})},
+        }
+
+    def warm_up(self) -> None:
+        """Start the keeper, wait for the fork server that is made of it, and stop it."""
+        self.wait_up()
+        started = self.cli("start", KEEPER, timeout=300)
+        assert started.returncode == 0, started.stdout + started.stderr
+        self.wait_for(lambda: (self.program(KEEPER)["fork_server"] or {}).get("state") == "ready", "a fork server", 120)
+        assert self.cli("stop", KEEPER).returncode == 0
+
+    def use(self, changes: dict[str, Any], model: Path | None = None) -> None:
+        """Take what is in ``current`` and these changes of it, with that model at ``model``; return when all is ready.
+
+        What was there before is stopped first: there is memory for one set of engines."""
+        before = [one["name"] for one in self.status()["programs"] if one["kind"] == "vllm"]
+        self.cli("stop", *before)
+        self._link(model or self._engines.model)
+        self.write(self._changes(changes))
+        done = self.cli("reload", timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        self.wait_ready(timeout=300)
+
+
+@pytest.fixture(scope="session")
+def shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """See ``Shared``. Nothing of it is left after the last test that uses it."""
+    with Shared(tmp_path_factory.mktemp("shared"), engines).started() as daemon:
+        assert isinstance(daemon, Shared)
+        daemon.warm_up()
+        yield daemon
 
 
 @pytest.fixture(scope="module")
