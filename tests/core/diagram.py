@@ -128,7 +128,7 @@ def _explore(spec: ProgramSpec) -> Iterator[tuple[State, float, Event, State]]:
 
 @cache
 def _explored(spec: ProgramSpec) -> tuple[list[tuple[State, float]], dict[tuple[Phase, Phase], set[type]]]:
-    """Every state that can be reached, and what follows what upon which events. It takes seconds, so it is done once."""
+    """Every state that can be reached, and what follows what upon which events. It takes seconds: so once."""
     reached: list[tuple[State, float]] = []
     found: dict[tuple[Phase, Phase], set[type]] = {}
     for before, now, event, after in _explore(spec):

@@ -36,8 +36,8 @@ def made(tmp_path: Path) -> Iterator[faults.Faults]:
 
 
 @pytest.mark.slow
-def test_thirty_random_faults(made: faults.Faults) -> None:
-    faults.run(made, 30)
+def test_twelve_random_faults(made: faults.Faults) -> None:
+    faults.run(made, 12)
 
 
 @pytest.mark.soak

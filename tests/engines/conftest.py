@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -133,9 +134,9 @@ class Shared(Daemon):
             "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
             "vllm": {"dtype": "bfloat16", "enforce-eager": True, "max-model-len": 2048},
         }
+        self._empty = {"gateway": {"port": free_port()}}
         self._link(engines.model)
-        self.current.mkdir()
-        (self.current / "supervisor.yaml").write_text(yaml.safe_dump({"gateway": {"port": free_port()}}))
+        self._make_empty()
         super().__init__(folder, self._changes({}), base=self.current / "supervisor.yaml")
         self.start()
 
@@ -143,11 +144,19 @@ class Shared(Daemon):
         self.model.unlink(missing_ok=True)
         self.model.symlink_to(model)
 
+    def _make_empty(self) -> None:
+        self.current.mkdir()
+        (self.current / "supervisor.yaml").write_text(yaml.safe_dump(self._empty))
+
+    def _reload(self) -> None:
+        done = self.cli("reload", timeout=300)
+        assert done.returncode in (0, 3), done.stdout + done.stderr
+
     def _changes(self, more: dict[str, Any]) -> dict[str, Any]:
         return {
             "engines": {"vllm": {"python": str(self._engines.vllm)}, "litellm": {"python": str(self._engines.litellm)}},
             **more,
-            "models": {KEEPER: self._keeper, **more.get("models", {})},
+            "models": {**more.get("models", {}), KEEPER: self._keeper},
         }
 
     def warm_up(self) -> None:
@@ -158,17 +167,38 @@ class Shared(Daemon):
         self.wait_for(lambda: (self.program(KEEPER)["fork_server"] or {}).get("state") == "ready", "a fork server", 120)
         assert self.cli("stop", KEEPER).returncode == 0
 
-    def use(self, changes: dict[str, Any], model: Path | None = None) -> None:
+    def config(self) -> dict[str, Any]:
+        """The demo's configuration on free ports, with the model that is at ``model`` and a fork server for it."""
+        settings: dict[str, Any] = config(self._engines)
+        settings["models"][ALIAS] |= {name: self._keeper[name] for name in ("model", "warm", "gpus", "env")}
+        return settings
+
+    def use_config(self, settings: dict[str, Any], model: Path | None = None, *, ready: bool = True) -> None:
+        """Take this configuration as ``use`` does."""
+        shutil.rmtree(self.current)
+        self.current.mkdir()
+        (self.current / "supervisor.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        self.use({}, model, ready=ready)
+
+    def use(self, changes: dict[str, Any], model: Path | None = None, *, ready: bool = True) -> None:
         """Take what is in ``current`` and these changes of it, with that model at ``model``; return when all is ready.
 
-        What was there before is stopped first: there is memory for one set of engines."""
+        What was there before is stopped first: there is memory for one set of engines. And it is taken out first, so
+        that nothing is known of a program that has the same name by chance."""
         before = [one["name"] for one in self.status()["programs"] if one["kind"] == "vllm"]
         self.cli("stop", *before)
         self._link(model or self._engines.model)
+        if before != [KEEPER]:
+            taken = self.current.rename(self.folder / "next")
+            self._make_empty()
+            self.write(self._changes({}))
+            self._reload()
+            shutil.rmtree(self.current)
+            taken.rename(self.current)
         self.write(self._changes(changes))
-        done = self.cli("reload", timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        self.wait_ready(timeout=300)
+        self._reload()
+        if ready:
+            self.wait_ready(timeout=300)
 
 
 @pytest.fixture(scope="session")
@@ -186,6 +216,25 @@ def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with Daemon(tmp_path_factory.mktemp("daemon"), config(engines)) as running:
         running.wait_ready(timeout=300)
         yield running
+
+
+def chat(daemon: Daemon, alias: str = ALIAS) -> dict[str, Any]:
+    """The answer of a model through the gateway, with the key that the daemon has made."""
+    key = (daemon.home / "master_key").read_text().strip()
+    body = {"model": alias, "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}
+    url, headers = f"{daemon.status()['endpoint']}/v1/chat/completions", {"Authorization": f"Bearer {key}"}
+    answer = httpx.post(url, json=body, headers=headers, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def cold(settings: dict[str, Any]) -> dict[str, Any]:
+    """That configuration without fork servers, which are made for nothing where no start is to be warm."""
+    for block in (settings.get("gateway"), *settings.get("models", {}).values()):
+        if block is not None:
+            block["warm"] = "off"
+    return settings
 
 
 def pasted_curl(daemon: Daemon) -> str:

@@ -30,7 +30,7 @@ from tests.support.programs import MARK
 __all__ = ["stage"]  # a fixture
 
 SERVED = "GLM-4.1V-9B-Thinking"
-RESTARTS = 10
+RESTARTS = 5
 QUESTION = canary.chat(SERVED, "what is this?", vision=True, max_tokens=24) | {"temperature": 0}
 
 
@@ -236,6 +236,7 @@ def speed(daemon: Daemon) -> float:
     return best
 
 
+@pytest.mark.soak
 def test_a_warm_engine_is_as_fast_as_a_cold_one(daemon: Daemon) -> None:
     engines_back(daemon, cold=True)
     cold = speed(daemon)
@@ -269,7 +270,7 @@ def test_a_fork_server_that_hangs_costs_its_patience_and_no_strike(daemon: Daemo
     assert not psutil.pid_exists(server["pid"])
 
 
-@pytest.mark.parametrize("round_", range(3))
+@pytest.mark.parametrize("round_", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 2))])
 def test_replicas_that_die_at_once_are_both_back_warm(daemon: Daemon, round_: int) -> None:
     """They share a fork server, and each gets its own process of it."""
     if round_ == 0:
