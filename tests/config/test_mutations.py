@@ -303,9 +303,8 @@ def test_damage_is_refused_or_harmless(folder: Path) -> None:
     assert 15 < ends.count("planned") < 135, "neither everything nor nothing is refused"
 
 
-@pytest.mark.parametrize(
-    "seconds", [pytest.param(10, marks=pytest.mark.slow), pytest.param(120, marks=pytest.mark.soak)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [10, pytest.param(120, marks=pytest.mark.soak)])
 @pytest.mark.filterwarnings("error")
 def test_damage_for_a_while(folder: Path, seconds: float) -> None:
     """Other cases each time; a failure prints the seed that plays it again."""

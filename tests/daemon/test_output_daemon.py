@@ -24,9 +24,8 @@ def rss(daemon: Daemon) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS"))
 
 
-@pytest.mark.parametrize(
-    "seconds", [pytest.param(15, marks=pytest.mark.slow), pytest.param(60, marks=pytest.mark.soak)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [15, pytest.param(60, marks=pytest.mark.soak)])
 def test_steady_lines_and_a_hundred_mib_at_once(make: Make, seconds: int) -> None:
     """Complete, in order, rotated; and the daemon's memory does not grow with what children say."""
     once, lines = {"policy": "never"}, seconds * RATE
