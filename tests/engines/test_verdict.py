@@ -73,8 +73,8 @@ def found_within(daemon: Daemon, began: float, limit: float) -> float:
     return time.monotonic() - began
 
 
-# Reading status by a command takes a moment; it is no part of what is promised
-SLACK = 1.5
+# Reading status by a command takes a moment, and other tests run beside this one; it is no part of what is promised
+SLACK = 3.0
 
 
 def test_a_worker_stopped_while_idle_is_found_and_replaced(nervous: Daemon) -> None:
