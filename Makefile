@@ -37,7 +37,8 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict
 
 check: lint
-	$(BIN)/python -m pytest -q -n 2 -m "not real and not slow and not systemd and not soak and not clients"
+	$(BIN)/python -m pytest -q -n 2 -m "not real and not slow and not systemd and not soak and not clients" \
+	  --ignore tests/engines --ignore tests/systemd --ignore tests/clients
 
 test: lint
 	$(BIN)/llm-supervisor install --tiny-model $(TINY)

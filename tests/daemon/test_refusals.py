@@ -17,6 +17,8 @@ from tests.daemon.conftest import Make, program
 from tests.support.harness import Daemon
 from tests.support.programs import free_port
 
+pytestmark = pytest.mark.slow
+
 
 def touching(folder: Path) -> dict[str, Any]:
     """A program that leaves a file behind when it is ever started."""

@@ -367,6 +367,7 @@ pump.stop()
 """
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_killed_loses_and_repeats_nothing(stage: Stage, tmp_path: Path) -> None:
     """Twenty SIGKILLs in the middle of a stream; the child lives on, so the FIFO keeps what it holds."""
     lines = 2_000_000
