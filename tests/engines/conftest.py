@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,32 +174,32 @@ class Shared(Daemon):
         settings["models"][ALIAS] |= {name: self._keeper[name] for name in ("model", "warm", "gpus", "env")}
         return settings
 
-    def use_config(self, settings: dict[str, Any], model: Path | None = None, *, ready: bool = True) -> None:
-        """Take this configuration as ``use`` does."""
-        shutil.rmtree(self.current)
-        self.current.mkdir()
-        (self.current / "supervisor.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        self.use({}, model, ready=ready)
+    @contextmanager
+    def using(self, changes: dict[str, Any], model: Path | None = None, *, ready: bool = True) -> Iterator[Shared]:
+        """Take what is in ``current`` and these changes of it, with that model at ``model``; all is ready then.
 
-    def use(self, changes: dict[str, Any], model: Path | None = None, *, ready: bool = True) -> None:
-        """Take what is in ``current`` and these changes of it, with that model at ``model``; return when all is ready.
-
-        What was there before is stopped first: there is memory for one set of engines. And it is taken out first, so
-        that nothing is known of a program that has the same name by chance."""
-        before = [one["name"] for one in self.status()["programs"] if one["kind"] == "vllm"]
-        self.cli("stop", *before)
+        Afterwards only the keeper is there, so that nothing of this configuration runs beside what comes next: there is
+        memory for one set of engines. And nothing is known of a program that has the same name in the next one."""
         self._link(model or self._engines.model)
-        if before != [KEEPER]:
-            taken = self.current.rename(self.folder / "next")
+        self.write(self._changes(changes))
+        self._reload()
+        try:
+            if ready:
+                self.wait_ready(timeout=300)
+            yield self
+        finally:
+            self.cli("stop", *(one["name"] for one in self.status()["programs"] if one["kind"] == "vllm"))
+            shutil.rmtree(self.current)
             self._make_empty()
             self.write(self._changes({}))
             self._reload()
-            shutil.rmtree(self.current)
-            taken.rename(self.current)
-        self.write(self._changes(changes))
-        self._reload()
-        if ready:
-            self.wait_ready(timeout=300)
+
+    def using_config(
+        self, settings: dict[str, Any], model: Path | None = None, *, ready: bool = True
+    ) -> AbstractContextManager[Shared]:
+        """The same with this configuration."""
+        (self.current / "supervisor.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        return self.using({}, model, ready=ready)
 
 
 @pytest.fixture(scope="session")

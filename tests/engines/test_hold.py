@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,9 @@ async def under_load(daemon: Daemon, meanwhile: Callable[[], None]) -> Seen:
 
 
 @pytest.fixture(scope="module")
-def daemon(shared: Shared) -> Shared:
-    shared.use_config(shared.config())
-    return shared
+def daemon(shared: Shared) -> Iterator[Shared]:
+    with shared.using_config(shared.config()):
+        yield shared
 
 
 def victims(daemon: Daemon, which: str) -> list[int]:
@@ -102,9 +102,10 @@ def test_nobody_sees_that_vllm_is_killed(daemon: Daemon, which: str) -> None:
     def crash() -> None:
         nonlocal took
         began = time.monotonic()
-        server = daemon.program(ALIAS)["fork_server"]
         if which == "all":  # once the longest wait there is: a cold start
-            os.kill(server["pid"], signal.SIGKILL)
+            os.kill(
+                daemon.wait_for(lambda: daemon.program(ALIAS)["fork_server"]["pid"], "a fork server"), signal.SIGKILL
+            )
         for pid in victims(daemon, which):
             os.kill(pid, signal.SIGKILL)
         daemon.wait_for(lambda: daemon.program(ALIAS)["restarts"] > restarts, "its end")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -35,13 +36,13 @@ HEALTH = {
 
 
 @pytest.fixture(scope="module")
-def nervous(shared: Shared) -> Shared:
+def nervous(shared: Shared) -> Iterator[Shared]:
     """A daemon whose probes are as impatient as those that kill saturated engines elsewhere."""
     settings = shared.config()
     settings["models"][ALIAS]["health"] = HEALTH
     settings["gateway"]["health"] = {"timeout": 10}
-    shared.use_config(settings)
-    return shared
+    with shared.using_config(settings):
+        yield shared
 
 
 def worker(daemon: Daemon) -> int:
@@ -75,6 +76,40 @@ def found_within(daemon: Daemon, began: float, limit: float) -> float:
 
 # Reading status by a command takes a moment, and other tests run beside this one; it is no part of what is promised
 SLACK = 3.0
+
+
+# First those with a configuration of their own: the shared daemon has one at a time
+
+
+def test_a_missing_chat_template_is_named(engines: Engines, shared: Shared, tmp_path: Path) -> None:
+    model = tmp_path / "no-template"
+    shutil.copytree(engines.model, model, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    tokenizer = json.loads((model / "tokenizer_config.json").read_text())
+    tokenizer.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    settings = shared.config()
+    settings["models"][ALIAS]["vision"] = False
+    with shared.using_config(settings, model, ready=False):
+        seen = shared.wait(ALIAS, timeout=180, state="RUNNING")
+        assert seen["health"] == "degraded"
+        assert "chat template" in seen["reason"].lower()
+        assert seen["restarts"] == 0
+        done = shared.cli("status")
+        assert done.returncode == 3
+        assert "chat template" in done.stdout.lower()
+
+
+def test_a_wrong_key_at_the_gateway_is_named(shared: Shared) -> None:
+    settings = shared.config()
+    settings["models"][ALIAS]["env"] |= {"VLLM_API_KEY": "the-engine's-own-key"}
+    settings["gateway"]["env"] = {key_variable(ALIAS): "another-key"}
+    with shared.using_config(settings, ready=False):
+        seen = shared.wait("gateway", timeout=180, state="RUNNING", health="degraded")
+        assert ALIAS in seen["reason"] and "401" in seen["reason"]
+        assert shared.program(ALIAS)["health"] == "ready", "the engine itself took its key from the canary"
+        model = next(one for one in shared.status()["models"] if one["name"] == ALIAS)
+        assert not model["ready"] and "401" in model["reason"]
+        assert shared.program("gateway")["failure"] is None
 
 
 def test_a_worker_stopped_while_idle_is_found_and_replaced(nervous: Daemon) -> None:
@@ -165,34 +200,3 @@ def test_a_saturated_engine_is_busy_and_never_restarted(nervous: Daemon) -> None
 @pytest.mark.soak
 def test_ten_minutes_of_saturation(nervous: Daemon) -> None:
     check_saturation(nervous, 600)
-
-
-def test_a_missing_chat_template_is_named(engines: Engines, shared: Shared, tmp_path: Path) -> None:
-    model = tmp_path / "no-template"
-    shutil.copytree(engines.model, model, ignore=shutil.ignore_patterns("chat_template.jinja"))
-    tokenizer = json.loads((model / "tokenizer_config.json").read_text())
-    tokenizer.pop("chat_template", None)
-    (model / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    settings = shared.config()
-    settings["models"][ALIAS]["vision"] = False
-    shared.use_config(settings, model, ready=False)
-    seen = shared.wait(ALIAS, timeout=180, state="RUNNING")
-    assert seen["health"] == "degraded"
-    assert "chat template" in seen["reason"].lower()
-    assert seen["restarts"] == 0
-    done = shared.cli("status")
-    assert done.returncode == 3
-    assert "chat template" in done.stdout.lower()
-
-
-def test_a_wrong_key_at_the_gateway_is_named(shared: Shared) -> None:
-    settings = shared.config()
-    settings["models"][ALIAS]["env"] |= {"VLLM_API_KEY": "the-engine's-own-key"}
-    settings["gateway"]["env"] = {key_variable(ALIAS): "another-key"}
-    shared.use_config(settings, ready=False)
-    seen = shared.wait("gateway", timeout=180, state="RUNNING", health="degraded")
-    assert ALIAS in seen["reason"] and "401" in seen["reason"]
-    assert shared.program(ALIAS)["health"] == "ready", "the engine itself took its key from the canary"
-    model = next(one for one in shared.status()["models"] if one["name"] == ALIAS)
-    assert not model["ready"] and "401" in model["reason"]
-    assert shared.program("gateway")["failure"] is None

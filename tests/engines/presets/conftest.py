@@ -101,10 +101,9 @@ def running(
         alias: {**here, **more, "vllm": {"enforce-eager": True, **more.get("vllm", {})}}
         for alias, more in models.items()
     }
-    shared.use({"models": changed}, at_model)
     lines = (folder / "keys.env").read_text().splitlines()
     keys = dict(line.split("=", 1) for line in lines if "=" in line)
-    with httpx.Client(trust_env=False, timeout=120) as http:
+    with shared.using({"models": changed}, at_model), httpx.Client(trust_env=False, timeout=120) as http:
         client = openai.OpenAI(
             base_url=shared.status()["endpoint"] + "/v1",
             api_key=keys["LITELLM_MASTER_KEY"],
