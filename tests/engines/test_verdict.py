@@ -14,7 +14,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 
 from llm_supervisor.config.specs import key_variable
 from tests.engines.conftest import ALIAS, Engines, Shared, chat
@@ -51,7 +50,7 @@ def worker(daemon: Daemon) -> int:
 
 def engine(daemon: Daemon) -> str:
     """The engine itself, beside the gateway."""
-    return f"http://127.0.0.1:{yaml.safe_load(daemon.config_file.read_text())['models'][ALIAS]['port']}"
+    return f"http://127.0.0.1:{daemon.ports[1]}"
 
 
 def endless(prompt: str, tokens: int = 1900) -> dict[str, object]:
