@@ -15,8 +15,8 @@ import pytest
 
 from llm_supervisor.control.client import lines
 from tests.daemon.conftest import program
-from tests.openapi import check
 from tests.support.harness import Daemon
+from tests.support.openapi import check
 from tests.support.programs import Lines, alive
 
 ONCE = {"policy": "never"}
