@@ -1,6 +1,6 @@
 # make run     from a fresh clone to an answered image (makes the environments first; later runs start at once)
 # make check   the fast tests, ruff and mypy: about a minute
-# make test    everything this machine can run, the real vLLM and LiteLLM included
+# make test    everything this machine can run, the real vLLM and LiteLLM included: about twenty minutes on two cores
 # make soak    what takes long: saturation, floods, many faults
 # make bench   figures
 # make docs    write what is generated in the documents; make picture records docs/status.svg
@@ -46,11 +46,12 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict
 
 check: lint
-	$(BIN)/python -m pytest -q -n 2 -m "not real and not slow and not systemd and not soak and not clients"
+	$(BIN)/python -m pytest -q -n 2 -m "not real and not slow and not systemd and not soak and not clients" \
+	  --ignore tests/engines --ignore tests/systemd --ignore tests/clients
 
 test: lint
 	$(BIN)/llm-supervisor install --tiny-model $(TINY)
-	$(BIN)/python -m pytest -m "not soak and not clients"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 10 -m "not soak and not clients"
 
 soak: $(VENV)/.dev
 	$(BIN)/llm-supervisor install --tiny-model $(TINY)

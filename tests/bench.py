@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.daemon.harness import Daemon
+from tests.support.harness import Daemon
 
 BEACON = r"""
 #include <fcntl.h>

@@ -20,9 +20,9 @@ from typing import Any
 
 from llm_supervisor import paths
 from llm_supervisor.engines import environment as envs
-from tests.daemon.harness import Daemon
 from tests.engines import test_warm as warm
 from tests.engines.conftest import ALIAS, ROOT, Engines, config
+from tests.support.harness import Daemon
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.daemon.harness import Daemon
 from tests.engines.conftest import Engines, engines
 from tests.engines.presets.conftest import running
+from tests.support.harness import Daemon
 
 __all__ = ["engines"]
 

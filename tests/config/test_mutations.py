@@ -304,14 +304,15 @@ def test_damage_is_refused_or_harmless(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seconds", [10, pytest.param(120, marks=pytest.mark.soak)])
 @pytest.mark.filterwarnings("error")
-def test_a_minute_of_damage(folder: Path) -> None:
+def test_damage_for_a_while(folder: Path, seconds: float) -> None:
     """Other cases each time; a failure prints the seed that plays it again."""
     if "FUZZ_SEED" in os.environ:
         mutate(folder, int(os.environ["FUZZ_SEED"]))
         return
     seed = random.SystemRandom().randrange(1 << 40)
-    end = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "60"))
+    end = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", seconds))
     while time.monotonic() < end:
         mutate(folder, seed)
         seed += 1

@@ -103,46 +103,54 @@ def _key(state: State, now: float) -> tuple[object, ...]:
     )
 
 
-def _explore(specs: tuple[ProgramSpec, ...]) -> Iterator[tuple[ProgramSpec, State, float, Event, State]]:
-    """Every step from every state that can be reached, each state once: (spec, state, now, event, next state).
+def _explore(spec: ProgramSpec) -> Iterator[tuple[State, float, Event, State]]:
+    """Every step from every state that can be reached, each state once: (state, now, event, next state).
 
     A deadline is always waited for until it has come; everything else happens one second after the step before.
     """
-    for spec in specs:
-        beginnings = (State(), leftover(spec, State(), 0.0)[0])
-        seen = {_key(state, 0.0) for state in beginnings}
-        queue = deque((state, 0.0) for state in beginnings)
-        while queue:
-            state, now = queue.popleft()
-            for event in _events(state.incarnation):
-                if not _can_happen(state, event):
-                    continue
-                at = now + 1.0
-                if isinstance(event, ev.DeadlinePassed) and state.deadline is not None:
-                    at = max(at, state.deadline)
-                after, _ = step(spec, state, event, at)
-                yield spec, state, at, event, after
-                if _key(after, at) not in seen:
-                    seen.add(_key(after, at))
-                    queue.append((after, at))
+    beginnings = (State(), leftover(spec, State(), 0.0)[0])
+    seen = {_key(state, 0.0) for state in beginnings}
+    queue = deque((state, 0.0) for state in beginnings)
+    while queue:
+        state, now = queue.popleft()
+        for event in _events(state.incarnation):
+            if not _can_happen(state, event):
+                continue
+            at = now + 1.0
+            if isinstance(event, ev.DeadlinePassed) and state.deadline is not None:
+                at = max(at, state.deadline)
+            after, _ = step(spec, state, event, at)
+            yield state, at, event, after
+            if (key := _key(after, at)) not in seen:
+                seen.add(key)
+                queue.append((after, at))
+
+
+@cache
+def _explored(spec: ProgramSpec) -> tuple[list[tuple[State, float]], dict[tuple[Phase, Phase], set[type]]]:
+    """Every state that can be reached, and what follows what upon which events. It takes seconds: so once."""
+    reached: list[tuple[State, float]] = []
+    found: dict[tuple[Phase, Phase], set[type]] = {}
+    for before, now, event, after in _explore(spec):
+        if not reached or before is not reached[-1][0]:
+            reached.append((before, now))
+        if before.phase is not after.phase:
+            found.setdefault((before.phase, after.phase), set()).add(type(event))
+    return reached, found
 
 
 def walk(*specs: ProgramSpec) -> Iterator[tuple[ProgramSpec, State, float]]:
     """Every state that can be reached with these specs (without any: with our own), and the time then."""
-    last = None
-    for spec, state, now, _, _ in _explore(specs or SPECS):
-        if state is not last:
-            last = state
-            yield spec, state, now
+    return ((spec, state, now) for spec in specs or SPECS for state, now in _explored(spec)[0])
 
 
 @cache
 def transitions() -> dict[tuple[Phase, Phase], list[str]]:
     """Which phase follows which, and upon which events."""
     found: dict[tuple[Phase, Phase], set[type]] = {}
-    for _, before, _, event, after in _explore(SPECS):
-        if before.phase is not after.phase:
-            found.setdefault((before.phase, after.phase), set()).add(type(event))
+    for spec in SPECS:
+        for pair, kinds in _explored(spec)[1].items():
+            found.setdefault(pair, set()).update(kinds)
     order = list(get_args(Event))
     phases = list(Phase)
     return {

@@ -16,9 +16,9 @@ from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
 from llm_supervisor.supervision.runner import Runner
 from llm_supervisor.supervision.world import Launched, SpawnRefused, Swept
+from tests.support.virtual_time import play
 
 from .makers import CHECKED, PID
-from .virtual_time import play
 
 SIGKILL = 9
 CPU_TICK = 1

@@ -18,10 +18,10 @@ from llm_supervisor.core.health import Answer
 from llm_supervisor.core.probe import ProbePlan, Step
 from llm_supervisor.core.state import Cause, Phase, Wanted
 from llm_supervisor.supervision.runner import HEARTBEAT
+from tests.support.virtual_time import Stranded, play
 
 from .fake_world import ASKING, ENGINE_ASKING, FakeWorld, Stage, act
 from .makers import BUSY, CHECKED, ENGINE, PERMANENT, PID, SOME, UNCHECKED
-from .virtual_time import Stranded, play
 
 
 def given(**facts: object) -> Callable[[FakeWorld], None]:

@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from llm_supervisor.supervision.snapshots import Snapshots
-
-from .virtual_time import Stranded, play
+from tests.support.virtual_time import Stranded, play
 
 
 class Counter:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.harness import Daemon
-from tests.programs import ENGINE, command
+from tests.support.harness import Daemon
+from tests.support.programs import ENGINE, command
 
 Program = dict[str, Any]
 Make = Callable[..., Daemon]

@@ -19,10 +19,10 @@ from llm_supervisor.host.net import ports as net_ports
 from llm_supervisor.host.process import boot_id
 from llm_supervisor.supervision.state_file import STATE_VERSION
 from tests.daemon.conftest import Make, program
-from tests.daemon.harness import Daemon, answer_to
 from tests.daemon.test_trees import as_the_first_version_wrote_it
-from tests.fakes import VLLM, litellm_python, scenario
-from tests.programs import alive, free_port, gone, meanwhile, open_gate, until
+from tests.support.fakes import VLLM, litellm_python, scenario
+from tests.support.harness import Daemon, answer_to
+from tests.support.programs import alive, free_port, gone, meanwhile, open_gate, until
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def test_it_goes_on_where_the_former_one_was_killed(make: Make) -> None:
     assert daemon.cli("stop", "stopped").returncode == 0
     before = {name: daemon.program(name) for name in programs}
     children = set(daemon.children())
-    time.sleep(0.1)  # what changed is written down within 20 ms
+    daemon.wait_written()
 
     killed(daemon)
     seen = daemon.call("status")
@@ -115,7 +115,7 @@ def test_killed_while_it_ends_nothing_is_forgotten(make: Make) -> None:
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait("quick", state="STOPPED")
-    time.sleep(0.1)
+    time.sleep(0.1)  # what changed is written down within 20 ms; but not that all are told to stop
     killed(daemon)
     daemon.start()
     for name in ("quick", "slow"):
@@ -131,7 +131,7 @@ def test_only_what_changed_meanwhile_is_touched(make: Make) -> None:
         daemon.wait(name, state="RUNNING")
     assert daemon.cli("stop", "stopped").returncode == 0
     before = {name: daemon.program(name) for name in programs}
-    time.sleep(0.1)
+    daemon.wait_written()
     killed(daemon)
     del programs["former"]
     programs["watched"]["stop"] = {"grace": 3}
@@ -163,7 +163,7 @@ def taken_out(make: Make, tmp_path: Path, **stop: Any) -> tuple[Daemon, int]:
     for name in ("kept", "former"):
         daemon.wait(name, state="RUNNING")
     pid = daemon.program("former")["pid"]
-    time.sleep(0.1)
+    daemon.wait_written()
     killed(daemon)
     daemon.write({"programs": {"kept": program("obedient")}})
     daemon.start()
@@ -209,7 +209,7 @@ def test_of_an_older_daemon_nobody_knows_how_long_it_may_take(make: Make, tmp_pa
     for name in programs:
         daemon.wait(name, state="RUNNING")
     pid = daemon.program("former")["pid"]
-    time.sleep(0.1)
+    daemon.wait_written()
     killed(daemon)
     state = json.loads((daemon.runtime / "state.json").read_text())
     for entry in state["programs"].values():
@@ -231,7 +231,7 @@ def test_a_pipe_that_was_full_loses_nothing(make: Make, tmp_path: Path) -> None:
     lines = 100_000
     daemon = make({"p": program("chatty", "--lines", lines, "--gate", gate, "--stay")})
     pid = daemon.wait("p", state="RUNNING")["pid"]
-    time.sleep(0.1)
+    daemon.wait_written()
     killed(daemon)
     with open(gate, "wb"):
         pass
@@ -271,7 +271,7 @@ def test_one_that_died_meanwhile_has_died(make: Make, tmp_path: Path, alone: boo
     daemon = make({"p": child})
     before = daemon.wait("p", state="RUNNING")
     old = set(daemon.children())
-    time.sleep(0.1)
+    daemon.wait_written()
     killed(daemon)
     gate.touch()
     gone(before["pid"])
@@ -319,7 +319,7 @@ def test_a_configuration_that_is_wrong_by_then_leaves_nobody_alone(make: Make, b
     programs = {"p": program("obedient"), "q": program("obedient")}
     daemon = make(programs)
     before = {name: daemon.wait(name, state="RUNNING") for name in programs}
-    time.sleep(0.1)
+    daemon.wait_written()
     killed(daemon)
     if broken is None:
         daemon.config_file.unlink()
@@ -362,7 +362,7 @@ def test_a_state_file_that_is_garbage_or_old(make: Make) -> None:
     """What was left is found by what is known of it, or not touched."""
     daemon = make({"p": program("obedient")})
     before = daemon.wait("p", state="RUNNING")
-    time.sleep(0.1)
+    daemon.wait_written()
     killed(daemon)
     as_the_first_version_wrote_it(daemon)
     daemon.start()
@@ -400,7 +400,7 @@ def test_what_the_former_one_wrote_at_its_very_end_counts(tmp_path: Path) -> Non
 def test_killed_again_and_again_it_changes_nothing(make: Make) -> None:
     daemon = make({"p": program("obedient"), "q": program("obedient")})
     before = {name: daemon.wait(name, state="RUNNING") for name in ("p", "q")}
-    time.sleep(0.1)
+    daemon.wait_written()
     for n in range(8):
         killed(daemon)
         daemon.start()
@@ -443,7 +443,7 @@ def test_the_gateways_socket_is_got_back(tmp_path: Path) -> None:
     with Daemon(tmp_path, settings) as daemon:
         daemon.wait_ready()
         before = {name: daemon.program(name) for name in ("gateway", "glm")}
-        time.sleep(0.1)
+        daemon.wait_written()
         with knocking(port) as wrong:
             killed(daemon)
             daemon.start()
@@ -464,7 +464,7 @@ def test_another_host_of_the_gateway_meanwhile(tmp_path: Path) -> None:
     with Daemon(tmp_path, settings) as daemon:
         daemon.wait_ready()
         before = daemon.program("gateway")["incarnation"]
-        time.sleep(0.1)
+        daemon.wait_written()
         killed(daemon)
         settings["gateway"]["host"] = "0.0.0.0"
         daemon.write(settings)
@@ -483,7 +483,7 @@ def test_an_engine_that_lost_a_worker_meanwhile_is_replaced(tmp_path: Path) -> N
         before = daemon.program("glm")
         tree = daemon.tree("glm")
         core = next(pid for pid, name in tree.items() if name.startswith("VLLM"))
-        time.sleep(0.1)
+        daemon.wait_written()
         killed(daemon)
         os.kill(core, signal.SIGKILL)
         gone(core)

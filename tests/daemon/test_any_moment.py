@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.daemon.conftest import program
-from tests.daemon.harness import Daemon
-from tests.programs import gone, until
+from tests.support.harness import Daemon
+from tests.support.programs import gone, until
 
 pytestmark = pytest.mark.slow
 
@@ -139,13 +139,13 @@ def play(folder: Path, seed: int, steps: int) -> None:
         assert len(lines) > 100
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1])
 def test_whatever_happens_it_is_as_it_was_last_wanted(tmp_path: Path, seed: int) -> None:
     play(tmp_path, seed, 20)
 
 
 @pytest.mark.soak
 def test_whatever_happens_for_long(tmp_path: Path) -> None:
-    for seed in range(100, 120):
+    for seed in (2, 3, *range(100, 120)):
         (folder := tmp_path / str(seed)).mkdir()
         play(folder, seed, 30)

@@ -15,9 +15,9 @@ import pytest
 
 from llm_supervisor.control.client import lines
 from tests.daemon.conftest import program
-from tests.daemon.harness import Daemon
-from tests.openapi import check
-from tests.programs import Lines, alive
+from tests.support.harness import Daemon
+from tests.support.openapi import check
+from tests.support.programs import Lines, alive
 
 ONCE = {"policy": "never"}
 LATE = {"after": 3600}  # it ends before it is ready, however slow this machine is

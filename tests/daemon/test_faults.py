@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import faults
-from tests.daemon.harness import Daemon, free_port
+from tests.support import faults
+from tests.support.harness import Daemon, free_port
 
-SERVED = Path(__file__).parent.parent / "programs/served.py"
+SERVED = Path(__file__).parent.parent / "support/programs/served.py"
 SEED = int(os.environ.get("FAULTS_SEED", "20261120"))
 
 
@@ -36,8 +36,8 @@ def made(tmp_path: Path) -> Iterator[faults.Faults]:
 
 
 @pytest.mark.slow
-def test_thirty_random_faults(made: faults.Faults) -> None:
-    faults.run(made, 30)
+def test_twelve_random_faults(made: faults.Faults) -> None:
+    faults.run(made, 12)
 
 
 @pytest.mark.soak

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.conftest import Make, program
-from tests.daemon.harness import Daemon
 from tests.host.test_output import assert_numbered
-from tests.programs import gone
-from tests.programs.children import LINE
+from tests.support.harness import Daemon
+from tests.support.programs import gone
+from tests.support.programs.children import LINE
 
 MIB = 1024 * 1024
-STEADY = 60 * 500
+RATE = 500
 FLOOD = 100 * MIB // LINE
 
 
@@ -25,12 +25,13 @@ def rss(daemon: Daemon) -> int:
 
 
 @pytest.mark.slow
-def test_a_minute_of_lines_and_a_hundred_mib_at_once(make: Make) -> None:
+@pytest.mark.parametrize("seconds", [15, pytest.param(60, marks=pytest.mark.soak)])
+def test_steady_lines_and_a_hundred_mib_at_once(make: Make, seconds: int) -> None:
     """Complete, in order, rotated; and the daemon's memory does not grow with what children say."""
-    once = {"policy": "never"}
+    once, lines = {"policy": "never"}, seconds * RATE
     daemon = make(
         {
-            "steady": program("chatty", "--lines", STEADY, "--rate", 500, restart=once),
+            "steady": program("chatty", "--lines", lines, "--rate", RATE, restart=once),
             "flood": program("chatty", "--lines", FLOOD, restart=once, autostart=False),
         },
         logs={"max_bytes": "1MB", "backups": 1000},
@@ -48,9 +49,9 @@ def test_a_minute_of_lines_and_a_hundred_mib_at_once(make: Make) -> None:
     most = max(most, rss(daemon))
     assert most - before < 6 * MIB, f"{before} -> {most}"
     logs = daemon.home / "logs"
-    assert_numbered(logs / "steady", STEADY)
+    assert_numbered(logs / "steady", lines)
     assert_numbered(logs / "flood", FLOOD)
-    assert segments(logs / "steady") == STEADY * LINE // MIB + 1
+    assert segments(logs / "steady") == lines * LINE // MIB + 1
     assert segments(logs / "flood") - FLOOD * LINE // MIB in (0, 1), "the last may have just been begun"
     assert daemon.program("steady")["exit"] == daemon.program("flood")["exit"] == {"code": 0, "signal": None}
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.harness import Daemon
-from tests.fakes import VLLM, litellm_python, scenario
-from tests.programs import free_port
+from tests.support.fakes import VLLM, litellm_python, scenario
+from tests.support.harness import Daemon
+from tests.support.programs import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.daemon.conftest import Make, played, program
-from tests.daemon.harness import Daemon
-from tests.programs import alive, free_port, open_gate
+from tests.support.harness import Daemon
+from tests.support.programs import alive, free_port, open_gate
 
 QUICK = {"period": 0.1, "timeout": 2, "failure_threshold": 2, "startup_period": 0.05, "stall_grace": 0.5}
 

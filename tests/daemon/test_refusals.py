@@ -14,8 +14,10 @@ import yaml
 from llm_supervisor import paths
 from llm_supervisor.cli import main
 from tests.daemon.conftest import Make, program
-from tests.daemon.harness import Daemon
-from tests.programs import free_port
+from tests.support.harness import Daemon
+from tests.support.programs import free_port
+
+pytestmark = pytest.mark.slow
 
 
 def touching(folder: Path) -> dict[str, Any]:

@@ -17,10 +17,10 @@ import yaml
 from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.host.net import ports as net_ports
 from tests.daemon.conftest import Make, program
-from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import killed, knocking
-from tests.fakes import VLLM, litellm_python, scenario
-from tests.programs import free_port
+from tests.support.fakes import VLLM, litellm_python, scenario
+from tests.support.harness import Daemon
+from tests.support.programs import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -28,7 +28,7 @@ from llm_supervisor.supervision.local.local_world import LocalWorld
 from llm_supervisor.supervision.snapshots import Snapshots
 from tests.core.fake_world import ASKING, FakeWorld
 from tests.core.makers import CHECKED, SOME
-from tests.core.virtual_time import play
+from tests.support.virtual_time import play
 
 Words = Mapping[str, RequestOutcome]
 

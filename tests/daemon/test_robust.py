@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.conftest import Make, program
-from tests.programs import Lines, alive, open_gate
+from tests.support.programs import Lines, alive, open_gate
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.conftest import Make, program
-from tests.daemon.harness import Daemon, died
-from tests.programs import alive, gone, open_gate
+from tests.support.harness import Daemon, died
+from tests.support.programs import alive, gone, open_gate
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,9 @@ import llm_supervisor
 from llm_supervisor.control.client import NoDaemon
 from llm_supervisor.host.net import listener as net_listener
 from tests.daemon.conftest import program
-from tests.daemon.harness import Daemon, answer_to
 from tests.daemon.test_adoption import knocking, pair, same
-from tests.programs import alive, marked, meanwhile, open_gate, until
+from tests.support.harness import Daemon, answer_to
+from tests.support.programs import alive, marked, meanwhile, open_gate, until
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ import yaml
 
 from llm_supervisor import paths
 from llm_supervisor.engines import environment as envs
-from tests.daemon.harness import Daemon, free_port
+from tests.support.harness import Daemon, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 ALIAS = "glm-4.1v"
@@ -47,12 +49,6 @@ class Engines:
     vllm: Path
     litellm: Path
     model: Path
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.real)
 
 
 @pytest.fixture(scope="session")
@@ -114,12 +110,132 @@ class FromPreset(Daemon):
         return openai.OpenAI(base_url=f"{http.base_url}/v1", api_key=key, max_retries=0, http_client=http)
 
 
+KEEPER = "keeper"
+
+
+class Shared(Daemon):
+    """One daemon for the tests of many modules, each of which has its own configuration: the next one is taken by a
+    reload. Its engines are started by the fork server of the one before, so that a start takes 3 s and not 30.
+
+    A fork server is kept for as long as a program is configured that could be started by it. So there is always a model
+    more, ``keeper``, which was started once and is stopped. And it is another one for another path of a model: so all
+    models are at the same path, ``model``, which is a symbolic link to the model of the moment. What is not in the
+    environment of the keeper, too, or at another path, is started cold, as elsewhere.
+    """
+
+    def __init__(self, folder: Path, engines: Engines) -> None:
+        self.current, self.model = folder / "current", folder / "model"
+        self._engines = engines
+        self._keeper = {
+            "model": str(self.model),
+            "port": free_port(),
+            "autostart": False,
+            "warm": "full",
+            "gpus": [],
+            "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+            "vllm": {"dtype": "bfloat16", "enforce-eager": True, "max-model-len": 2048},
+        }
+        self._empty = {"gateway": {"port": free_port()}}
+        self._link(engines.model)
+        self._make_empty()
+        super().__init__(folder, self._changes({}), base=self.current / "supervisor.yaml")
+        self.start()
+
+    def _link(self, model: Path) -> None:
+        self.model.unlink(missing_ok=True)
+        self.model.symlink_to(model)
+
+    def _make_empty(self) -> None:
+        self.current.mkdir()
+        (self.current / "supervisor.yaml").write_text(yaml.safe_dump(self._empty))
+
+    def _reload(self) -> None:
+        done = self.cli("reload", timeout=300)
+        assert done.returncode in (0, 3), done.stdout + done.stderr
+
+    def _changes(self, more: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "engines": {"vllm": {"python": str(self._engines.vllm)}, "litellm": {"python": str(self._engines.litellm)}},
+            **more,
+            "models": {**more.get("models", {}), KEEPER: self._keeper},
+        }
+
+    def warm_up(self) -> None:
+        """Start the keeper, wait for the fork server that is made of it, and stop it."""
+        self.wait_up()
+        started = self.cli("start", KEEPER, timeout=300)
+        assert started.returncode == 0, started.stdout + started.stderr
+        self.wait_for(lambda: (self.program(KEEPER)["fork_server"] or {}).get("state") == "ready", "a fork server", 120)
+        assert self.cli("stop", KEEPER).returncode == 0
+
+    def config(self) -> dict[str, Any]:
+        """The demo's configuration on free ports, with the model that is at ``model`` and a fork server for it."""
+        settings: dict[str, Any] = config(self._engines)
+        settings["models"][ALIAS] |= {name: self._keeper[name] for name in ("model", "warm", "gpus", "env")}
+        return settings
+
+    @contextmanager
+    def using(self, changes: dict[str, Any], model: Path | None = None, *, ready: bool = True) -> Iterator[Shared]:
+        """Take what is in ``current`` and these changes of it, with that model at ``model``; all is ready then.
+
+        Afterwards only the keeper is there, so that nothing of this configuration runs beside what comes next: there is
+        memory for one set of engines. And nothing is known of a program that has the same name in the next one."""
+        self._link(model or self._engines.model)
+        self.write(self._changes(changes))
+        self._reload()
+        try:
+            if ready:
+                self.wait_ready(timeout=300)
+            yield self
+        finally:
+            self.cli("stop", *(one["name"] for one in self.status()["programs"] if one["kind"] == "vllm"))
+            shutil.rmtree(self.current)
+            self._make_empty()
+            self.write(self._changes({}))
+            self._reload()
+
+    def using_config(
+        self, settings: dict[str, Any], model: Path | None = None, *, ready: bool = True
+    ) -> AbstractContextManager[Shared]:
+        """The same with this configuration."""
+        (self.current / "supervisor.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        return self.using({}, model, ready=ready)
+
+
+@pytest.fixture(scope="session")
+def shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """See ``Shared``. Nothing of it is left after the last test that uses it."""
+    with Shared(tmp_path_factory.mktemp("shared"), engines).started() as daemon:
+        assert isinstance(daemon, Shared)
+        daemon.warm_up()
+        yield daemon
+
+
 @pytest.fixture(scope="module")
 def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with both engines ready; nothing of it is left afterwards."""
     with Daemon(tmp_path_factory.mktemp("daemon"), config(engines)) as running:
         running.wait_ready(timeout=300)
         yield running
+
+
+def chat(daemon: Daemon, alias: str = ALIAS) -> dict[str, Any]:
+    """The answer of a model through the gateway, with the key that the daemon has made."""
+    key = (daemon.home / "master_key").read_text().strip()
+    body = {"model": alias, "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}
+    url, headers = f"{daemon.status()['endpoint']}/v1/chat/completions", {"Authorization": f"Bearer {key}"}
+    answer = httpx.post(url, json=body, headers=headers, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def cold(settings: dict[str, Any]) -> dict[str, Any]:
+    """That configuration without fork servers, which are made for nothing where no start is to be warm."""
+    for block in (settings.get("gateway"), *settings.get("models", {}).values()):
+        if block is not None:
+            block["warm"] = "off"
+    return settings
 
 
 def pasted_curl(daemon: Daemon) -> str:

@@ -17,7 +17,7 @@ import pytest
 
 from llm_supervisor.engines import canary
 from tests.engines.conftest import Engines, FromPreset
-from tests.wires import WORDS, Anthropic, Asked, Gemini, OpenAI, Wire
+from tests.support.wires import WORDS, Anthropic, Asked, Gemini, OpenAI, Wire
 
 pytestmark = pytest.mark.slow
 

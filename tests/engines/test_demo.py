@@ -16,8 +16,8 @@ import pytest
 
 from llm_supervisor.engines.vllm import installed_options
 from tests.config.test_wrong_by_people import OPTIONS
-from tests.daemon.harness import Daemon
-from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
+from tests.engines.conftest import ALIAS, Engines, cold, config, pasted_curl, run_in_shell
+from tests.support.harness import Daemon
 
 
 def answer(daemon: Daemon) -> str:
@@ -103,7 +103,7 @@ def test_probing_both_engines_costs_next_to_nothing(daemon: Daemon) -> None:
     address = f"http://127.0.0.1:{daemon.ports[1]}"
     with subprocess.Popen([sys.executable, "-c", BARE_PROBES, address]) as bare:
         time.sleep(3)  # its imports, and what follows readiness (the route's canary): only kept out of the measurement
-        seconds, pids = 30.0, (daemon.process.pid, bare.pid)
+        seconds, pids = 15.0, (daemon.process.pid, bare.pid)
         before = [cpu_seconds(pid) for pid in pids]
         time.sleep(seconds)
         cost, yardstick = ((cpu_seconds(pid) - was) / seconds * 1000 for pid, was in zip(pids, before, strict=True))
@@ -174,7 +174,7 @@ def test_ctrl_c_stops_everything_in_order(daemon: Daemon) -> None:
 def test_sigterm_while_an_engine_loads_leaves_nothing(
     engines: Engines, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    daemon = Daemon(tmp_path_factory.mktemp("loading"), config(engines))
+    daemon = Daemon(tmp_path_factory.mktemp("loading"), cold(config(engines)))
     with daemon:
         daemon.wait(ALIAS, timeout=60, state="STARTING")
         end = time.monotonic() + 120

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.daemon import faults
-from tests.daemon.harness import Daemon, free_port
-from tests.engines.conftest import ALIAS, Engines, config
+from tests.engines.conftest import ALIAS, Engines, cold, config
+from tests.support import faults
+from tests.support.harness import Daemon, free_port
 
 
 def edited(model: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -100,7 +100,7 @@ def compiled(daemon: Daemon, disk: Path) -> dict[str, Any]:
 def wrong(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with a model of each sort, none of which is started yet."""
     folder = tmp_path_factory.mktemp("wrong")
-    settings: dict[str, Any] = config(engines)
+    settings: dict[str, Any] = cold(config(engines))
     base = settings["models"].pop(ALIAS)
     for name, case in CASES.items():
         model = folder / f"model-{name}"
@@ -191,7 +191,7 @@ def test_a_wrong_gateway_is_refused_before_it_starts(engines: Engines, tmp_path:
 
 
 def gateway_daemon(engines: Engines, folder: Path, native: dict[str, Any], env: dict[str, str] | None = None) -> Daemon:
-    settings: dict[str, Any] = config(engines)
+    settings: dict[str, Any] = cold(config(engines))
     del settings["models"]
     settings["gateway"] |= {"litellm_config": "litellm.yaml", "env": env or {}}
     (folder / "litellm.yaml").write_text(yaml.safe_dump(native))
@@ -250,7 +250,7 @@ def test_a_missing_package_is_named(engines: Engines, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named_and_waited_for(engines: Engines, tmp_path: Path, full: Path) -> None:
-    settings: dict[str, Any] = config(engines)
+    settings: dict[str, Any] = cold(config(engines))
     daemon = Daemon(tmp_path, settings)
     settings["models"][ALIAS] = compiled(daemon, full)
     daemon.write(settings)
@@ -273,7 +273,7 @@ def limited(kibibytes: int) -> list[str]:
 
 
 def test_a_limit_of_memory_is_named(engines: Engines, tmp_path: Path) -> None:
-    with Daemon(tmp_path, config(engines), prefix=limited(3_300_000)) as daemon:
+    with Daemon(tmp_path, cold(config(engines)), prefix=limited(3_300_000)) as daemon:
         daemon.wait_for(lambda: daemon.program(ALIAS).get("failure"), "its failure", 180)
         failure = daemon.program(ALIAS)["failure"]
         assert (failure["kind"], failure["permanent"]) == ("host_out_of_memory", False)
@@ -311,7 +311,7 @@ def control_group() -> Iterator[Path]:
 
 def test_the_kernels_oom_killer_is_named(engines: Engines, tmp_path: Path, control_group: Path) -> None:
     prefix = ["/bin/sh", "-c", f'echo $$ > {control_group}/cgroup.procs; exec "$@"', "sh"]
-    with Daemon(tmp_path, config(engines), prefix=prefix) as daemon:
+    with Daemon(tmp_path, cold(config(engines)), prefix=prefix) as daemon:
         daemon.wait_for(lambda: daemon.program(ALIAS).get("failure"), "its failure", 180)
         failure = daemon.program(ALIAS)["failure"]
         if not os.access("/dev/kmsg", os.R_OK):

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import faults
-from tests.daemon.harness import Daemon
 from tests.engines.conftest import ALIAS, Engines, config
+from tests.support import faults
+from tests.support.harness import Daemon
 
 SEED = int(os.environ.get("FAULTS_SEED", "20261120"))
 

@@ -22,9 +22,9 @@ import yaml
 
 from llm_supervisor.engines.environment import INSIDE
 from llm_supervisor.host.net import ports as net_ports
-from tests.daemon.harness import Daemon
 from tests.daemon.test_adoption import knocking
-from tests.engines.conftest import ALIAS, Engines, config
+from tests.engines.conftest import ALIAS, KEEPER, Engines, Shared, cold, config
+from tests.support.harness import Daemon
 
 CLIENTS = 8
 STREAMS = 4
@@ -78,12 +78,9 @@ async def under_load(daemon: Daemon, meanwhile: Callable[[], None]) -> Seen:
 
 
 @pytest.fixture(scope="module")
-def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    settings: dict[str, Any] = config(engines)
-    settings["models"][ALIAS]["warm"] = "off"  # the longest wait there is
-    with Daemon(tmp_path_factory.mktemp("hold"), settings) as running:
-        running.wait_ready(timeout=300)
-        yield running
+def daemon(shared: Shared) -> Iterator[Shared]:
+    with shared.using_config(shared.config()):
+        yield shared
 
 
 def victims(daemon: Daemon, which: str) -> list[int]:
@@ -105,6 +102,10 @@ def test_nobody_sees_that_vllm_is_killed(daemon: Daemon, which: str) -> None:
     def crash() -> None:
         nonlocal took
         began = time.monotonic()
+        if which == "all":  # once the longest wait there is: a cold start
+            os.kill(
+                daemon.wait_for(lambda: daemon.program(ALIAS)["fork_server"]["pid"], "a fork server"), signal.SIGKILL
+            )
         for pid in victims(daemon, which):
             os.kill(pid, signal.SIGKILL)
         daemon.wait_for(lambda: daemon.program(ALIAS)["restarts"] > restarts, "its end")
@@ -203,7 +204,8 @@ def test_an_engine_that_stays_away_is_said_so(engines: Engines, tmp_path: Path) 
     }
     port = settings["models"][ALIAS]["port"]
     (tmp_path / "litellm.yaml").write_text(yaml.safe_dump(native).replace("PORT", f"http://127.0.0.1:{port}/v1"))
-    settings["models"][ALIAS] |= {"model": str(model), "warm": "off"}
+    settings["models"][ALIAS]["model"] = str(model)
+    cold(settings)
 
     async def ask(daemon: Daemon, name: str) -> tuple[str, float, str | None]:
         began = time.monotonic()
@@ -265,7 +267,8 @@ def test_it_costs_microseconds_when_all_is_well(engines: Engines, tmp_path: Path
 
 def test_an_only_replica_that_is_killed_refuses_nobody(daemon: Daemon) -> None:
     """Who connects while there is none waits in the socket, and is answered by its successor."""
-    for restarts in range(1, 4):
+    before = daemon.program("gateway")["restarts"]
+    for restarts in range(before + 1, before + 4):
         with knocking(daemon.ports[0]) as wrong:
             os.kill(daemon.program("gateway")["pid"], signal.SIGKILL)
             daemon.wait_for(lambda n=restarts: daemon.program("gateway")["restarts"] == n, "its end")
@@ -287,12 +290,12 @@ def test_an_only_replica_is_replaced_and_nobody_notices(daemon: Daemon) -> None:
     )
     assert set(seen.answers) == {"ok"}
     assert daemon.program("gateway")["incarnation"] != before["incarnation"]
-    assert [one["name"] for one in daemon.status()["programs"]] == [ALIAS, "gateway"]
+    assert {one["name"] for one in daemon.status()["programs"]} == {ALIAS, KEEPER, "gateway"}
 
 
 def test_a_shutdown_answers_what_is_in_hand(engines: Engines, tmp_path: Path) -> None:
     """The gateway leaves first, when it has answered; who comes meanwhile is refused, and the engines go after it."""
-    with Daemon(tmp_path, config(engines)) as daemon:
+    with Daemon(tmp_path, cold(config(engines))) as daemon:
         daemon.wait_ready(timeout=300)
         asyncio.run(_shut_down_under(daemon))
         assert daemon.wait_ended() == 0

@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from llm_supervisor.host.net import ports as net_ports
-from tests.daemon.harness import Daemon, name_of
 from tests.engines.conftest import ALIAS, Engines, config
-from tests.engines.load import keep_chatting
-from tests.programs import alive, gone, until
+from tests.support.harness import Daemon, name_of
+from tests.support.load import keep_chatting
+from tests.support.programs import alive, gone, until
 
 CLIENTS = 6
 REPLICAS = ("gateway", "gateway-2")

@@ -20,8 +20,8 @@ from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import known_releases
 from llm_supervisor.oneshot import uv
 from llm_supervisor.oneshot.install import TORCH_CPU_INDEX
-from tests.daemon.harness import Daemon
 from tests.engines.conftest import ALIAS, ROOT, Engines, config, pasted_curl, run_in_shell
+from tests.support.harness import Daemon
 
 PINS = Path(__file__).parent / "older"
 PLACE = ROOT / ".demo/older"

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from tests.engines.conftest import Engines, FromPreset
-from tests.wires import VECTOR, WORDS, OpenAI
+from tests.support.wires import VECTOR, WORDS, OpenAI
 
 pytestmark = pytest.mark.slow
 

@@ -18,11 +18,11 @@ import yaml
 from llm_supervisor.config import load, not_cached
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.oneshot import pull
-from tests import hub as hubs
-from tests.daemon.harness import Daemon, free_port
 from tests.engines.conftest import ALIAS, ROOT, Engines, config
-from tests.hub import Hub
-from tests.programs import until
+from tests.support import hub as hubs
+from tests.support.harness import Daemon, free_port
+from tests.support.hub import Hub
+from tests.support.programs import until
 
 MIB = 1 << 20
 NAME = "org/none"

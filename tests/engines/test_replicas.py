@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import pytest
 import yaml
 
 from llm_supervisor.host.net import ports as net_ports
-from tests.daemon.harness import Daemon
 from tests.engines.conftest import Engines, config
-from tests.engines.load import keep_chatting
+from tests.support.harness import Daemon
+from tests.support.load import keep_chatting
 
 CLIENTS = 8
 REPLICAS = ("gateway", "gateway-2")
-KILLS = 10
+KILLS = 4
+MANY_KILLS = 10
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +55,8 @@ def ready(daemon: Daemon) -> None:
     daemon.wait_for(lambda: all(daemon.program(name)["state"] == "RUNNING" for name in REPLICAS), "both are there")
 
 
-def kill_one_after_the_other(daemon: Daemon) -> None:
-    for number in range(KILLS):
+def kill_one_after_the_other(daemon: Daemon, kills: int) -> None:
+    for number in range(kills):
         name = REPLICAS[number % len(REPLICAS)]
         before = daemon.program(name)
         os.kill(before["pid"], signal.SIGKILL)
@@ -63,17 +65,23 @@ def kill_one_after_the_other(daemon: Daemon) -> None:
         time.sleep(1.5)  # a client with two retries must not meet three deaths in a row: that would be bad luck
 
 
-def test_a_dead_replica_costs_clients_with_retries_nothing(daemon: Daemon) -> None:
-    answers = asyncio.run(under_load(daemon, openai.DEFAULT_MAX_RETRIES, lambda: kill_one_after_the_other(daemon)))
-    print(f"{KILLS} kills of one of two: {dict(answers)}")
+HOW_MANY = pytest.mark.parametrize("kills", [KILLS, pytest.param(MANY_KILLS, marks=pytest.mark.soak)])
+
+
+@HOW_MANY
+def test_a_dead_replica_costs_clients_with_retries_nothing(daemon: Daemon, kills: int) -> None:
+    meanwhile = partial(kill_one_after_the_other, daemon, kills)
+    answers = asyncio.run(under_load(daemon, openai.DEFAULT_MAX_RETRIES, meanwhile))
+    print(f"{kills} kills of one of two: {dict(answers)}")
     assert set(answers) == {"ok"}
 
 
-def test_a_dead_replica_costs_others_what_it_had_in_hand(daemon: Daemon) -> None:
-    answers = asyncio.run(under_load(daemon, 0, lambda: kill_one_after_the_other(daemon)))
+@HOW_MANY
+def test_a_dead_replica_costs_others_what_it_had_in_hand(daemon: Daemon, kills: int) -> None:
+    answers = asyncio.run(under_load(daemon, 0, partial(kill_one_after_the_other, daemon, kills)))
     lost = sum(answers.values()) - answers["ok"]
-    print(f"{KILLS} kills of one of two, no retries: {dict(answers)}")
-    assert lost <= KILLS * CLIENTS
+    print(f"{kills} kills of one of two, no retries: {dict(answers)}")
+    assert lost <= kills * CLIENTS
     assert not any("refused" in what.lower() for what in answers)
 
 

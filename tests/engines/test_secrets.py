@@ -14,9 +14,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.daemon.harness import Daemon
 from tests.engines.conftest import ALIAS, Engines, config
-from tests.programs import free_port
+from tests.support.harness import Daemon
+from tests.support.programs import free_port
 
 SECRETS = {
     "LITELLM_MASTER_KEY": "sk-of-the-gateway-8d1f0a7c55e94b27",

@@ -27,8 +27,8 @@ from llm_supervisor.host.process import (
     signal_process,
     spawn,
 )
-from tests.daemon.harness import free_port
 from tests.engines.conftest import Engines
+from tests.support.harness import free_port
 
 
 def healthy(port: int) -> bool:

@@ -22,15 +22,15 @@ import yaml
 from llm_supervisor.engines import canary
 from llm_supervisor.engines.vllm import process as vllm_process
 from llm_supervisor.host.process import Child, ForkServer, Tree, find, signal_process
-from tests.daemon.harness import Daemon, free_port
 from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
 from tests.host.conftest import Stage, stage
-from tests.programs import MARK
+from tests.support.harness import Daemon, free_port
+from tests.support.programs import MARK
 
 __all__ = ["stage"]  # a fixture
 
 SERVED = "GLM-4.1V-9B-Thinking"
-RESTARTS = 10
+RESTARTS = 5
 QUESTION = canary.chat(SERVED, "what is this?", vision=True, max_tokens=24) | {"temperature": 0}
 
 
@@ -236,6 +236,7 @@ def speed(daemon: Daemon) -> float:
     return best
 
 
+@pytest.mark.soak
 def test_a_warm_engine_is_as_fast_as_a_cold_one(daemon: Daemon) -> None:
     engines_back(daemon, cold=True)
     cold = speed(daemon)
@@ -269,24 +270,24 @@ def test_a_fork_server_that_hangs_costs_its_patience_and_no_strike(daemon: Daemo
     assert not psutil.pid_exists(server["pid"])
 
 
-@pytest.mark.parametrize("round_", range(3))
-def test_replicas_that_die_at_once_are_both_back_warm(daemon: Daemon, round_: int) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.soak)])
+def test_replicas_that_die_at_once_are_both_back_warm(daemon: Daemon, rounds: int) -> None:
     """They share a fork server, and each gets its own process of it."""
-    if round_ == 0:
-        settings = yaml.safe_load(daemon.config_file.read_text())
-        settings["gateway"]["replicas"] = 2
-        daemon.config_file.write_text(yaml.safe_dump(settings))
-        assert daemon.cli("reload", timeout=120).returncode == 0
-        daemon.wait_ready(timeout=120)
-    fork_server(daemon, "gateway")
-    before = {name: daemon.program(name) for name in ("gateway", "gateway-2")}
-    for seen in before.values():
-        os.kill(seen["pid"], signal.SIGKILL)
-    after = {name: back(daemon, name, seen, "warm") for name, seen in before.items()}
-    assert after["gateway"]["pid"] != after["gateway-2"]["pid"]
-    for name, seen in after.items():
-        assert seen["pid"] in daemon.tree(name), "the one that bears its cookie"
-        assert seen["failure"] is None or seen["failure"]["kind"] == "exited", seen
+    settings = yaml.safe_load(daemon.config_file.read_text())
+    settings["gateway"]["replicas"] = 2
+    daemon.config_file.write_text(yaml.safe_dump(settings))
+    assert daemon.cli("reload", timeout=120).returncode == 0
+    daemon.wait_ready(timeout=120)
+    for _ in range(rounds):
+        fork_server(daemon, "gateway")
+        before = {name: daemon.program(name) for name in ("gateway", "gateway-2")}
+        for seen in before.values():
+            os.kill(seen["pid"], signal.SIGKILL)
+        after = {name: back(daemon, name, seen, "warm") for name, seen in before.items()}
+        assert after["gateway"]["pid"] != after["gateway-2"]["pid"]
+        for name, seen in after.items():
+            assert seen["pid"] in daemon.tree(name), "the one that bears its cookie"
+            assert seen["failure"] is None or seen["failure"]["kind"] == "exited", seen
 
 
 def test_another_key_of_a_cloud_is_a_warm_replacement(daemon: Daemon) -> None:

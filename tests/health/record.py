@@ -31,7 +31,7 @@ from llm_supervisor.engines import canary
 from llm_supervisor.engines.vllm import probes as vllm_probes
 from llm_supervisor.engines.vllm import process as vllm_process
 from llm_supervisor.host.http import Target
-from tests.daemon.harness import free_port
+from tests.support.harness import free_port
 
 DATA = Path(__file__).parent / "data"
 SERVED = "tiny"

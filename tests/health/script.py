@@ -27,7 +27,7 @@ from llm_supervisor.engines.vllm import probes as vllm_probes
 from llm_supervisor.engines.vllm import process as vllm_process
 from llm_supervisor.supervision.runner import Runner
 from llm_supervisor.supervision.world import Launched, Swept
-from tests.core.virtual_time import VirtualLoop, play
+from tests.support.virtual_time import VirtualLoop, play
 
 SERVED = "glm"
 LOADS = 20.0  # seconds that an engine takes to listen, where a script does not say when it does

@@ -1,4 +1,4 @@
-"""The daemon over engines that are none (``tests.fakes``): what each fault is called, and what is done about it.
+"""The daemon over imitations of engines (``tests.support.fakes``): what each fault is called, and what follows.
 
 One daemon and one gateway stand over all of these engines, each with its own fault; the tests share them and leave
 those of others alone. Periods are short, so that what takes minutes by default takes seconds.
@@ -21,9 +21,9 @@ import pytest
 
 from llm_supervisor.config.specs import key_variable
 from llm_supervisor.engines.canary import USER
-from tests.daemon.harness import Daemon
-from tests.fakes import VLLM, litellm_python, scenario, tell, told
-from tests.programs import free_port
+from tests.support.fakes import VLLM, litellm_python, scenario, tell, told
+from tests.support.harness import Daemon
+from tests.support.programs import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -313,7 +313,7 @@ def test_a_stopped_worker_is_doubted_at_once_found_swept_and_replaced(zoo: Zoo) 
     doubted = zoo.shows("freezes", health="unhealthy")
     assert re.fullmatch(r"VLLM::Worker \(pid \d+\) is stopped", doubted["reason"])
     assert doubted["state"] == "RUNNING"
-    assert found(zoo, "freezes", began) <= GRACE + CANARY + PERIOD + 1.5
+    assert found(zoo, "freezes", began) <= GRACE + CANARY + PERIOD + 3.0
     assert not zoo.daemon.tree("freezes", old["incarnation"]), "a stopped process is swept as well"
     reasons = [one["reason"] for one in zoo.verdicts("freezes") if one["state"] == "STOPPING"]
     assert re.match(r"no progress for 2 s while", reasons[0])
@@ -325,7 +325,7 @@ def test_a_worker_stopped_at_work_is_found_and_replaced(zoo: Zoo) -> None:
         zoo.shows("freezes-at-work", health="busy")
         began = time.monotonic()
         os.kill(zoo.worker("freezes-at-work"), signal.SIGSTOP)
-        assert found(zoo, "freezes-at-work", began) <= GRACE + CANARY + PERIOD + 1.5
+        assert found(zoo, "freezes-at-work", began) <= GRACE + CANARY + PERIOD + 3.0
 
 
 def test_a_dead_worker_is_noticed_at_once(zoo: Zoo) -> None:
@@ -334,7 +334,7 @@ def test_a_dead_worker_is_noticed_at_once(zoo: Zoo) -> None:
     began = time.monotonic()
     os.kill(zoo.worker("bereft"), signal.SIGKILL)
     zoo.until(lambda: zoo.daemon.program("bereft")["state"] != "RUNNING" or None, "the loss")
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < GRACE, "by the kernel's word: nobody has waited for its progress"
     zoo.shows("bereft", state="RUNNING", health="ready", restarts=1)
     assert any("its process VLLM::Worker" in one["reason"] for one in zoo.verdicts("bereft"))
 

@@ -16,7 +16,7 @@ import pytest
 
 from llm_supervisor.host.output.pump import make_fifo
 from llm_supervisor.host.process import COOKIE, Child, Tree, become_subreaper, reap_strangers, spawn
-from tests.programs import MARK, Lines, command, gone, marked
+from tests.support.programs import MARK, Lines, command, gone, marked
 
 
 @dataclass

@@ -25,7 +25,7 @@ from llm_supervisor.engines.litellm import process as litellm_process
 from llm_supervisor.host.process import Child, ForkError, ForkServer, Tree, find, read_row
 from llm_supervisor.host.process.proc import read_cookie
 from tests.host.conftest import Stage
-from tests.programs import MARK, gone, until
+from tests.support.programs import MARK, gone, until
 
 # What the stand-in for an engine is told to run: it shows everything about itself
 SHOWS = """

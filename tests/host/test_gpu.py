@@ -12,7 +12,7 @@ from llm_supervisor.core.spec import Kind, Launch, ProgramSpec
 from llm_supervisor.host.gpu import MIB, Held, Memory, NoGpus, wait_for_memory
 from llm_supervisor.supervision.local.gpu_turns import GpuTurns
 from llm_supervisor.supervision.world import SpawnRefused
-from tests.core.virtual_time import VirtualLoop
+from tests.support.virtual_time import VirtualLoop
 
 GIB = 1024 * MIB
 

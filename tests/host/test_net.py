@@ -17,7 +17,7 @@ import pytest
 from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.host.net import ports as net_ports
 from tests.host.conftest import Stage
-from tests.programs import free_port
+from tests.support.programs import free_port
 
 
 @contextmanager

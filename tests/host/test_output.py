@@ -22,8 +22,8 @@ from llm_supervisor.host.output.reader import read_from, split_lines, tail
 from llm_supervisor.host.output.segments import Position, segments
 from llm_supervisor.host.process import Child, spawn
 from tests.host.conftest import Stage
-from tests.programs import Lines, gone, open_gate, until
-from tests.programs.children import LINE, numbered
+from tests.support.programs import Lines, gone, open_gate, until
+from tests.support.programs.children import LINE, numbered
 
 MIB = 1024 * 1024
 
@@ -367,6 +367,7 @@ pump.stop()
 """
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_killed_loses_and_repeats_nothing(stage: Stage, tmp_path: Path) -> None:
     """Twenty SIGKILLs in the middle of a stream; the child lives on, so the FIFO keeps what it holds."""
     lines = 2_000_000

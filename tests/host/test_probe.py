@@ -16,7 +16,7 @@ import pytest
 from llm_supervisor.core.health import Answer, ProbeResult
 from llm_supervisor.host.http import Reply, Target, connect
 from llm_supervisor.host.net import listener as net_listener
-from tests.programs import free_port
+from tests.support.programs import free_port
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"

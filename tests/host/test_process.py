@@ -29,7 +29,7 @@ from llm_supervisor.host.process import (
 )
 from llm_supervisor.host.process.proc import read_cookie
 from tests.host.conftest import Stage
-from tests.programs import CHILDREN, MARK, alive, command, gone, pipe, until
+from tests.support.programs import CHILDREN, MARK, alive, command, gone, pipe, until
 
 
 def ask(stage: Stage, *arguments: str, **options: object) -> dict:  # type: ignore[type-arg]

@@ -13,7 +13,7 @@ import pytest
 
 from llm_supervisor.host import pyspy
 from llm_supervisor.host.process import read_row
-from tests.programs import until
+from tests.support.programs import until
 
 STANDS = """
 import sys, time

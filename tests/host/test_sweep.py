@@ -25,7 +25,7 @@ from llm_supervisor.host.process import (
 )
 from llm_supervisor.host.process import tree as module
 from tests.host.conftest import Stage
-from tests.programs import MARK, Lines, alive, command, gone, pipe, until
+from tests.support.programs import MARK, Lines, alive, command, gone, pipe, until
 
 
 def pids(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> set[int]:

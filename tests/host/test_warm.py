@@ -24,7 +24,7 @@ from llm_supervisor.supervision.local import fork_servers
 from llm_supervisor.supervision.local.fork_servers import ForkServerPool
 from tests.host.conftest import Stage
 from tests.host.test_forkserver import environ, packages, play
-from tests.programs import MARK, gone
+from tests.support.programs import MARK, gone
 
 __all__ = ["packages"]  # a fixture
 

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.systemd.machine import Machine, NoSystemd, a_machine
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.systemd)
+from tests.support.systemd.box import NoSystemd
+from tests.support.systemd.machine import Machine, a_machine
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +16,7 @@ def booted() -> Iterator[Machine]:
         with a_machine() as machine:
             yield machine
     except NoSystemd as no:
-        pytest.skip(str(no))
+        pytest.skip(f"no systemd can be booted: {no}")
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.programs import command
-from tests.systemd.inside import CONFIG, NAME, RUNTIME
-from tests.systemd.machine import Machine
+from tests.support.programs import command
+from tests.support.systemd.inside import CONFIG, NAME, RUNTIME
+from tests.support.systemd.machine import Machine
 from tests.systemd.test_unit import CLI, KILL, PAIR, PORT, answering, living
 
 HOLD = "/run/hold"
@@ -175,8 +175,11 @@ def test_reload_and_upgrade_keep_the_main_process(machine: Machine) -> None:
 
 
 def test_the_watchdog_is_fed_after_an_upgrade(machine: Machine) -> None:
-    machine.install({"web": answering()}, dropin="WatchdogSec=3s\n")
+    machine.install({"web": answering()}, dropin="WatchdogSec=10s\n")
     before = machine.start("web")
-    machine.run(f"{CLI} upgrade; sleep 4")
+    machine.run(f"{CLI} upgrade")
+    for _ in range(2):
+        fed = machine.show("WatchdogTimestampMonotonic")
+        machine.until(lambda fed=fed: machine.show("WatchdogTimestampMonotonic") != fed, "it is fed")
     assert machine.whole("web") == before
     assert machine.show("NRestarts", "ActiveState") == ["0", "active"]

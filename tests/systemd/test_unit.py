@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.programs import command
-from tests.systemd.inside import CONFIG, NAME, RUNTIME
-from tests.systemd.machine import BIN, UNIT, Machine
+from tests.support.programs import command
+from tests.support.systemd.inside import CONFIG, NAME, RUNTIME
+from tests.support.systemd.machine import BIN, UNIT, Machine
 
 PORT = 17001
 CLI = BIN / "llm-supervisor"
@@ -138,17 +138,17 @@ class TestCrash:
         machine.whole("web", "plain")
 
     def test_stuck_it_is_replaced_by_the_watchdog(self, machine: Machine) -> None:
-        machine.install(PAIR, dropin="WatchdogSec=3s\n")
+        machine.install(PAIR, dropin="WatchdogSec=6s\n")
         before = machine.start("web", "plain")
         pid = machine.main_pid
         # one that turns is left alone, also when systemd itself is replaced
         machine.run("systemctl daemon-reexec")
-        time.sleep(3.5)
+        time.sleep(6.5)
         assert (machine.whole("web", "plain"), machine.main_pid) == (before, pid)
         machine.run(f"kill -STOP {pid}")
         machine.until(lambda: machine.main_pid not in (0, pid), "another daemon")
         assert machine.whole("web", "plain") == before
-        assert "Watchdog timeout (limit 3s)" in machine.journal()
+        assert "Watchdog timeout (limit 6s)" in machine.journal()
         assert machine.show("NRestarts") == ["1"]
 
 
@@ -272,8 +272,6 @@ class TestPlaces:
         assert {"plain", "web"} <= set(machine.run("ls /var/log/llm-supervisor").split())
 
     def test_serve_somebody_else_than_root(self, machine: Machine) -> None:
-        if not machine.boxed:
-            pytest.skip("would open folders of this machine to everybody")
         for path in (BIN / "python", Path(sys.base_prefix) / "bin", UNIT):
             machine.open_to_everybody(path)
         if NAME not in machine.run(f"setpriv --reuid=nobody --clear-groups {CLI} --version", check=False).split():

@@ -13,7 +13,7 @@ import pytest
 from starlette.routing import Route
 from tests.core.diagram import walk as every_state
 from tests.core.makers import CHECKED, ENGINE, at
-from tests.openapi import check, strict
+from tests.support.openapi import check, strict
 
 from llm_supervisor.control import openapi
 from llm_supervisor.control.protocol import (

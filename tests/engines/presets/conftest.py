@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,9 +22,8 @@ from openai.types.chat import ChatCompletion
 
 from llm_supervisor.engines import canary
 from llm_supervisor.engines import environment as envs
-from tests.daemon.harness import Daemon
-from tests.engines.conftest import ROOT, Engines
-from tests.programs import command_line
+from tests.engines.conftest import KEEPER, ROOT, Engines, Shared
+from tests.support.programs import command_line
 
 MAKER = ROOT / "tests/engines/tiny/make.py"
 ASK = "What is this?"
@@ -34,7 +34,7 @@ TOKENS = 12
 class Preset:
     """One that runs, and a client of its gateway as it is made by whoever has the key."""
 
-    daemon: Daemon
+    daemon: Shared
     client: openai.OpenAI
     alias: str
     keys: Mapping[str, str]
@@ -68,9 +68,14 @@ class Preset:
         """Its configuration, for a command."""
         return [word for file in self.daemon.config_files for word in ("-c", str(file))]
 
+    def models(self) -> list[dict[str, Any]]:
+        """What the status says of its models."""
+        return [one for one in self.daemon.status()["models"] if one["name"] != KEEPER]
+
     def verified(self, *groups: str) -> dict[str, dict[str, Any]]:
         """What ``verify`` says, by group and question; all is well."""
-        done = self.daemon.cli("verify", "--json", *groups, timeout=300)
+        of_it = groups or [one["name"] for one in self.models() if one["state"] != "disabled"]
+        done = self.daemon.cli("verify", "--json", *of_it, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return {f"{row['group']} {row['check']}": row for row in json.loads(done.stdout)["rows"]}
 
@@ -82,31 +87,30 @@ class Preset:
 
 
 @contextmanager
-def running(name: str, folder: Path, engines: Engines, models: Mapping[str, Mapping[str, Any]]) -> Iterator[Preset]:
+def running(
+    name: str, shared: Shared, models: Mapping[str, Mapping[str, Any]], at_model: Path | None = None
+) -> Iterator[Preset]:
     """A preset as ``init`` makes it, with a second file of what a person changes: ``models``, where the engines are,
-    and what a machine with little memory, no GPU and no compiler asks for."""
+    and what a machine with little memory, no GPU and no compiler asks for. A model for which no folder is said is the
+    tiny one of ``at_model``, and is started by the shared daemon's fork server."""
+    shutil.rmtree(shared.current)
+    folder = shared.current
     subprocess.run([sys.executable, "-m", "llm_supervisor.cli", "init", name, str(folder)], check=True, timeout=60)
-    here = {"gpus": [], "warm": "off", "env": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
-    changes = {
-        "engines": {"vllm": {"python": str(engines.vllm)}, "litellm": {"python": str(engines.litellm)}},
-        "gateway": {"warm": "off"},
-        "models": {
-            alias: {**here, **more, "vllm": {"enforce-eager": True, **more.get("vllm", {})}}
-            for alias, more in models.items()
-        },
+    here = {"gpus": [], "warm": "full", "env": {"VLLM_CPU_KVCACHE_SPACE": "1"}, "model": str(shared.model)}
+    changed = {
+        alias: {**here, **more, "vllm": {"enforce-eager": True, **more.get("vllm", {})}}
+        for alias, more in models.items()
     }
     lines = (folder / "keys.env").read_text().splitlines()
     keys = dict(line.split("=", 1) for line in lines if "=" in line)
-    with Daemon(folder, changes, base=folder / "supervisor.yaml") as daemon:
-        status = daemon.wait_ready(timeout=300)
-        with httpx.Client(trust_env=False, timeout=120) as http:
-            client = openai.OpenAI(
-                base_url=status["endpoint"] + "/v1",
-                api_key=keys["LITELLM_MASTER_KEY"],
-                max_retries=0,
-                http_client=http,
-            )
-            yield Preset(daemon, client, next(iter(models)), keys)
+    with shared.using({"models": changed}, at_model), httpx.Client(trust_env=False, timeout=120) as http:
+        client = openai.OpenAI(
+            base_url=shared.status()["endpoint"] + "/v1",
+            api_key=keys["LITELLM_MASTER_KEY"],
+            max_retries=0,
+            http_client=http,
+        )
+        yield Preset(shared, client, next(iter(models)), keys)
 
 
 def tiny(engines: Engines, kind: str) -> Path:

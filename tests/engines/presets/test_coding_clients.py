@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.engines.conftest import Engines
+from tests.engines.conftest import KEEPER, Engines, Shared
 from tests.engines.presets.conftest import ASK, Preset, image, running, said
-from tests.wires import WORDS, Anthropic
+from tests.support.wires import WORDS, Anthropic
 
 ALIAS = "coder"
 CLOUDS = ("claude", "gpt", "gemini")
@@ -58,19 +58,19 @@ CLIENTS: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("coding") / "preset"
+def folder(shared: Shared) -> Path:
+    return shared.current
 
 
 @pytest.fixture(scope="module")
-def coder(engines: Engines, folder: Path) -> Iterator[Preset]:
-    template = folder.parent / "with_tools.jinja"  # the tiny model's own says nothing of tools
+def coder(engines: Engines, shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preset]:
+    template = tmp_path_factory.mktemp("coding") / "with_tools.jinja"  # the tiny model's own says nothing of tools
     own = (engines.model / "chat_template.jinja").read_text()
     template.write_text(own.replace("<sop>", "<sop>{% if tools %}<|system|>{{ tools | tojson }}{% endif %}", 1))
     # and its configuration is of a shorter one
     longer = {"hf-overrides": {"text_config": {"max_position_embeddings": 65536}}, "chat-template": str(template)}
-    changes = {"model": str(engines.model), "vllm": longer, "env": {"VLLM_CPU_KVCACHE_SPACE": "2"}}
-    with running("coding-clients", folder, engines, {ALIAS: changes}) as preset:
+    changes = {"vllm": longer, "env": {"VLLM_CPU_KVCACHE_SPACE": "2"}}
+    with running("coding-clients", shared, {ALIAS: changes}) as preset:
         yield preset
 
 
@@ -110,7 +110,7 @@ def test_what_a_client_is_told(coder: Preset) -> None:
         done = coder.daemon.cli("env", name, "--json")
         assert done.returncode == 0, done.stderr
         assert name in done.stdout, "its own group, whoever answers it"
-    shown = {model["name"]: model["state"] for model in coder.daemon.status()["models"]}
+    shown = {model["name"]: model["state"] for model in coder.models()}
     assert shown == {ALIAS: "ready", **dict.fromkeys(CLIENTS, "ready"), **dict.fromkeys(CLOUDS, "disabled")}
 
 
@@ -126,7 +126,7 @@ def test_one_line_takes_a_client_to_its_cloud_and_back(coder: Preset, folder: Pa
         native.write_text(here.replace("claude-code: coder ", "claude-code: claude "))
         done = coder.daemon.cli("reload", "--json", timeout=120)
         actions = {one["program"]: one["action"] for one in json.loads(done.stdout)["changes"]}
-        assert (done.returncode, actions) == (0, {ALIAS: "nothing", "gateway": "rolling"})
+        assert (done.returncode, actions) == (0, {ALIAS: "nothing", KEEPER: "nothing", "gateway": "rolling"})
 
         path, body, _ = CLIENTS["claude-code"]
         answer = post(coder, path, body)

@@ -11,7 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.engines.conftest import ROOT, Engines
+from tests.engines.conftest import ROOT, Shared
 from tests.engines.presets.conftest import Preset, running
 
 ALIAS = "embedding"
@@ -32,10 +32,8 @@ def model() -> Path:
 
 
 @pytest.fixture(scope="module")
-def embedder(engines: Engines, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preset]:
-    changes = {"model": str(model), "vllm": {"max-model-len": 256}}
-    folder = tmp_path_factory.mktemp("embeddings") / "preset"
-    with running("embeddings", folder, engines, {ALIAS: changes}) as preset:
+def embedder(shared: Shared, model: Path) -> Iterator[Preset]:
+    with running("embeddings", shared, {ALIAS: {"vllm": {"max-model-len": 256}}}, model) as preset:
         yield preset
 
 

@@ -8,19 +8,19 @@ from collections.abc import Iterator
 import pytest
 
 from llm_supervisor.engines import canary
-from tests.engines.conftest import Engines
+from tests.engines.conftest import Engines, Shared
 from tests.engines.presets.conftest import ASK, Preset, by_url, image, running, said, served, tiny
 
 ALIAS = "glm-4v"
 
 
 @pytest.fixture(scope="module")
-def glm(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preset]:
+def glm(engines: Engines, shared: Shared) -> Iterator[Preset]:
     """With the limit as the guides write it."""
     model = tiny(engines, "glm-4v-9b")
     assert json.loads((model / "config.json").read_text())["architectures"] == ["ChatGLMModel"], "as on the hub"
-    changes = {"model": str(model), "vllm": {"limit-mm-per-prompt": "image=1"}}
-    with running("glm-4v-9b", tmp_path_factory.mktemp("glm4v") / "preset", engines, {ALIAS: changes}) as preset:
+    changes = {"vllm": {"limit-mm-per-prompt": "image=1"}}
+    with running("glm-4v-9b", shared, {ALIAS: changes}, model) as preset:
         yield preset
 
 

@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 
 from llm_supervisor.engines import canary
-from tests.engines.conftest import Engines
+from tests.engines.conftest import Engines, Shared
 from tests.engines.presets.conftest import ASK, Preset, image, running, said, tiny
 
 ALIAS = "llava"
 
 
 @pytest.fixture(scope="module")
-def llava(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preset]:
-    changes = {"model": str(tiny(engines, "llava"))}
-    with running("llava", tmp_path_factory.mktemp("llava") / "preset", engines, {ALIAS: changes}) as preset:
+def llava(engines: Engines, shared: Shared) -> Iterator[Preset]:
+    with running("llava", shared, {ALIAS: {}}, tiny(engines, "llava")) as preset:
         yield preset
 
 

@@ -9,18 +9,16 @@ import httpx
 import pytest
 
 from llm_supervisor.engines import canary
-from tests.engines.conftest import Engines
+from tests.engines.conftest import Engines, Shared
 from tests.engines.presets.conftest import ASK, Preset, by_url, image, running, said, served, tiny, tokens_of
-from tests.programs import command_line
+from tests.support.programs import command_line
 
 ALIAS = "minicpm-v"
 
 
 @pytest.fixture(scope="module")
-def minicpm(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preset]:
-    changes = {"model": str(tiny(engines, "minicpm-v-2.6"))}
-    folder = tmp_path_factory.mktemp("minicpm") / "preset"
-    with running("minicpm-v-2.6", folder, engines, {ALIAS: changes}) as preset:
+def minicpm(engines: Engines, shared: Shared) -> Iterator[Preset]:
+    with running("minicpm-v-2.6", shared, {ALIAS: {}}, tiny(engines, "minicpm-v-2.6")) as preset:
         yield preset
 
 

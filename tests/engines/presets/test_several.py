@@ -17,18 +17,16 @@ import httpx
 import openai
 import pytest
 
-from tests.engines.conftest import Engines
+from tests.engines.conftest import Engines, Shared
 from tests.engines.presets.conftest import ASK, Preset, image, running, said, tiny
 
 GROUP, ENGINES, TEXT = "vision", ("vision-1", "vision-2"), "text"
 
 
 @pytest.fixture(scope="module")
-def several(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preset]:
-    seeing = {"model": str(engines.model)}
+def several(engines: Engines, shared: Shared) -> Iterator[Preset]:
     reading = {"model": str(tiny(engines, "qwen3")), "autostart": False}
-    changes = {**dict.fromkeys(ENGINES, seeing), TEXT: reading}
-    with running("several", tmp_path_factory.mktemp("several") / "preset", engines, changes) as preset:
+    with running("several", shared, {ENGINES[0]: {}, ENGINES[1]: {}, TEXT: reading}) as preset:
         yield preset
 
 
@@ -83,10 +81,10 @@ def test_one_may_be_down(several: Preset) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         killed.set()
+        daemon.wait_for(lambda: daemon.program(down)["restarts"] > before, f"{down} was seen to be gone")
+        seen = {model["name"]: model["ready"] for model in daemon.status()["models"]}
+        assert (seen[down], seen[GROUP]) == (False, True)
         assert len(set(asking)) == 1
-    daemon.wait_for(lambda: daemon.program(down)["restarts"] > before, f"{down} was seen to be gone")
-    seen = {model["name"]: model["ready"] for model in daemon.status()["models"]}
-    assert (seen[down], seen[GROUP]) == (False, True)
     daemon.wait(down, timeout=300, state="RUNNING")
 
 

@@ -20,8 +20,8 @@ import yaml
 
 from llm_supervisor.cli import main
 from llm_supervisor.control.client import NoDaemon, request
-from tests.programs import MARK, alive, free_port, gone, until
-from tests.programs import marked as marked_anyhow
+from tests.support.programs import MARK, alive, free_port, gone, until
+from tests.support.programs import marked as marked_anyhow
 
 __all__ = ["MARK", "Daemon", "answer_to", "free_port", "marked", "name_of"]
 
@@ -297,6 +297,23 @@ class Daemon:
 
         found: dict[str, Any] = self.wait_for(look, "all was ready", timeout)
         return found
+
+    def wait_written(self) -> None:
+        """Wait until all that the status shows is in the state file: a daemon that is killed now loses nothing."""
+
+        def known(one: dict[str, Any], entry: dict[str, Any] | None) -> bool:
+            if not entry or not (state := entry["state"]):
+                return False
+            same = (state["wanted"], state["restarts"]) == (one["wanted"], one["restarts"])
+            runs = (state["phase"] == "running") == (one["state"] == "RUNNING")
+            return same and runs and (not one["pid"] or entry["cookie"] == f"{one['name']}/{one['incarnation']}")
+
+        def look() -> bool:
+            shown = self.status()["programs"]
+            entries = json.loads((self.runtime / "state.json").read_text())["programs"]
+            return all(known(one, entries.get(one["name"])) for one in shown)
+
+        self.wait_for(look, "the state file says what the status says", 10)
 
     # Looking ----------------------------------------------------------------------------------------------
 

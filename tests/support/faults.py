@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.daemon.harness import Daemon, cookie_of, marked, name_of
+from tests.support.harness import Daemon, cookie_of, marked, name_of
 
 # Cookies that were ever seen, by program: an older one must have no process left
 Seen = dict[str, set[str]]

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import openai
 
-from tests.daemon.harness import Daemon
+from tests.support.harness import Daemon
 
 
 @dataclass

@@ -1,16 +1,12 @@
-"""Where a real systemd is had for the tests, and what they ask of it.
+"""The unit under a systemd that is booted for the tests (``box.py``), and what they ask of it.
 
-A box (``systemd-box``: systemd in namespaces, thrown away afterwards) if there is one, else the systemd that runs this
-machine. Whatever a test wants to know is asked by commands that run where that systemd runs.
+Whatever a test wants to know is asked by commands that run where that systemd runs.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,78 +16,35 @@ from typing import Any
 
 import yaml
 
-from tests.systemd import inside
-from tests.systemd.inside import CONFIG, DROPIN, NAME, PLACES
+from tests.support.systemd import inside
+from tests.support.systemd.box import Box, booted
+from tests.support.systemd.inside import CONFIG, DROPIN, NAME
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "systemd" / "llm-supervisor.service"
 BIN = Path(sys.prefix) / "bin"
 # A bound for what should take little time: reaching it is a failure, never a way to wait
 PATIENCE = 30.0
 
 
-class NoSystemd(Exception):
-    """There is none to be had here; the text says why."""
-
-
-def find_box() -> str | None:
-    """The ``systemd-box`` command, if there is one."""
-    beside = ROOT.parent / "shared" / "tools" / "systemd-box"
-    return shutil.which("systemd-box") or (str(beside) if os.access(beside, os.X_OK) else None)
-
-
 @contextmanager
 def a_machine() -> Iterator[Machine]:
     """A systemd for some tests. Raises NoSystemd."""
-    if box := find_box():
-        with _boxed(box) as machine:
-            yield machine
-        return
-    if not Path("/run/systemd/system").is_dir():
-        raise NoSystemd("neither systemd-box nor a running systemd")
-    if os.geteuid():
-        raise NoSystemd("no systemd-box, and the running systemd is root's")
-    known = subprocess.run(["systemctl", "cat", NAME], capture_output=True, check=False).returncode == 0
-    if known or any(place.exists() for place in PLACES):
-        raise NoSystemd("no systemd-box, and this machine has an llm-supervisor of its own")
-    yield Machine(["bash", "-c"], boxed=False)
-
-
-@contextmanager
-def _boxed(box: str) -> Iterator[Machine]:
-    check = subprocess.run([box, "check"], capture_output=True, text=True, check=False)
-    if check.returncode:
-        raise NoSystemd(check.stderr.strip())
-    name = f"unit-{os.getpid()}-{time.monotonic_ns() % 10**9}"
-    here = Path("/lib/systemd/systemd").exists()
-    # by its own path, wherever it lies: a box hides /tmp, and has none of this machine's other file systems
-    binds = {str(ROOT), sys.prefix, sys.base_prefix} - {"/usr"}
-    options = [word for path in sorted(binds) for word in ("--bind-ro", path)]
-    try:
-        up = subprocess.run(
-            [box, "up", "--name", name, "--root", "host" if here else "bookworm", *options],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        )  # fmt: skip
-        if up.returncode:
-            raise NoSystemd(f"systemd-box does not come up: {up.stdout.strip()[-500:]}")
-        yield Machine([box, "run", "--name", name], boxed=True)
-    finally:
-        subprocess.run([box, "down", "--kill", "--name", name], stdin=subprocess.DEVNULL, check=True)
+    # by their own path, wherever they lie: a box hides /tmp, and has none of this machine's other file systems
+    with booted({ROOT, Path(sys.prefix), Path(sys.base_prefix)} - {Path("/usr")}) as box:
+        yield Machine(box)
 
 
 class Machine:
     """A running systemd, with our unit in it: only the paths of its commands are this environment's."""
 
-    def __init__(self, prefix: list[str], *, boxed: bool) -> None:
-        self._prefix, self.boxed = prefix, boxed
+    def __init__(self, box: Box) -> None:
+        self._box = box
         self._cursor = ""
 
     def run(self, command: str, *, check: bool = True, given: str = "", timeout: float = 90) -> str:
         """Run a shell command there, with ``given`` as its standard input; its output, both streams together."""
-        done = subprocess.run(
-            [*self._prefix, command], input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+        done = self._box.run(command, given, timeout)
         assert not (check and done.returncode), f"{command}: exit {done.returncode}\n{done.stdout}\n{self.journal()}"
         return done.stdout.strip()
 
@@ -148,7 +101,7 @@ class Machine:
         return self.run(f"journalctl --sync; journalctl -u {NAME} --no-pager -o cat {after}", check=False)
 
     def open_to_everybody(self, path: Path) -> None:
-        """Let others than root reach a path (in a box, the folders above it are the box's own)."""
+        """Let others than root reach a path. The folders above it are the box's own."""
         self.run(f"chmod o+x {' '.join(map(str, path.parents))} 2>/dev/null", check=False)
 
     def until(self, look: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
