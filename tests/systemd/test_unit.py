@@ -71,8 +71,8 @@ class TestStart:
 
     def test_fails_at_its_timeout_when_nothing_moves(self, machine: Machine) -> None:
         # a start counts as moving for a minute after its last sign of life: here for a second
-        code = "from llm_supervisor.cli import main; from llm_supervisor.daemon import daemon; "
-        code += "daemon.EXTENSION = 1; main.main()"
+        code = "from llm_supervisor.cli import main; from llm_supervisor.daemon import watchdog; "
+        code += "watchdog.EXTENSION = 1; main.main()"
         start = f"ExecStart=\nExecStart={BIN}/python -c '{code}' run -c {CONFIG}\n"
         machine.install({"web": answering("sleep", "1000")}, dropin=f"TimeoutStartSec=5s\nRestart=no\n{start}")
         began = time.monotonic()
