@@ -115,7 +115,11 @@ def test_it_becomes_another_version(tmp_path: Path) -> None:
 
 BROKEN = {
     "a syntax error": ("daemon/daemon.py", "class Daemon:", "class Daemon\n"),
-    "an import": ("supervision/local/local_world.py", "import asyncio\n", "import asyncio\nimport no_such_module\n"),
+    "an import": (
+        "supervision/local/local_world.py",
+        "from dataclasses import replace\n",
+        "from dataclasses import replace\nimport no_such_module\n",
+    ),
     "another state": ("supervision/state_file.py", "STATE_VERSION = 2", "STATE_VERSION = 3"),
     "no such option": ("cli/arguments.py", '"--rehearse"', '"--other"'),
     "a key that it does not know": ("config/schema.py", "programs: dict[str, Program] = {}", "program: int = 3"),
