@@ -122,7 +122,11 @@ BROKEN = {
     ),
     "another state": ("supervision/state_file.py", "STATE_VERSION = 2", "STATE_VERSION = 3"),
     "no such option": ("cli/arguments.py", '"--rehearse"', '"--other"'),
-    "a key that it does not know": ("config/schema.py", "programs: dict[str, Program] = {}", "program: int = 3"),
+    "a key that it does not know": (
+        "config/schema.py",
+        "    programs: dict[str, Program]",
+        "    others: dict[str, Program]",
+    ),
 }
 
 
