@@ -150,6 +150,20 @@ def test_a_module_says_what_it_is(module: str) -> None:
 
 
 @ALL
+def test_a_module_and_its_functions_can_be_read_at_once(module: str) -> None:
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 500, "split the module by what its parts do"
+    functions = [node for node in ast.walk(parse(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 60] == []
+
+
+@ALL
+def test_a_docstring_says_something(module: str) -> None:
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    said = [ast.get_docstring(node) for node in ast.walk(parse(module)) if isinstance(node, kinds)]
+    assert [text for text in said if text is not None and len(text) < 20] == []
+
+
+@ALL
 def test_only_what_runs_inside_an_engine_imports_one(module: str) -> None:
     if not module.startswith("engines.inside"):
         found = {full for _, full in imports(module, parse(module)) if full.partition(".")[0] in ENGINES}

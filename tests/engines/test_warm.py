@@ -23,9 +23,9 @@ from llm_supervisor.engines import canary
 from llm_supervisor.engines.vllm import process as vllm_process
 from llm_supervisor.host.process import Child, ForkServer, Tree, find, signal_process
 from tests.engines.conftest import ALIAS, Engines, config, pasted_curl, run_in_shell
-from tests.host.conftest import Stage, stage
 from tests.support.harness import Daemon, free_port
 from tests.support.programs import MARK
+from tests.support.stage import Stage, stage
 
 __all__ = ["stage"]  # a fixture
 

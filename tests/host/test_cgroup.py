@@ -16,9 +16,9 @@ import pytest
 from llm_supervisor.host.process import Source, cgroup, find
 from tests.daemon.conftest import Make, make, program
 from tests.daemon.test_trees import strays
-from tests.host.conftest import Stage
 from tests.support.harness import marked
 from tests.support.programs import Lines, alive, gone, pipe
+from tests.support.stage import Stage
 
 __all__ = ["make"]  # a fixture
 

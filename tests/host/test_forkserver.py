@@ -24,8 +24,8 @@ from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.engines.litellm import process as litellm_process
 from llm_supervisor.host.process import Child, ForkError, ForkServer, Tree, find, read_row
 from llm_supervisor.host.process.proc import read_cookie
-from tests.host.conftest import Stage
 from tests.support.programs import MARK, gone, until
+from tests.support.stage import Stage
 
 # What the stand-in for an engine is told to run: it shows everything about itself
 SHOWS = """

@@ -16,8 +16,8 @@ import pytest
 
 from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.host.net import ports as net_ports
-from tests.host.conftest import Stage
 from tests.support.programs import free_port
+from tests.support.stage import Stage
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from llm_supervisor.host.output.pump import Pump, make_fifo, pending
 from llm_supervisor.host.output.reader import read_from, split_lines, tail
 from llm_supervisor.host.output.segments import Position, segments
 from llm_supervisor.host.process import Child, spawn
-from tests.host.conftest import Stage
 from tests.support.programs import Lines, gone, open_gate, until
 from tests.support.programs.children import LINE, numbered
+from tests.support.stage import Stage
 
 MIB = 1024 * 1024
 

@@ -28,8 +28,8 @@ from llm_supervisor.host.process import (
     spawn,
 )
 from llm_supervisor.host.process.proc import read_cookie
-from tests.host.conftest import Stage
 from tests.support.programs import CHILDREN, MARK, alive, command, gone, pipe, until
+from tests.support.stage import Stage
 
 
 def ask(stage: Stage, *arguments: str, **options: object) -> dict:  # type: ignore[type-arg]

@@ -23,8 +23,8 @@ from llm_supervisor.host import gpu, memory
 from llm_supervisor.host.gpu import Driver, Memory
 from llm_supervisor.oneshot.preflight import Finding, Preflight, Verdict, worst
 from llm_supervisor.units import GIB
+from tests.oneshot.test_memory_estimate import GLM_41V
 from tests.support.programs import free_port
-from tests.unit.test_footprint import GLM_41V
 
 FINE, WARNING, ERROR = Verdict
 

@@ -24,9 +24,7 @@ from llm_supervisor.host.process import boot_id, identify
 from llm_supervisor.supervision import state_file
 from llm_supervisor.supervision.local.local_world import LocalWorld
 from llm_supervisor.supervision.state_file import STATE, Entry, Handover, StateFile
-from tests.host.conftest import Stage, stage
-
-__all__ = ["stage"]  # a fixture
+from tests.support.stage import Stage
 
 RECORDED = Path(__file__).parent / "state_version_2.json"
 

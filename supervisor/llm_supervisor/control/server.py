@@ -119,11 +119,7 @@ def application(fleet: Fleet) -> Starlette:
         if wrong is not None:
             return wrong
         results = {one: result async for one, result in fleet.act(action, names, wait=_flag(request, "wait", True))}
-        told = dict.fromkeys(result.words for result in results.values())
-        words = next(iter(told)) if len(told) == 1 else "; ".join(f"{one}: {results[one].words}" for one in results)
-        done = all(result.done for result in results.values())
-        body: ActionBody = {"ok": done, "outcome": words, "program": _program(fleet, name)}
-        return JSONResponse(body)
+        return JSONResponse(_action_body(results, _program(fleet, name)))
 
     async def act_on_several(request: Request) -> Response:
         action = request.path_params["action"]
@@ -196,6 +192,13 @@ def _program(fleet: Fleet, name: str) -> ProgramBody | None:
         return None
     now = asyncio.get_running_loop().time()
     return program_message(fleet.specs[name], fleet.states[name], now, fleet.incarnation(name))
+
+
+def _action_body(results: Mapping[str, RequestOutcome], program: ProgramBody | None) -> ActionBody:
+    """The answer about one name, which may mean several programs: what became of all of them, in one sentence."""
+    told = dict.fromkeys(result.words for result in results.values())
+    words = next(iter(told)) if len(told) == 1 else "; ".join(f"{one}: {results[one].words}" for one in results)
+    return {"ok": all(result.done for result in results.values()), "outcome": words, "program": program}
 
 
 async def _results(fleet: Fleet, action: str, names: Sequence[str], *, wait: bool) -> AsyncIterator[str]:

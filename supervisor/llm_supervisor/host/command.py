@@ -111,11 +111,16 @@ def run(
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"it took longer than {timeout:.0f} s")
         finally:
-            if tidies and process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(TIDYING)
-                except subprocess.TimeoutExpired:
-                    pass
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # nothing to tidy up: the next attempt does that anyway
+            _end(process, tidies=tidies)
+
+
+def _end(process: subprocess.Popen[bytes], *, tidies: bool) -> None:
+    """End the command's group, if it still runs; one that ``tidies`` is asked to leave first."""
+    if tidies and process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(TIDYING)
+        except subprocess.TimeoutExpired:
+            pass
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)  # nothing to tidy up: the next attempt does that anyway

@@ -37,7 +37,7 @@ MALICIOUS = (
 
 
 class Verdict(StrEnum):
-    """What comes of it."""
+    """What a finding means for the start, from the mildest to the worst."""
 
     FINE = "fine"
     WARNING = "warning"  # it may go wrong
@@ -75,7 +75,7 @@ class Preflight:
         self._ours = frozenset(state_file.living_pids(environ))
 
     def findings(self) -> list[Finding]:
-        """All of them."""
+        """Everything that was looked at, the good findings too."""
         checks = (
             self._engines, self._models, self._driver, self._memory, self._host_memory, self._ports, self._keys,
             self._folders, self._shared_memory, self._descriptors,
@@ -349,7 +349,7 @@ class Preflight:
 
 
 def worst(findings: list[Finding]) -> Verdict:
-    """Of all of them."""
+    """The worst verdict of all findings; FINE when there are none."""
     order = list(Verdict)
     return max((finding.verdict for finding in findings), key=order.index, default=Verdict.FINE)
 

@@ -68,7 +68,7 @@ class Show(Protocol):
         """So many bytes of so many."""
 
     def note(self, text: str) -> None:
-        """A line."""
+        """Show one line about the download that is going on."""
 
 
 def wanted(

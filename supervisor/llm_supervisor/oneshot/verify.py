@@ -57,14 +57,14 @@ class Row:
     first: float | None = None
 
     def line(self, width: int) -> str:
-        """For people."""
+        """The result as a line for people; the groups' names are padded to `width` characters."""
         tokens = "" if self.tokens is None else f"{self.tokens} tokens"
         verdict = "ok" if self.ok else "FAILED"
         words = f"{self.group:<{width}}  {self.name:<16} {self.took:7.2f} s {tokens:>12}  {verdict:<6}  {self.detail}"
         return words.rstrip()
 
     def message(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The result as ``--json`` prints it."""
         return {
             "group": self.group,
             "check": self.name,

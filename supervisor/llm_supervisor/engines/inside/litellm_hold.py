@@ -80,7 +80,7 @@ def engine_of(deployment: dict[str, Any], engines: dict[str, Engine]) -> Engine 
 
 
 class Hold(CustomLogger):  # type: ignore[misc]
-    """The callback."""
+    """LiteLLM's callback: a request for an engine that is down waits until it is ready, or until the hold is over."""
 
     def __init__(self, path: str) -> None:
         super().__init__()

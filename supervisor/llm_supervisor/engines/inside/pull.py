@@ -31,7 +31,7 @@ _lock = threading.Lock()
 
 
 def say(event: str, **more: object) -> None:
-    """One line."""
+    """Print one event as a line of JSON."""
     with _lock:
         _out.write(json.dumps({"event": event, **more}) + "\n")
         _out.flush()

@@ -203,7 +203,7 @@ class Weights:
 
 
 def add_language_model(weights: Weights, text: dict[str, Any], speakable: list[int]) -> None:
-    """The decoder."""
+    """Add the weights of the language model's decoder."""
     vocabulary, hidden, inner = text["vocab_size"], text["hidden_size"], text["intermediate_size"]
     queries = text["num_attention_heads"] * text["head_dim"]
     keys = text["num_key_value_heads"] * text["head_dim"]

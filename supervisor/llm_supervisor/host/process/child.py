@@ -201,7 +201,7 @@ class Child:
         died(self.status())
 
     def unwatch(self) -> None:
-        """Stop calling back."""
+        """Stop watching: the function that was to be called at the end is not called any more."""
         if self._loop is not None:
             self._loop.remove_reader(self._pidfd)
             self._loop = None

@@ -18,10 +18,9 @@ from llm_supervisor.core.health import Answer
 from llm_supervisor.core.probe import ProbePlan, Step
 from llm_supervisor.core.state import Cause, Phase, Wanted
 from llm_supervisor.supervision.runner import HEARTBEAT
+from tests.core.fake_world import ASKING, ENGINE_ASKING, FakeWorld, Stage, act
+from tests.core.makers import BUSY, CHECKED, ENGINE, PERMANENT, PID, SOME, UNCHECKED
 from tests.support.virtual_time import Stranded, play
-
-from .fake_world import ASKING, ENGINE_ASKING, FakeWorld, Stage, act
-from .makers import BUSY, CHECKED, ENGINE, PERMANENT, PID, SOME, UNCHECKED
 
 
 def given(**facts: object) -> Callable[[FakeWorld], None]:

@@ -11,9 +11,6 @@ import httpx
 import jsonschema
 import pytest
 from starlette.routing import Route
-from tests.core.diagram import walk as every_state
-from tests.core.makers import CHECKED, ENGINE, at
-from tests.support.openapi import check, strict
 
 from llm_supervisor.control import openapi
 from llm_supervisor.control.protocol import (
@@ -31,6 +28,9 @@ from llm_supervisor.core.group import ModelGroup
 from llm_supervisor.core.request import RequestOutcome
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Phase, State
+from tests.core.diagram import walk as every_state
+from tests.core.makers import CHECKED, ENGINE, at
+from tests.support.openapi import check, strict
 
 ABOUT = About(1, "0.1.0", 2.5, "running", "http://127.0.0.1:4000", "/a.yaml", "/logs", 1, ("a warning",), ("/a.yaml",))
 GROUPS = (

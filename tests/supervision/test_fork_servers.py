@@ -22,9 +22,9 @@ from llm_supervisor.host.process import Child, ForkError, spawn
 from llm_supervisor.host.process.proc import read_cookie
 from llm_supervisor.supervision.local import fork_servers
 from llm_supervisor.supervision.local.fork_servers import ForkServerPool
-from tests.host.conftest import Stage
 from tests.host.test_forkserver import environ, packages, play
 from tests.support.programs import MARK, gone
+from tests.support.stage import Stage
 
 __all__ = ["packages"]  # a fixture
 

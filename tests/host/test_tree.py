@@ -24,8 +24,8 @@ from llm_supervisor.host.process import (
     spawn,
 )
 from llm_supervisor.host.process import tree as module
-from tests.host.conftest import Stage
 from tests.support.programs import MARK, Lines, alive, command, gone, pipe, until
+from tests.support.stage import Stage
 
 
 def pids(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> set[int]:
