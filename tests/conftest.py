@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
@@ -26,14 +28,35 @@ FOLDER = Path(__file__).parent
 MARKERS = {"engines": "real", "systemd": "systemd"}
 
 
+def group(nodeid: str) -> str:
+    """The tests that one process runs in order: those of the real engines, those under a systemd, else a module's."""
+    file = nodeid.partition("::")[0].removeprefix("tests/")
+    return MARKERS.get(file.partition("/")[0], file)
+
+
+class Groups(LoadScopeScheduling):
+    """Give each process whole groups. Not xdist's own `loadgroup`: it appends the group to the test's name, and from
+    pytest 9.2 on that is without effect (seen with xdist 3.8), so that two sets of engines ran at once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
+    """Whatever ``--dist`` says: groups are what makes tests that share something right."""
+    return Groups(config, log)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by its folder."""
+    folder = item.path.relative_to(FOLDER).parts[0]
+    if folder in MARKERS:
+        item.add_marker(getattr(pytest.mark, MARKERS[folder]))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder, form the groups, and put those first that take longest."""
-    for item in items:
-        folder = item.path.relative_to(FOLDER).parts[0]
-        if folder in MARKERS:
-            item.add_marker(getattr(pytest.mark, MARKERS[folder]))
-        item.add_marker(pytest.mark.xdist_group(MARKERS.get(folder) or str(item.path.relative_to(FOLDER))))
+    """Put those first that take longest."""
     longest = ("real", "systemd", "slow")
     items.sort(
         key=lambda item: next((n for n, name in enumerate(longest) if item.get_closest_marker(name)), len(longest))
