@@ -145,12 +145,12 @@ def _try_warm(env: EngineEnv, tiny_model: Path | None, report: Report, cancellat
     target = tiny_model or env.path / "tiny-glm-4.1v"
     model = make_tiny_model(env.python, target, report=report, cancellation=cancellation)
     try:
-        warm_test(env, model, _tiny_request(), report=report, cancellation=cancellation)
+        warm_test(env, model, tiny_request(), report=report, cancellation=cancellation)
     except OSError as error:
         report.say(f"the warm start could not be tried: {error}")
 
 
-def _tiny_request() -> bytes:
+def tiny_request() -> bytes:
     """A chat completion with an image for the tiny model, always the same."""
     body = canary.chat("tiny", "what is this?", vision=True, max_tokens=8) | {"temperature": 0}
     return json.dumps(body).encode()
