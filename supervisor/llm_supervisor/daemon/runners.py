@@ -157,7 +157,7 @@ class Runners(Mapping[str, Runner]):
             self._dismissed.discard(name)
             self._world.forget(name)
 
-    # ProbePlan -----------------------------------------------------------------------------------------------
+    # Asking --------------------------------------------------------------------------------------------------
 
     def overrule(self, names: Iterable[str]) -> None:
         """Note that these programs are no longer told to leave by a configuration: something else was said since."""

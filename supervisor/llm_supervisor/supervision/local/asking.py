@@ -1,4 +1,4 @@
-"""ProbePlan programs over HTTP: probes, metrics and canaries, each judged by the plan that the program came with."""
+"""Ask programs over HTTP: probes, metrics and canaries, each judged by the plan that the program came with."""
 
 from __future__ import annotations
 
