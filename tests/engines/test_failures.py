@@ -125,7 +125,7 @@ def test_a_wrong_model_is_named_and_not_tried_again(wrong: Daemon, name: str) ->
     if case.change is not None:
         case.change(wrong.folder / f"model-{name}")
     wrong.cli("start", name, "--no-wait")
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while (seen := wrong.program(name))["failure"] is None:
         assert time.monotonic() < end, seen
         time.sleep(0.2)
