@@ -196,11 +196,17 @@ def test_our_own_lack_of_descriptors_is_not_the_servers_death() -> None:
         listening, address = await at_tcp(Server(OK))
         target = Target(address)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 3, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 2, hard))
+        taken: list[int] = []
         try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    taken.append(os.dup(0))
             return await target.ask("/health", 5), await connect(*address, 5)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for number in taken:
+                os.close(number)
             await target.close()
             listening.close()
 
