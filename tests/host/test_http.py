@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import socket
@@ -199,9 +200,9 @@ def test_our_own_lack_of_descriptors_is_not_the_servers_death() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 2, hard))
         taken: list[int] = []
         try:
-            with pytest.raises(OSError, match="Too many open files"):
+            with contextlib.suppress(OSError):
                 while True:
-                    taken.append(os.dup(0))
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
             return await target.ask("/health", 5), await connect(*address, 5)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
