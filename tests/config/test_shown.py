@@ -203,7 +203,7 @@ HIDDEN_VALUES = {
     "REDISCLI_AUTH": "of-redis-02",
     "MY_PWD": "of-mine-03",
     "SLACK_WEBHOOK_URL": "https://hooks.example.org/services/T0/B0/04",
-    "WHATEVER": 'what"ever\\-quite-hidden',
+    "WHATEVER": 'what"ever\\-covered-05x',
     "LINK_URL": "https://somebody@example.org/06",
     "SIGNED_URL": "https://example.org/?X-Amz-Signature=07",
     "HTTPS_PROXY": "http://user:password@proxy:3128",
@@ -257,7 +257,14 @@ def test_what_the_env_file_says_is_shown_where_it_is_plainly_no_secret(
         }
     )
     file = place.write(written, mode=0o600)
-    hidden = [*HIDDEN_VALUES.values(), "of-the-body-11", "hooks.example.org", "of-somebody-14", "quite-hidden", "my_pwd"]
+    hidden = [
+        *HIDDEN_VALUES.values(),
+        "of-the-body-11",
+        "hooks.example.org",
+        "of-somebody-14",
+        "covered-05x",
+        "my_pwd",
+    ]
     for options in ([], ["--json"]):
         assert main.main(["config", "show", "-c", str(file), *options]) == 0
         shown = capsys.readouterr().out

@@ -17,7 +17,7 @@ import yaml
 
 from llm_supervisor.config import load, not_cached
 from llm_supervisor.engines import hub_cache
-from llm_supervisor.oneshot import pull
+from llm_supervisor.oneshot import pull, uv
 from tests.engines.conftest import ALIAS, ROOT, Engines, config
 from tests.support import hub as hubs
 from tests.support.harness import Daemon, free_port
@@ -269,7 +269,7 @@ def test_a_file_that_was_cut_short_is_fetched_again(place: Place) -> None:
 def test_the_disk_is_looked_at_first(place: Place) -> None:
     place.hub.add(NAME, hubs.sharded()).claims[FIRST] = 1 << 60
     said = place.failure()
-    assert "needs 1210567.6 TB more in" in said and str(place.home) in said and "make room for" in said
+    assert "needs 1101004.8 TiB more in" in said and str(place.home) in said and "make room for" in said
     assert place.hub.sent("safetensors") == len(place.hub.repos[NAME].files["model.safetensors.index.json"])
 
 
@@ -337,8 +337,8 @@ def modelscope(engines: Engines) -> str:
     folder = ROOT / ".demo/modelscope"
     if not (folder / "modelscope").is_dir():
         wanted = ("modelscope==1.40.2", "modelscope-hub==0.5.1")  # all else that they need is there
-        command = [engines.vllm, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, *wanted]
-        subprocess.run(command, check=True, timeout=300)
+        command = [uv.binary(), "pip", "install", "-q", "--no-deps", "--python", engines.vllm, "--target", folder]
+        subprocess.run([*command, *wanted], env=uv.environment(os.environ, ROOT), check=True, timeout=300)
     return str(folder)
 
 
@@ -377,7 +377,7 @@ def test_modelscope_says_what_is_wrong(place: Place, modelscope: str) -> None:
         return str(caught.value)
 
     assert f"not found on {place.hub.url}: check the name" in said(**scoped(place, modelscope))
-    assert f"{place.python} -m pip install 'modelscope>=1.38'" in said(**scoped(place, ""))
+    assert f"uv pip install --python {place.python} 'modelscope>=1.38'" in said(**scoped(place, ""))
 
 
 # vLLM itself ----------------------------------------------------------------------------------------------------------

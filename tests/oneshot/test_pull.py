@@ -200,7 +200,7 @@ MEANT = {
     "full": "is full. Make room, then run the same command again",
     "denied": "cannot be written (m): check who owns",
     "name": "org/a: not the name of a repository (m)",
-    "no_modelscope": "/python -m pip install 'modelscope>=1.38'",
+    "no_modelscope": "uv pip install --python ",
     "unexpected": "org/a: m",
 }
 

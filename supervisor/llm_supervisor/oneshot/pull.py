@@ -22,6 +22,7 @@ from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.environment import INSIDE
 from llm_supervisor.engines.hub_cache import File, Repository
 from llm_supervisor.host.command import run
+from llm_supervisor.oneshot import uv
 from llm_supervisor.suggest import nearest
 from llm_supervisor.units import size_text
 
@@ -358,7 +359,9 @@ class _Hub:
             case "name":
                 return f"not the name of a repository ({said})"
             case "no_modelscope":
-                return f"modelscope is not in vLLM's environment: {self._python} -m pip install 'modelscope>=1.38'"
+                # that environment has no pip: uv, which came with the daemon, installs into it
+                install = f"{uv.binary()} pip install --python {self._python} 'modelscope>=1.38'"
+                return f"modelscope is not in vLLM's environment: {install}"
         return said
 
 
