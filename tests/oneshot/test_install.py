@@ -168,7 +168,7 @@ def as_a_process(data: Path) -> list[str]:
 def await_files(folder: Path, *names: str) -> None:
     """Return when files of these names are somewhere below the folder."""
     deadline = time.monotonic() + 20
-    while not all(any(folder.rglob(name)) for name in names):
+    while not set(names) <= {file for _, _, files in os.walk(folder) for file in files}:  # it may change meanwhile
         assert time.monotonic() < deadline, f"{names} did not come"
         time.sleep(0.02)
 
