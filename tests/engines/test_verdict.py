@@ -193,7 +193,7 @@ def check_saturation(daemon: Daemon, seconds: float) -> None:
 
 
 def test_a_saturated_engine_is_busy_and_never_restarted(nervous: Daemon) -> None:
-    check_saturation(nervous, 20)
+    check_saturation(nervous, 60)
 
 
 @pytest.mark.soak
