@@ -291,8 +291,9 @@ def test_the_members_that_are_known_do_not_grow_in_number(tmp_path: Path) -> Non
             found: list[Any] = state["programs"]["glm"]["members"]
             return found
 
+        vital = daemon.tree("glm").keys() - {daemon.program("glm")["pid"]}
+        daemon.wait_for(lambda: {pid for pid, *_ in members()} == vital, "all members are known")
         before = members()
-        assert before
         for _ in range(2):
             assert daemon.cli("upgrade").returncode == 0
             daemon.wait("glm", state="RUNNING", health="ready")

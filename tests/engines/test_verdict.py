@@ -156,27 +156,12 @@ def test_a_worker_stopped_with_requests_in_flight_is_found_and_replaced(nervous:
 
 
 def saturate(daemon: Daemon, seconds: float) -> tuple[load.Load, set[str], list[str]]:
-    """Load the engine for so long; what came of it, and the health words and reasons seen meanwhile."""
-    words: set[str] = set()
-    reasons: list[str] = []
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            seen = daemon.program(ALIAS)
-            words.add(seen["health"])
-            reasons.append(seen["reason"])
-            time.sleep(0.5)
-
-    watching = threading.Thread(target=watch)
-    watching.start()
+    """Load the engine for so long; what came of it, and every health word and reason that the daemon said meanwhile."""
+    before = len(verdicts(daemon))
     body = endless("describe the image " * 150, tokens=400)
-    try:
-        result = asyncio.run(load.run(engine(daemon), "", body, clients=96, seconds=seconds))
-    finally:
-        done.set()
-        watching.join()
-    return result, words, reasons
+    result = asyncio.run(load.run(engine(daemon), "", body, clients=96, seconds=seconds))
+    said = verdicts(daemon)[before:]
+    return result, {str(line["health"]) for line in said}, [str(line["reason"]) for line in said]
 
 
 def check_saturation(daemon: Daemon, seconds: float) -> None:

@@ -41,8 +41,12 @@ def answered(several: Preset, name: str) -> float:
 def test_one_name_is_balanced_over_both(several: Preset) -> None:
     """Each of 24 goes to one by chance: that one of them gets none happens once in eight million times."""
     assert several.groups()[GROUP]["supports_vision"] is True
-    shown = {model["name"]: model for model in several.daemon.status()["models"]}
-    assert (shown[GROUP]["local"], shown[GROUP]["ready"]) == (True, True)
+
+    def shown() -> tuple[bool, bool]:
+        model = next(one for one in several.daemon.status()["models"] if one["name"] == GROUP)
+        return model["local"], model["ready"]
+
+    several.daemon.wait_for(lambda: shown() == (True, True), f"{GROUP} is local and ready")
     before = [answered(several, name) for name in ENGINES]
     answers = {said(several.chat(ASK, image(), model=GROUP)) for _ in range(24)}
     gained = [answered(several, name) - old for name, old in zip(ENGINES, before, strict=True)]
