@@ -100,6 +100,9 @@ def events(incarnation: int) -> Iterator[Event]:
     yield ev.SweepFinished(incarnation, 0, BUSY)
     yield ev.SweepStuck(incarnation, ("Core (pid 101, state D)",))
     yield ev.OrphansGone(incarnation)
+    yield ev.Hindered(incarnation, SOME)
+    yield ev.Hindered(incarnation, BUSY)
+    yield ev.Hindered(incarnation, None)
     yield ev.DeadlinePassed()
     yield ev.Overslept(3600.0)
 

@@ -565,19 +565,63 @@ def test_fatal_says_how_often_and_what_last() -> None:
     state = fail(spec, starting(spec), NOW)
     assert state.phase is Phase.FATAL
     assert state.failure is not None
-    assert "1 failures within 3600 s" in state.failure.summary
+    assert "1 failures within 3600 s without a lasting readiness" in state.failure.summary
     assert "exited with status 1 before it was ready" in state.failure.summary
 
 
-def test_proven_readiness_forgives() -> None:
+def readied(spec: ProgramSpec, state: State, now: float) -> State:
+    """The start that is under way gets its leader, and is ready at once."""
+    number = state.incarnation
+    return walk(spec, state, ev.Spawned(number, PID), ev.Observed(number, ALL_OK), now=now)
+
+
+def test_readiness_forgives_when_it_has_lasted_twice_as_long_for_each_failure() -> None:
     state = starting(CHECKED)
-    for _ in range(3):
-        state = fail(CHECKED, state, NOW)
-        state = walk(CHECKED, state, ev.StartRequested(), ev.Spawned(state.incarnation + 1, PID), now=NOW)
-    state = walk(CHECKED, state, ev.Observed(state.incarnation, ALL_OK), now=NOW)
-    assert state.history == FRESH
-    assert state.failure is None
-    assert waits(CHECKED, state, 1) == ["at once"]
+    for failures, probation in enumerate((10.0, 20.0, 40.0), start=1):
+        state = walk(CHECKED, fail(CHECKED, state, NOW), ev.DeadlinePassed(), now=NOW + 1000)
+        ready = readied(CHECKED, state, NOW + 1000)
+        assert (ready.phase, len(ready.history.failures), ready.failure) == (Phase.RUNNING, failures, None)
+        assert ready.deadline == NOW + 1000 + probation
+        over = walk(CHECKED, ready, ev.DeadlinePassed(), now=ready.deadline)
+        assert (over.history, over.deadline) == (FRESH, None)
+        assert fail(CHECKED, over, NOW + 5000).phase is Phase.STARTING, "the first restart after it is immediate"
+        state = walk(CHECKED, state, ev.Spawned(state.incarnation, PID), now=NOW + 1000)
+
+
+@pytest.mark.parametrize("lives", [0.0, 1.0, 9.0])
+def test_ready_dead_ready_dead_ends_like_any_other_loop(lives: float) -> None:
+    """However short its readiness is: it is no reason to start it at once, for ever."""
+    state, now, ends = running(CHECKED), NOW, []
+    for _ in range(9):
+        state, now = fail(CHECKED, state, now + lives), now + lives
+        ends.append(state.phase.name if state.deadline is None else f"{state.deadline - now:g}")
+        if state.phase is Phase.FATAL:
+            break
+        if state.phase is Phase.BACKOFF:
+            assert state.deadline is not None
+            now = state.deadline
+            state = walk(CHECKED, state, ev.DeadlinePassed(), now=now)
+        else:
+            ends[-1] = "at once"
+        state = readied(CHECKED, state, now)
+    assert ends == ["at once", "5", "10", "20", "FATAL"]
+
+
+def test_one_permanent_failure_after_readiness_may_be_wrong_and_the_second_is_not() -> None:
+    """Also when it was ready for long in between: the diagnosis said that it would come again, and it came again."""
+    state = running(CHECKED)
+    died = (ev.Exited(1, ExitStatus(1)), ev.SweepFinished(1, 0, PERMANENT))
+    state = walk(CHECKED, state, *died, now=NOW)
+    assert state.phase is Phase.STARTING
+    state = readied(CHECKED, state, NOW)
+    assert state.deadline is not None
+    state = walk(CHECKED, state, ev.DeadlinePassed(), now=state.deadline + 600)
+    assert state.history.failures == ()
+    again = (ev.Exited(2, ExitStatus(1)), ev.SweepFinished(2, 0, PERMANENT))
+    assert walk(CHECKED, state, *again, now=NOW + 3700).phase is Phase.STARTING, "the window is over"
+    state = walk(CHECKED, state, *again, now=NOW + 3000)
+    assert (state.phase, state.failure) == (Phase.FATAL, PERMANENT)
+    assert walk(CHECKED, state, ev.StartRequested(), now=NOW + 3001).history == FRESH
 
 
 def test_a_persons_word_forgives() -> None:
@@ -755,10 +799,20 @@ def test_window(apart: float, kept: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backoff", "ready_after", "probation"), [(5.0, 1.0, 10.0), (5.0, 60.0, 60.0), (0.0, 1.0, 1.0), (0.0, 0.0, 0.0)]
+    ("backoff", "ready_after", "failures", "probation"),
+    [
+        (5.0, 1.0, 1, 10.0),
+        (5.0, 1.0, 4, 80.0),
+        (5.0, 1.0, 5000, 600.0),
+        (5.0, 60.0, 1, 60.0),
+        (60.0, 0.0, 1, 120.0),
+        (0.0, 1.0, 1, 10.0),
+        (0.0, 3600.0, 2, 3600.0),
+    ],
 )
-def test_probation(backoff: float, ready_after: float, probation: float) -> None:
-    assert restart.probation(replace(RESTART, backoff=backoff), ready_after) == probation
+def test_probation(backoff: float, ready_after: float, failures: int, probation: float) -> None:
+    history = History(tuple(float(n) for n in range(failures)))
+    assert restart.probation(replace(RESTART, backoff=backoff), history, ready_after) == probation
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Times are seconds since the scene began; nothing here takes any.
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -14,8 +15,9 @@ import pytest
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.failure import ExitStatus
-from llm_supervisor.core.health import Answer
+from llm_supervisor.core.health import Answer, Word
 from llm_supervisor.core.probe import ProbePlan, Step
+from llm_supervisor.core.program import TABLE
 from llm_supervisor.core.state import Cause, Phase, Wanted
 from llm_supervisor.supervision.runner import HEARTBEAT
 from tests.core.fake_world import ASKING, ENGINE_ASKING, FakeWorld, Stage, act
@@ -390,16 +392,131 @@ def test_a_taken_resource_is_waited_for_without_a_strike() -> None:
     assert stage.state.phase is Phase.RUNNING
 
 
-def test_what_nobody_expects_ends_the_runner() -> None:
-    async def broken(*_: object, warm: bool) -> tuple[int, bool]:
-        raise RuntimeError("the table of processes is gone")
+# Errors that nobody foresaw ---------------------------------------------------------------------------------
+
+ERRORS = {
+    "no room": OSError(errno.ENOSPC, "No space left on device"),
+    "read-only": OSError(errno.EROFS, "Read-only file system"),
+    "no descriptors": OSError(errno.EMFILE, "Too many open files"),
+    "not ours": PermissionError(errno.EPERM, "Operation not permitted"),
+    "no memory": MemoryError(),
+    "a defect": RuntimeError("the table of processes is gone"),
+    "a wrong number": ValueError("Exceeds the limit (4300 digits) for integer string conversion"),
+    "a group": ExceptionGroup("unhandled errors in a TaskGroup", [KeyError("pid")]),
+}
+CALLS = (
+    "spawn sweep signal take_baseline close_listener output worked downloaded stopped ask read send dump_stacks "
+    "orphans_gone"
+).split()
+
+
+def faulty(call: str, error: BaseException, world: FakeWorld, until: float) -> None:
+    """Make a call of the world fail until then."""
+    real = getattr(world, call)
+
+    def fail(*arguments: object, **named: object) -> object:
+        if world.now < until:
+            world.did(f"{call} failed")
+            raise error
+        return real(*arguments, **named)
+
+    setattr(world, call, fail)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS.keys())
+def test_a_program_outlives_any_error_of_any_call(call: str, error: Exception) -> None:
+    """A whole life while one call of the world fails; a minute later it is as if nothing had been."""
 
     async def scene(stage: Stage) -> None:
-        await stage.at(1000)
+        faulty(call, error, stage.world, until=stage.now + 20)
+        await stage.at(10)
+        stage.runner.post(ev.RestartRequested())
+        await stage.at(15)
+        stage.world.exit(ExitStatus(1))
+        await stage.at(300)
+        assert stage.state.phase is Phase.RUNNING
+        assert stage.state.ready
+        stage.runner.post(ev.StopRequested())
+        await stage.until(Phase.STOPPED)
 
-    with pytest.raises(ExceptionGroup) as caught:
-        act(scene, prepare=given(spawn=broken))
-    assert caught.group_contains(RuntimeError, match="table of processes")
+    spec = replace(ENGINE, restart=replace(ENGINE.restart, intensity=100))
+    stage = act(scene, spec, asking=ENGINE_ASKING, prepare=given(lines=[(1.0, b"a line")], works=True, running=1))
+    assert stage.world.asking_now == []
+
+
+def test_what_the_host_refuses_is_no_strike_and_what_we_do_wrong_is_one() -> None:
+    async def scene(stage: Stage) -> None:
+        faulty("spawn", error, stage.world, until=float("inf"))
+        await stage.at(3003)
+
+    error: Exception = ERRORS["no room"]
+    stage = act(scene)
+    assert stage.state.phase is Phase.BACKOFF
+    assert stage.state.reason == "[Errno 28] No space left on device (while starting it)"
+    assert stage.state.history.failures == ()
+    error = ERRORS["a defect"]
+    stage = act(scene)
+    assert stage.state.phase is Phase.FATAL
+    assert stage.state.failure is not None
+    assert "a defect of llm-supervisor, please report it: RuntimeError while starting it" in stage.state.failure.summary
+
+
+def test_a_program_that_cannot_be_asked_is_degraded_and_stays() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.at(100)
+        faulty("ask", ERRORS["no descriptors"], stage.world, until=1000.0)
+        await stage.at(500)
+        assert (stage.state.phase, stage.state.health_word) == (Phase.RUNNING, Word.DEGRADED)
+        assert "Too many open files (while asking it)" in stage.state.reason
+        await stage.at(1100)
+        assert (stage.state.incarnation, stage.state.health_word) == (1, Word.READY)
+
+    act(scene)
+
+
+def test_a_start_that_cannot_be_asked_does_not_run_out_of_time() -> None:
+    """As long as that is the machine's fault: the program may be ready, and nobody can know."""
+
+    async def scene(stage: Stage) -> None:
+        faulty("ask", ERRORS["no descriptors"], stage.world, until=90_000.0)
+        await stage.at(89_000)
+        assert (stage.state.phase, stage.state.incarnation) == (Phase.STARTING, 1)
+        await stage.until(Phase.RUNNING)
+
+    act(scene)
+
+
+def test_a_step_that_fails_is_put_off_and_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    async def scene(stage: Stage) -> None:
+        await stage.at(10)
+        with monkeypatch.context() as patch:
+            patch.setitem(TABLE[Phase.STARTING], ev.DeadlinePassed, broken)
+            await stage.at(2000)
+        assert stage.state.phase is Phase.STARTING
+        await stage.at(2100)
+        assert stage.state.incarnation == 2
+
+    stage = act(scene, prepare=given(answers=NOBODY_ANSWERS))
+    said = [state.reason for _, _, state, _ in stage.published]
+    assert 10 < sum("a defect of llm-supervisor" in reason for reason in said) < 400, "every few seconds"
+
+
+def test_who_is_told_may_fail() -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.until(Phase.RUNNING)
+        stage.runner._publish = broken
+        stage.world.exit(ExitStatus(1))
+        await stage.at(stage.now + 10)
+        assert (stage.state.phase, stage.state.incarnation) == (Phase.RUNNING, 2)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the printer is on fire")
+
+    act(scene)
 
 
 # Warm and cold ----------------------------------------------------------------------------------------------

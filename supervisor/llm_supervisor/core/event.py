@@ -111,6 +111,15 @@ class OrphansGone:
     incarnation: int
 
 
+@dataclass(frozen=True, slots=True)
+class Hindered:
+    """Something that has to be done for the program cannot be done, and is tried again. ``failure`` says why; where the
+    cause is the host's (``busy``), a start gets more time. None: it has worked at last."""
+
+    incarnation: int
+    failure: Failure | None
+
+
 # Of the clock -----------------------------------------------------------------------------------------------
 
 
@@ -129,7 +138,16 @@ class Overslept:
 
 Request = StartRequested | StopRequested | RestartRequested
 ChildEvent = (
-    Spawned | SpawnFailed | Exited | MemberLost | Observed | Advanced | SweepFinished | SweepStuck | OrphansGone
+    Spawned
+    | SpawnFailed
+    | Exited
+    | MemberLost
+    | Observed
+    | Advanced
+    | SweepFinished
+    | SweepStuck
+    | OrphansGone
+    | Hindered
 )
 ClockEvent = DeadlinePassed | Overslept
 Event = Request | ChildEvent | ClockEvent

@@ -19,6 +19,8 @@ from llm_supervisor.core.state import Cause, Departure, Phase, Startup, State, W
 SIGKILL = 9
 WARM_LEAST = 10.0  # seconds that any warm start may take
 WARM_SHARE = 1.5  # of a cold start
+ALIVE = hl.Verdict("alive", hl.Word.READY, hl.Reaction.KEEP, "is alive")  # all that is known of who is never asked
+UNASKED = hl.Verdict("not asked", hl.Word.UNKNOWN, hl.Reaction.KEEP, "not asked yet")
 Outcome = tuple[State, tuple[Effect, ...]]
 
 
@@ -83,11 +85,9 @@ def warm_budget(spec: ProgramSpec, state: State) -> float:
 
 
 def run(spec: ProgramSpec, state: State, now: float, judgement: hl.Verdict) -> Outcome:
-    """Ready. With a proof (it answered) the past failures are forgiven; being alive is no proof yet."""
+    """Ready. The past failures are forgiven when that has lasted. One that answers has no failure to show any more;
+    being alive is no proof yet."""
     unproven, startup = spec.ready_after is not None, state.startup
-    deadline = verdict.next_judgement(spec.health, state.health)
-    if spec.ready_after is not None and startup.alive_since is not None:
-        deadline = startup.alive_since + restart.probation(spec.restart, spec.ready_after)
     cold_took = state.cold_took
     if not startup.warm and startup.spawned is not None:
         cold_took = now - startup.spawned
@@ -99,13 +99,28 @@ def run(spec: ProgramSpec, state: State, now: float, judgement: hl.Verdict) -> O
         cold_next=False,
         cold_took=cold_took,
         startup=replace(startup, loading=None),
-        deadline=deadline,
         health=replace(state.health, verdict=judgement),
-        history=state.history if unproven else restart.FRESH,
         failure=state.failure if unproven else None,
         reason=judgement.reason,
     )
-    return new, (do.TakeBaseline(state.incarnation),)
+    return replace(new, deadline=running_deadline(spec, new)), (do.TakeBaseline(state.incarnation),)
+
+
+def forgiven_at(spec: ProgramSpec, state: State) -> float | None:
+    """When a program that runs will have been ready for long enough; None where there is nothing to forgive."""
+    if state.ready_since is None or not (state.history.failures or state.failure):
+        return None
+    since, startup = state.ready_since, state.startup
+    if spec.ready_after is not None and startup.alive_since is not None:
+        since = startup.alive_since
+    return since + restart.probation(spec.restart, state.history, spec.ready_after or 0.0)
+
+
+def running_deadline(spec: ProgramSpec, state: State) -> float | None:
+    """When a program that runs is to be looked at though nothing happens: the end of its probation, or of a stall's
+    grace."""
+    due = (forgiven_at(spec, state), verdict.next_judgement(spec.health, state.health))
+    return min((at for at in due if at is not None), default=None)
 
 
 def terminate(spec: ProgramSpec, state: State, now: float, leaving: Departure) -> Outcome:
@@ -176,6 +191,31 @@ def give_up(state: State, now: float, failure: Failure) -> Outcome:
         reason=failure.summary,
     )
     return new, (do.CloseListener(),)
+
+
+def hinder(state: State, failure: Failure) -> State:
+    """What had to be done for the program could not be done, and is tried again: that is the reason that people see.
+
+    A program that runs is not ended for it: nothing is known against it. The next answer to a probe says how it is."""
+    if state.phase is Phase.RUNNING:
+        verdict = hl.Verdict("hindered", hl.Word.DEGRADED, hl.Reaction.KEEP, failure.summary)
+        return replace(state, health=replace(state.health, verdict=verdict), reason=failure.summary)
+    return replace(state, reason=failure.summary)
+
+
+def unhinder(spec: ProgramSpec, state: State) -> State:
+    """What could not be done for a program that runs has been done at last."""
+    if state.phase is not Phase.RUNNING or state.health.verdict.rule != "hindered":
+        return state
+    verdict = ALIVE if spec.ready_after is not None else UNASKED
+    return replace(state, health=replace(state.health, verdict=verdict), reason=verdict.reason)
+
+
+def put_off(state: State, failure: Failure, now: float, seconds: float) -> State:
+    """An event could not be handled because of a defect: its state stays, its deadline is ``seconds`` away at least,
+    and the reason says so."""
+    deadline = None if state.deadline is None else max(state.deadline, now + seconds)
+    return replace(hinder(state, failure), deadline=deadline)
 
 
 def back_off(state: State, now: float, seconds: float, why: str) -> Outcome:

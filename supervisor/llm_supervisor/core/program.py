@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from llm_supervisor.core import aftermath, moves, restart, verdict
 from llm_supervisor.core import effect as do
 from llm_supervisor.core import event as ev
 from llm_supervisor.core import health as hl
-from llm_supervisor.core import moves, restart, verdict
 from llm_supervisor.core.event import Event
-from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.moves import SIGKILL, Outcome
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import Cause, Departure, Loading, Phase, State, Wanted
@@ -196,13 +195,16 @@ def judge(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
         case hl.Reaction.KILL:
             cause = Cause.STALLED if judgement.rule == "stalled" else Cause.UNRESPONSIVE
             return moves.kill(spec, state, now, Departure(cause, judgement.reason, was_ready=True))
-    return replace(state, deadline=verdict.next_judgement(spec.health, state.health)), ()
+    return replace(state, deadline=moves.running_deadline(spec, state)), ()
 
 
 def keep_running(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """The deadline of a running program: the end of its probation, or of a stall's grace."""
+    forgiven_at = moves.forgiven_at(spec, state)
+    if forgiven_at is not None and now >= forgiven_at:
+        state = replace(state, history=restart.forgiven(state.history), failure=None)
     if spec.ready_after is not None:
-        return replace(state, history=restart.FRESH, failure=None, deadline=None), ()
+        return replace(state, deadline=moves.running_deadline(spec, state)), ()
     return judge(spec, state, event, now)
 
 
@@ -225,7 +227,7 @@ def start_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> 
     if now < (due := moves.start_deadline(spec, state)):
         return replace(state, deadline=due), ()  # it was told to be more patient since
     if spec.ready_after is not None and state.startup.alive_since is not None:
-        return moves.run(spec, state, now, hl.Verdict("alive", hl.Word.READY, hl.Reaction.KEEP, "is alive"))
+        return moves.run(spec, state, now, moves.ALIVE)
     doing = f" (last: {state.startup.loading})" if state.startup.loading else ""
     if now >= state.startup.stirred_at + spec.health.startup_stall:
         why = f"start without any progress for {duration_text(spec.health.startup_stall)}{doing}"
@@ -250,86 +252,25 @@ def unkillable(spec: ProgramSpec, state: State, event: Event, now: float) -> Out
     return moves.sweep(spec, state, now, state.leaving)
 
 
-def swept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """The tree is gone. Decide whether the program stays down, starts at once, starts later, or is given up."""
-    assert isinstance(event, ev.SweepFinished)
-    leaving = state.leaving
-    assert leaving is not None
-    state = replace(state, orphaned=False, sweeps=state.sweeps - 1)
-    if state.startup.spawning or state.sweeps > 0:
-        return state, ()  # it is not known yet whether the start that was asked for has made a process
-    failure = None
-    if not leaving.failed:
-        state = replace(state, failure=None)
-    else:
-        failure = event.failure or leaving.failure or Failure(leaving.cause.value, leaving.summary)
-        state = replace(state, failure=failure)
-    if state.wanted is Wanted.DOWN:
-        return moves.stop(state, now, "asked to stop" if leaving.cause is Cause.ASKED else leaving.summary)
-    if leaving.cause in (Cause.ASKED, Cause.LEFTOVER):
-        return moves.start(spec, state, now, leaving.summary)
-    if failure is not None and failure.busy:  # what it needs is taken: wait, without a strike
-        return moves.back_off(state, now, max(spec.restart.backoff, 1.0), failure.summary)
-    if state.startup.warm and leaving.failed and not leaving.was_ready:
-        # whatever it was, a cold start would tell: it costs the program no strike that we tried to be quick
-        why = failure.summary if failure is not None else leaving.summary
-        return moves.start(spec, replace(state, cold_next=True), now, f"once more, cold: {why}")
-    if not restart.wanted_back(spec.restart.policy, failed=leaving.failed):
-        return moves.stop(state, now, leaving.summary)
-    # what was ready once was not wrong for good: if it is by now, the next start says so
-    if failure is not None and failure.permanent and not leaving.was_ready:
-        return moves.give_up(state, now, failure)
-    history = restart.record(spec.restart, state.history, now, was_ready=leaving.was_ready)
-    state = replace(state, history=history)
-    if restart.exhausted(spec.restart, history):
-        count = len(history.failures)
-        last = failure or Failure(leaving.cause.value, leaving.summary)
-        within = duration_text(spec.restart.window)
-        summary = f"{count} failures within {within} since it was last ready; the last: {last.summary}"
-        return moves.give_up(state, now, replace(last, summary=summary))
-    seconds = restart.delay(spec.restart, history)
-    why = failure.summary if failure is not None else leaving.summary
-    if seconds <= 0:
-        return moves.start(spec, state, now, why)
-    return moves.back_off(state, now, seconds, why)
+def hindered(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """The supervisor cannot do its part, or can again. The program keeps what it has; nobody knows how it is."""
+    assert isinstance(event, ev.Hindered)
+    if event.failure is None:
+        return moves.unhinder(spec, state), ()
+    return moves.hinder(state, event.failure), ()
 
 
-def stuck(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """Processes survive SIGKILL: FATAL, as nothing may start beside an orphan."""
-    assert isinstance(event, ev.SweepStuck)
-    names = ", ".join(event.left)
-    failure = Failure(
-        "unkillable",
-        f"survives SIGKILL for {duration_text(spec.stop.kill_grace)}: {names}",
-        "It hangs in the kernel (a GPU driver, a dead network file system). It is watched: the program starts again "
-        "by itself when the last of these processes is gone. If that does not happen, reset the GPU or reboot.",
-        permanent=False,
-    )
-    departure = state.leaving
-    state, effects = moves.give_up(replace(state, orphaned=True), now, failure)
-    # how it left decides what follows when the orphans are gone
-    return replace(state, leaving=departure), (*effects, do.AwaitOrphans(state.incarnation))
-
-
-def sweep_overdue(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """The sweep itself has not answered: FATAL, as something may still live."""
-    failure = Failure("sweep_overdue", "the sweep of its processes did not end", "See the daemon's log.")
-    departure = state.leaving
-    state, effects = moves.give_up(replace(state, orphaned=True), now, failure)
-    return replace(state, leaving=departure), (*effects, do.AwaitOrphans(state.incarnation))
-
-
-def orphans_gone(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
-    """The last unkillable process is gone, and with it the reason for FATAL."""
-    if state.startup.spawning:
-        return state, ()  # a start that has not answered yet may be one more
-    state, leaving = replace(state, orphaned=False), state.leaving
-    if state.wanted is Wanted.DOWN:
-        return moves.stop(state, now, "its last process is gone")
-    by_itself = leaving is not None and leaving.cause not in (Cause.ASKED, Cause.LEFTOVER)
-    if leaving is not None and by_itself and not restart.wanted_back(spec.restart.policy, failed=leaving.failed):
-        return moves.stop(state, now, leaving.summary)
-    return moves.start(spec, replace(state, history=restart.FRESH), now, "its last unkillable process is gone")
+def start_hindered(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
+    """A starting program cannot be asked. Where that is the host's fault, its time does not run out meanwhile."""
+    assert isinstance(event, ev.Hindered)
+    if event.failure is None:
+        return state, ()
+    state, startup = moves.hinder(state, event.failure), state.startup
+    if not event.failure.busy or startup.spawned is None:
+        return state, ()
+    spawned = now if startup.warm else startup.spawned  # the budget of a warm start is short
+    state = replace(state, startup=replace(startup, stirred_at=now, loaded_at=now, spawned=spawned))
+    return replace(state, deadline=moves.start_deadline(spec, state)), ()
 
 
 def backoff_over(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
@@ -370,6 +311,7 @@ _IGNORED_WHEN_DOWN: dict[type, Handler] = {
     ev.SweepFinished: ignore,
     ev.SweepStuck: ignore,
     ev.OrphansGone: ignore,
+    ev.Hindered: ignore,
 }
 
 TABLE: dict[Phase, dict[type, Handler]] = {
@@ -378,7 +320,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.StopRequested: stay_down,
         ev.RestartRequested: start,
         **_IGNORED_WHEN_DOWN,
-        ev.OrphansGone: orphans_gone,  # stopped while it was FATAL for them
+        ev.OrphansGone: aftermath.orphans_gone,  # stopped while it was FATAL for them
         ev.Overslept: overslept,
         ev.DeadlinePassed: ignore,
     },
@@ -395,6 +337,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.SweepFinished: ignore,
         ev.SweepStuck: ignore,
         ev.OrphansGone: ignore,
+        ev.Hindered: start_hindered,
         ev.Overslept: overslept,
         ev.DeadlinePassed: start_overdue,
     },
@@ -411,6 +354,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.SweepFinished: ignore,
         ev.SweepStuck: ignore,
         ev.OrphansGone: ignore,
+        ev.Hindered: hindered,
         ev.Overslept: overslept,
         ev.DeadlinePassed: keep_running,
     },
@@ -427,6 +371,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.SweepFinished: ignore,
         ev.SweepStuck: ignore,
         ev.OrphansGone: ignore,
+        ev.Hindered: hindered,
         ev.Overslept: overslept,
         ev.DeadlinePassed: grace_over,
     },
@@ -443,6 +388,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.SweepFinished: ignore,
         ev.SweepStuck: ignore,
         ev.OrphansGone: ignore,
+        ev.Hindered: hindered,
         ev.Overslept: overslept,
         ev.DeadlinePassed: unkillable,
     },
@@ -456,11 +402,12 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.MemberLost: ignore,
         ev.Observed: ignore,
         ev.Advanced: ignore,
-        ev.SweepFinished: swept,
-        ev.SweepStuck: stuck,
+        ev.SweepFinished: aftermath.swept,
+        ev.SweepStuck: aftermath.stuck,
         ev.OrphansGone: ignore,
+        ev.Hindered: hindered,
         ev.Overslept: overslept,
-        ev.DeadlinePassed: sweep_overdue,
+        ev.DeadlinePassed: aftermath.sweep_overdue,
     },
     Phase.BACKOFF: {
         ev.StartRequested: hurry,
@@ -475,7 +422,7 @@ TABLE: dict[Phase, dict[type, Handler]] = {
         ev.StopRequested: give_up,
         ev.RestartRequested: start,
         **_IGNORED_WHEN_DOWN,
-        ev.OrphansGone: orphans_gone,
+        ev.OrphansGone: aftermath.orphans_gone,
         ev.Overslept: overslept,
         ev.DeadlinePassed: ignore,
     },

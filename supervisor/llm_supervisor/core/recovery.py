@@ -82,14 +82,12 @@ def _go_on(spec: ProgramSpec, state: State, now: float) -> Outcome:
     """A running program goes on; the answers to the next probes say how it is."""
     unasked = spec.ready_after is not None
     verdict = (
-        hl.Verdict("alive", hl.Word.READY, hl.Reaction.KEEP, "is alive")
+        moves.ALIVE
         if unasked
         else hl.Verdict("adopted", hl.Word.UNKNOWN, hl.Reaction.KEEP, "found running; not asked yet")
     )
-    new = replace(
-        state,
-        deadline=state.deadline if unasked else None,
-        health=replace(hl.NEW, verdict=verdict),
-        reason=verdict.reason,
+    new = replace(state, health=replace(hl.NEW, verdict=verdict), reason=verdict.reason)
+    return replace(new, deadline=moves.running_deadline(spec, new)), (
+        do.BeginProbing(state.incarnation),
+        do.TakeBaseline(state.incarnation),
     )
-    return new, (do.BeginProbing(state.incarnation), do.TakeBaseline(state.incarnation))

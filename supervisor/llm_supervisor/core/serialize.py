@@ -40,7 +40,11 @@ def from_record(record: Mapping[str, Any]) -> State:
     if (failure := values.get("failure")) is not None:
         values["failure"] = Failure(**failure)
     if (history := values.get("history")) is not None:
-        values["history"] = History(tuple(float(at) for at in history["failures"]), bool(history["free"]))
+        values["history"] = History(
+            tuple(float(at) for at in history["failures"]),
+            bool(history["free"]),
+            tuple(float(at) for at in history.get("permanent", ())),  # a former version did not have it
+        )
     if (leaving := values.get("leaving")) is not None:
         values["leaving"] = _departure(leaving)
     return State(startup=Startup(**startup), **values)

@@ -58,7 +58,9 @@ def configure(*, json: bool | None = None, level: str = "info") -> None:
     if as_json:
         shared += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        shared += [structlog.dev.ConsoleRenderer(pad_event_to=0)]
+        # rich's traceback, which is the default, shows the values of all variables: they may be keys
+        plain = structlog.dev.plain_traceback
+        shared += [structlog.dev.ConsoleRenderer(pad_event_to=0, exception_formatter=plain)]
     structlog.configure(
         processors=shared,
         wrapper_class=structlog.make_filtering_bound_logger(level),
