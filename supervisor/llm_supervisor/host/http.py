@@ -1,4 +1,5 @@
-"""Send requests over HTTP or TCP to a process of this machine. Nothing raises: a failure is a value.
+"""Send requests over HTTP or TCP to a process of this machine. A failure of the other side is a value. What our own side
+lacks for a connection (descriptors, memory, ports) says nothing of the other one, and is raised as OSError.
 
 Loopback and unix sockets only, and never through a proxy that an environment variable names.
 """
@@ -18,9 +19,10 @@ from llm_supervisor.core.health import Answer, ProbeResult
 
 # More than any answer that is wanted; what floods must not fill our memory
 BODY_LIMIT = 16 * 1024 * 1024
-# Errors that say that no process listens there. Anything else that keeps us from connecting (no descriptors, no memory,
-# no name server) may be our own trouble, and says nothing of the program
+# Errors that say that no process listens there
 _NOBODY = (errno.ECONNREFUSED, errno.ENOENT)
+# Errors that say what our own side lacks
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Target:
     async def ask(
         self, path: str, timeout: float, json: object = None, headers: Mapping[str, str] | None = None
     ) -> Reply | ProbeResult:
-        """GET, or POST when there is ``json``. The time-out (seconds) is for the whole exchange."""
+        """GET, or POST when there is ``json``. The time-out (seconds) is for the whole exchange. Raises OSError when this
+        process lacks what a connection needs."""
         began = time.monotonic()
         try:
             async with (
@@ -85,7 +88,8 @@ class Target:
 
 
 async def connect(host: str, port: int, timeout: float) -> ProbeResult:
-    """Probe a TCP port: OK when it accepts a connection."""
+    """Probe a TCP port: OK when it accepts a connection. Raises OSError when this process lacks what a connection
+    needs."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout):
@@ -105,6 +109,8 @@ def _not_connected(where: str, error: BaseException, took: float) -> ProbeResult
     while cause is not None and getattr(cause, "errno", None) is None:
         cause = cause.__cause__ or cause.__context__
     number = getattr(cause, "errno", None)
+    if number in _OURS:
+        raise OSError(number, f"{os.strerror(number)}: no connection to {where}")
     if number in _NOBODY:
         return ProbeResult(Answer.REFUSED, f"{where} refuses connections ({os.strerror(number)})", took)
     return ProbeResult(Answer.SILENT, f"{where} cannot be reached ({cause or error})", took)

@@ -28,11 +28,13 @@ from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.output.pump import Pump, open_fifo
 from llm_supervisor.host.process import Identity, boot_id, find, identify, read_rows
 from llm_supervisor.host.process.tree import Tree
+from llm_supervisor.supervision.troubles import Troubles
 
 STATE = "state.json"
 # 2: the state of each program, and not only its processes
 STATE_VERSION = 2
 SAVE_WITHIN = 0.02  # seconds; changes within that time are written once
+SAVE_AGAIN = 2.0  # seconds until the file is tried again where it could not be written
 
 Address = tuple[str, int]  # host and port
 
@@ -302,8 +304,12 @@ class StateFile:
         living: Callable[[], Mapping[str, Entry]],
         accepting: Callable[[], Mapping[str, Address]],
         limits: Callable[[], tuple[int, int]],
+        troubles: Troubles | None = None,
     ) -> None:
         self._file = runtime / STATE
+        self._troubles = troubles or Troubles()
+        self._closed = False
+        self._reserved: set[str] = set()  # programs whose next cookie is on disk
         self._living, self._accepting, self._limits = living, accepting, limits
         self._states: dict[str, tuple[State | None, State]] = {}  # by program: what is compared, and what is written
         self._cookies: dict[str, str] = {}  # of each program's next incarnation
@@ -344,25 +350,24 @@ class StateFile:
 
         A daemon that is killed right after the spawn thus leaves nothing that the next one cannot find, and a restart
         does not wait for the disk."""
-        if name not in self._cookies:
-            self._cookies[name] = new_cookie(name)
-            try:
-                self.save()
-            except OSError:
-                del self._cookies[name]
-                raise
+        if name not in self._reserved:
+            self._cookies.setdefault(name, new_cookie(name))
+            self.save()
         return self._cookies[name]
 
     def cookie_used(self, name: str) -> None:
-        """The reserved cookie has its incarnation: write that down, with the next one. Raises OSError."""
+        """The reserved cookie has its incarnation: write that down, with the next one. Where that fails it is tried
+        again; until then a new daemon finds the incarnation by the cookie, which is on disk as the next one's."""
         self._cookies[name] = new_cookie(name)
-        self.save()
+        self._reserved.discard(name)
+        self.save_now()
 
     def forget(self, name: str) -> None:
         """The program is no longer configured, and nothing of it is left."""
         known: dict[str, Any]
         for known in (self._states, self._cookies, self._digests, self._stops):
             known.pop(name, None)
+        self._reserved.discard(name)
         self.save_soon()
 
     def forget_states(self) -> None:
@@ -374,6 +379,7 @@ class StateFile:
         for name, entry in former.programs.items():
             if entry.next:
                 self._cookies[name] = entry.next
+                self._reserved.add(name)
             if entry.digest:
                 self._digests[name] = entry.digest
             if entry.state is not None:
@@ -394,10 +400,10 @@ class StateFile:
         self._handover = None
         self.save_now()
 
-    def save_soon(self) -> None:
-        """Write the file within ``SAVE_WITHIN`` seconds: many changes at once are written once."""
+    def save_soon(self, within: float = SAVE_WITHIN) -> None:
+        """Write the file within that many seconds: many changes at once are written once."""
         if self._saving is None:
-            self._saving = asyncio.get_running_loop().call_later(SAVE_WITHIN, self.save_now)
+            self._saving = asyncio.get_running_loop().call_later(within, self.save_now)
 
     def flush(self) -> None:
         """Write what is not written yet, before a request is answered: what was answered survives a crash."""
@@ -406,12 +412,18 @@ class StateFile:
             self.save_now()
 
     def save_now(self) -> None:
-        """Write the file; where that fails, log it."""
-        self._saving = None
+        """Write the file. Where that fails it is logged, and tried again every ``SAVE_AGAIN`` seconds."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
         try:
             self.save()
-        except OSError as error:
-            log.get().warning("the state cannot be written: a new daemon would not know of it", error=str(error))
+        except Exception as error:
+            text = f"the state cannot be written, so a new daemon would not know what runs: {error}"
+            if self._troubles.note("state file", text):
+                log.get().error("the state cannot be written", error=str(error), exc_info=not isinstance(error, OSError))
+            if not self._closed:
+                self.save_soon(SAVE_AGAIN)
 
     def save(self) -> None:
         """Write what the next daemon needs to go on, should this one be killed. Raises OSError."""
@@ -436,9 +448,13 @@ class StateFile:
             },
         )
         write_atomically(self._file, json.dumps(_SCHEMA.dump_python(content)).encode())
+        self._reserved = set(self._cookies)
+        if self._troubles.clear("state file"):
+            log.get().info("the state can be written again")
 
     def close(self) -> None:
         """Write no more on our own account."""
+        self._closed = True
         if self._saving is not None:
             self._saving.cancel()
             self._saving = None
