@@ -25,6 +25,7 @@ FLOORS: Mapping[str, int] = {
     "units": -1,
     "redaction": -1,
     "paths": -1,
+    "ownership": -2,
     "host": 1,
     "host.files": 0,  # imports nothing of ours, and every folder may write files
     "engines": 1,

@@ -75,7 +75,10 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def inner(words: list[str]) -> list[str]:
-    """The command within ``eval "$(...)"``, else the command itself."""
+    """The command within ``eval "$(...)"`` or behind ``sudo -u USER [env NAME=VALUE]``, else the command itself."""
+    if words[:2] == ["sudo", "-u"]:
+        words = words[3:]
+        return words[2:] if words[0] == "env" else words
     if words[0] == "eval" and (found := re.fullmatch(r"\$\((.*)\)", words[1])):
         return shlex.split(found[1])
     return words

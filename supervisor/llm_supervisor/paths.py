@@ -5,9 +5,12 @@ Reads the environment it is given and looks at folders; makes one only when aske
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from llm_supervisor.ownership import NotOurs, require_own_folder, require_own_place
 
 NAME = "llm-supervisor"
 SOCKET = "control.sock"  # in the runtime folder
@@ -38,19 +41,31 @@ def runtime_dirs(environ: Mapping[str, str]) -> list[Path]:
 
 
 def make_runtime_dir(environ: Mapping[str, str]) -> Path:
-    """Make the runtime folder at the first place that allows it, for us alone (0700). Raises OSError when none does."""
-    last: OSError | None = None
+    """Make the runtime folder at the first place that allows it, for us alone (0700). Raises OSError when none does;
+    NotOurs when a place that could be used belongs to somebody else, or can be changed by others."""
+    refused: OSError | None = None
+    failed: OSError | None = None
     for place in runtime_dirs(environ):
         try:
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if place.stat().st_uid != os.geteuid():
-                raise PermissionError(f"{place} belongs to somebody else")
-            place.chmod(0o700)
+            make_own_folder(place)
             return place
+        except NotOurs as error:
+            refused = error  # the last one: a person can make that place usable
         except OSError as error:
-            last = error
-    assert last is not None
-    raise last
+            failed = error
+    unusable = refused or failed
+    assert unusable is not None
+    raise unusable
+
+
+def make_own_folder(place: Path) -> None:
+    """Make a folder for us alone (0700), or use the one that is there if it is ours. Raises NotOurs or OSError."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    require_own_place(place)
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    require_own_folder(place)
+    place.chmod(0o700)
 
 
 def log_dir(environ: Mapping[str, str]) -> Path:

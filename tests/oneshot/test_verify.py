@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from pathlib import Path
@@ -15,6 +16,7 @@ from llm_supervisor.config import load
 from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.oneshot import verify
 from llm_supervisor.oneshot.verify import Question
+from llm_supervisor.ownership import Owner
 
 CONFIG = """
 gateway: {{}}
@@ -85,7 +87,8 @@ def test_where_no_group_is_asked_the_gateway_is(
         "models": [{"name": "claude", "local": False, "vision": None, "state": state, "reason": "KEY is not set"}],
         "supervisor": {"config_files": [str(tmp_path / "supervisor.yaml")]},
     }
-    monkeypatch.setattr(connection, "gateway_status", lambda: status)
+    gateway = connection.Gateway(status, Owner(os.geteuid(), trusted=True))
+    monkeypatch.setattr(connection, "find_gateway", lambda: gateway)
     monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-something")
     assert main.main(["verify"]) == (0 if listening else 1)
     said = capsys.readouterr().out

@@ -29,10 +29,13 @@ def stop(options: argparse.Namespace) -> int:
     import asyncio
 
     from llm_supervisor.daemon.orphans import sweep_orphans
+    from llm_supervisor.ownership import NotOurs
     from llm_supervisor.supervision.resources import Refusal
 
     try:
         found = asyncio.run(sweep_orphans(os.environ))
+    except NotOurs as error:
+        return complain(str(error))
     except Refusal as error:
         complain(str(error))
         return FAILED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_supervisor.cli import connection
 from llm_supervisor.cli.output import FAILED, OK, complain, print_problems
+from llm_supervisor.ownership import NotOurs
 from llm_supervisor.suggest import nearest
 
 if TYPE_CHECKING:
@@ -24,16 +24,17 @@ def env(options: argparse.Namespace) -> int:
     """Print what a shell evaluates so that a client uses the gateway; with --write also write its settings file."""
     from llm_supervisor.oneshot import clients
 
-    status = connection.gateway_status()
-    if isinstance(status, int):
-        return status
+    gateway = connection.find_gateway()
+    if isinstance(gateway, int):
+        return gateway
+    status = gateway.status
     name = _client_model(status, options.client, options.model)
     if name is None:
         return complain(nearest(options.model or "", [one["name"] for one in status["models"]], "group"))
     model = next(one for one in status["models"] if one["name"] == name)
     if model["state"] == "disabled":
         return complain(f"{connection.disabled_text(model)}, or name another group by --model")
-    key, key_file = connection.gateway_key(status)
+    key, key_file = gateway.key()
     if key is None:
         return complain(NO_KEY)
     made = clients.setup(options.client, status["endpoint"], key, name)
@@ -76,23 +77,26 @@ def verify(options: argparse.Namespace) -> int:
     """
     import asyncio
 
-    from llm_supervisor.config import ConfigError, load
+    from llm_supervisor.config import ConfigError
     from llm_supervisor.oneshot import verify
 
-    status = connection.gateway_status()
-    if isinstance(status, int):
-        return status
+    gateway = connection.find_gateway()
+    if isinstance(gateway, int):
+        return gateway
+    status = gateway.status
     known = [model["name"] for model in status["models"]]
     for name in options.name:
         if name not in known:
             return complain(nearest(name, known, "group"))
-    key, _ = connection.gateway_key(status)
+    key, _ = gateway.key()
     if key is None:
         return complain(NO_KEY)
     try:
-        config = load([Path(file) for file in status["supervisor"]["config_files"]], os.environ)
+        config = gateway.config()
     except ConfigError as error:
         return print_problems(error)
+    except NotOurs as error:
+        return complain(f"{error}: run this as the daemon's user")
     asked = [model for model in status["models"] if not options.name or model["name"] in options.name]
     disabled = [model for model in asked if model["state"] == "disabled"]
     if options.name and disabled:

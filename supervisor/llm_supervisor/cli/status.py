@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from llm_supervisor.cli.connection import Status, ask, disabled_text, no_daemon_lines
-from llm_supervisor.cli.output import NO_DAEMON, NOT_READY, OK, WRONG, complaint
+from llm_supervisor.cli.connection import Status, ask, disabled_text, no_daemon_lines, no_daemon_status
+from llm_supervisor.cli.output import NOT_READY, OK, WRONG, complaint
 from llm_supervisor.control.client import NoDaemon
 from llm_supervisor.units import clock_text
 
@@ -103,7 +103,7 @@ def _look(options: argparse.Namespace) -> Report:
     except NoDaemon as error:
         problems = [Line(text, problem=True) for text in no_daemon_lines(error)]
         nothing: Status = {"supervisor": None, "endpoint": None, "programs": [], "models": []}
-        return Report(NO_DAEMON, [Line(json.dumps(nothing)), *problems] if options.json else problems)
+        return Report(no_daemon_status(error), [Line(json.dumps(nothing)), *problems] if options.json else problems)
     programs = answer["programs"]
     if options.name:
         known = {program["name"]: program for program in programs}

@@ -18,6 +18,7 @@ from llm_supervisor.config.config import Config
 from llm_supervisor.config.document import Document
 from llm_supervisor.config.specs import Pythons
 from llm_supervisor.config.variables import fill_in
+from llm_supervisor.ownership import read_file
 
 LAST_GOOD = "last-good.json"  # in the runtime folder
 
@@ -30,7 +31,7 @@ def contents(config: Config, pythons: Pythons) -> bytes:
 def last_good(runtime: Path, environ: Mapping[str, str]) -> Config | None:
     """The configuration in ``LAST_GOOD``; None where there is none that can be used."""
     try:
-        return restore(json.loads((runtime / LAST_GOOD).read_bytes())["config"], environ)
+        return restore(json.loads(read_file(runtime / LAST_GOOD))["config"], environ)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -39,7 +40,7 @@ def known_pythons(runtime: Path) -> Pythons | None:
     """The interpreters in ``LAST_GOOD``, with which the former daemon has started its engines, even where the
     configuration there cannot be used any more. None where there are none."""
     try:
-        return Pythons(**json.loads((runtime / LAST_GOOD).read_bytes())["pythons"])
+        return Pythons(**json.loads(read_file(runtime / LAST_GOOD))["pythons"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

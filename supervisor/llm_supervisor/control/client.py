@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llm_supervisor.ownership import NotOurs, owner_to_ask, require_peer
 from llm_supervisor.paths import SOCKET
 
 
 class NoDaemon(Exception):
     """No daemon answers at the control socket."""
+
+
+class Distrusted(NoDaemon):
+    """Somebody may answer there, but who that is must not be asked: nothing was sent. The text says why."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -23,17 +28,20 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
+        """Connect, if it is a daemon that may be asked. Raises NotOurs or OSError."""
+        owner = owner_to_ask(self._path.parent, os.environ)
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         path = str(self._path)
         if len(os.fsencode(path)) <= 107:
             self.sock.connect(path)
-            return
-        folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY)
-        try:
-            self.sock.connect(f"/proc/self/fd/{folder}/{self._path.name}")
-        finally:
-            os.close(folder)
+        else:
+            folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY)
+            try:
+                self.sock.connect(f"/proc/self/fd/{folder}/{self._path.name}")
+            finally:
+                os.close(folder)
+        require_peer(self.sock, self._path, owner)
 
 
 def _answer(
@@ -57,13 +65,15 @@ def request(
 ) -> tuple[int, Any]:
     """One request; the status and the decoded JSON. ``timeout`` is in seconds, None waits for ever.
 
-    Raises NoDaemon when nobody answers.
+    Raises NoDaemon when nobody answers, and Distrusted when who answers must not be asked.
     """
     connection = _Connection(runtime / SOCKET, timeout)
     try:
         data = None if body is None else json.dumps(body)
         response = _answer(connection, method, path, data, {"Content-Type": "application/json"} if data else None)
         return response.status, json.loads(response.read() or b"null")
+    except NotOurs as error:
+        raise Distrusted(str(error)) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoDaemon(f"{runtime / SOCKET}: {error}") from error
     finally:
@@ -72,7 +82,7 @@ def request(
 
 def lines(runtime: Path, path: str, method: str = "GET") -> Iterator[Any]:
     """The lines of JSON of a streaming answer, as they come; one line with an ``error`` where the daemon does not know
-    the request. Raises NoDaemon when nobody answers."""
+    the request. Raises NoDaemon when nobody answers, and Distrusted when who answers must not be asked."""
     connection = _Connection(runtime / SOCKET, None)
     try:
         response = _answer(connection, method, path)
@@ -81,6 +91,8 @@ def lines(runtime: Path, path: str, method: str = "GET") -> Iterator[Any]:
             return
         for line in response:
             yield json.loads(line)
+    except NotOurs as error:
+        raise Distrusted(str(error)) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoDaemon(f"{runtime / SOCKET}: {error}") from error
     finally:

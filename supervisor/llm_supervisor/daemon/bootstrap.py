@@ -37,7 +37,7 @@ def hold_signals() -> None:
 
 def take_lock(runtime: Path) -> int:
     """Be the only daemon in this runtime folder, for as long as we live. Raises Refusal naming the other."""
-    fd = os.open(runtime / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(runtime / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -70,7 +70,8 @@ class Bootstrap:
 
     @classmethod
     def prepare(cls, environ: MutableMapping[str, str]) -> Bootstrap:
-        """Become the daemon of this runtime folder. Raises Refusal when another one is, or OSError."""
+        """Become the daemon of this runtime folder. Raises Refusal when another one is; NotOurs where the folder or the
+        state file belongs to somebody else; or OSError."""
         hold_signals()
         kept = take_descriptors(environ)
         disinherit_descriptors()

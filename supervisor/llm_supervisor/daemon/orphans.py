@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from llm_supervisor import paths
 from llm_supervisor.config.last_good import LAST_GOOD
 from llm_supervisor.daemon.bootstrap import take_lock
 from llm_supervisor.host.output.pump import Pump
+from llm_supervisor.ownership import NotOurs, command_as, require_own_folder, user
 from llm_supervisor.paths import SOCKET
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.local.local_world import LocalWorld
@@ -21,11 +23,17 @@ GRACE, KILL_GRACE = 5.0, 30.0
 async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
     """End the programs of a daemon that is gone. By program: the number of processes that were found.
 
-    Raises Refusal when a daemon lives, or when something cannot be ended."""
+    Raises Refusal when a daemon lives, or when something cannot be ended; and, after the other folders, NotOurs for one
+    that is somebody else's: what is written there could name any process of this host."""
     found: dict[str, int] = {}
     stuck: list[str] = []
+    refused: NotOurs | None = None
     for runtime in paths.runtime_dirs(environ):
-        if not (runtime / fm.STATE).exists():
+        try:
+            if not _may_have_orphans(runtime):
+                continue
+        except NotOurs as error:
+            refused = refused or error
             continue
         lock = take_lock(runtime)
         pump = Pump(paths.log_dir(environ))
@@ -48,4 +56,21 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
             os.close(lock)
     if stuck:
         raise Refusal(f"these survive SIGKILL: {', '.join(stuck)}")
+    if refused is not None:
+        raise refused
     return found
+
+
+def _may_have_orphans(runtime: Path) -> bool:
+    """Whether a daemon of ours has left a state file there. Raises NotOurs when somebody else has."""
+    try:
+        seen = os.lstat(runtime / fm.STATE)
+    except OSError:
+        return False
+    if seen.st_uid != os.geteuid():
+        raise NotOurs(
+            f"{runtime / fm.STATE} belongs to {user(seen.st_uid)}: nothing that it names was ended. If their processes "
+            f"are meant, use {command_as(seen.st_uid, runtime, 'stop --orphans')}; otherwise remove {runtime}."
+        )
+    require_own_folder(runtime)
+    return True

@@ -21,6 +21,7 @@ from llm_supervisor.engines import hub_cache, known_releases, memory_estimate, s
 from llm_supervisor.engines.memory_estimate import Footprint
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.host import gpu, memory
+from llm_supervisor.ownership import NotOurs, owner_to_ask
 from llm_supervisor.supervision import resources, state_file
 from llm_supervisor.units import GIB, size_text
 
@@ -302,13 +303,23 @@ class Preflight:
                 yield Finding("folder", name, Verdict.ERROR, wrong, advice)
             else:
                 yield self._room(folder, needed, name)
-        places = paths.runtime_dirs(self._environ)
-        usable = next((place for place in places if _unwritable(place) is None), None)
+        places = {place: self._unusable(place) for place in paths.runtime_dirs(self._environ)}
+        usable = next((place for place, wrong in places.items() if wrong is None), None)
         if usable is None:
-            wrong = _unwritable(places[0]) or ""
+            wrong = next(iter(places.values())) or ""
             yield Finding("folder", "runtime", Verdict.ERROR, wrong, "set RUNTIME_DIRECTORY to one that is writable")
         else:
             yield _fine("folder", "runtime", str(usable))
+
+    def _unusable(self, place: Path) -> str | None:
+        """Why that runtime folder cannot be used; None when it can."""
+        try:
+            owner_to_ask(place, self._environ)
+        except NotOurs as error:
+            return str(error)
+        except OSError:
+            pass  # it is made by the daemon
+        return _unwritable(place)
 
     def _room(self, folder: Path, needed: int, subject: str) -> Finding:
         usage = os.statvfs(hub_cache.existing(folder))

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler
 from pydantic.functional_validators import WrapValidator
 
-from llm_supervisor import paths
+from llm_supervisor import ownership, paths
 from llm_supervisor.core.health import NEW
 from llm_supervisor.core.serialize import from_record, to_record
 from llm_supervisor.core.spec import StopSpec
@@ -197,16 +197,19 @@ class Former:
         return self.handover is not None or self.lives()
 
 
-def read(runtime: Path) -> Former | None:
+def read(runtime: Path, owner: int | None = None) -> Former | None:
     """What the former daemon of this boot wrote down, even if it has started nothing; None when there is no file that
-    can be used. Of another version's file only the traces of the processes are read."""
+    can be used. Of another version's file only the traces of the processes are read. ``owner`` is the user whose daemon
+    it was (default: ours). Raises NotOurs when the file belongs to somebody else, or can be changed by others."""
     try:
-        data = json.loads((runtime / STATE).read_bytes())
+        data = json.loads(ownership.read_file(runtime / STATE, owner))
         if data["boot"] != boot_id():
             return None
         if data["version"] != STATE_VERSION:
             data = {"boot": data["boot"], "programs": {str(n): _traces(one) for n, one in data["programs"].items()}}
         content = _SCHEMA.validate_python(data)
+    except ownership.NotOurs:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     me = identify(os.getpid())
@@ -250,13 +253,26 @@ def reopen(former: Former, runtime: Path, pump: Pump, kept: Mapping[str, int]) -
         os.close(fd)
 
 
+def formers(environ: Mapping[str, str]) -> dict[Path, Former]:
+    """By runtime folder: what a daemon that runs, or one before it, wrote down there. Only to show it to people: it may
+    be another user's. A folder that a client would not use is left out."""
+    found = {}
+    for runtime in paths.runtime_dirs(environ):
+        try:
+            former = read(runtime, ownership.owner_to_ask(runtime, environ).uid)
+        except OSError:
+            continue
+        if former is not None:
+            found[runtime] = former
+    return found
+
+
 def orphans(environ: Mapping[str, str]) -> list[str]:
     """The programs that a dead daemon left running, each with the pid of its leader, or with the processes that outlive
     the leader (of vLLM the EngineCore, which holds all of the GPU's memory)."""
     found = []
-    for runtime in paths.runtime_dirs(environ):
-        former = read(runtime)
-        for name, entry in former.programs.items() if former is not None else ():
+    for former in formers(environ).values():
+        for name, entry in former.programs.items():
             rows = find(entry.tree())
             if entry.leader is not None and any(row.key == entry.leader for row in rows):
                 found.append(f"{name} (pid {entry.leader[0]})")
@@ -269,10 +285,7 @@ def orphans(environ: Mapping[str, str]) -> list[str]:
 def living_pids(environ: Mapping[str, str]) -> Iterator[int]:
     """The pids of a daemon that runs, and of the programs of one that runs or has left them running: what they hold
     (ports, memory) is ours already."""
-    for runtime in paths.runtime_dirs(environ):
-        former = read(runtime)
-        if former is None:
-            continue
+    for runtime, former in formers(environ).items():
         mine = {row.pid for entry in former.programs.values() for row in find(entry.tree())}
         yield from mine
         try:
