@@ -92,12 +92,19 @@ def owner_to_ask(path: Path, environ: Mapping[str, str]) -> Owner:
 def require_peer(sock: socket.socket, path: Path, owner: Owner) -> None:
     """Nothing, if the process that listens at the other end belongs to the owner of the folder, or to root. Raises
     NotOurs; call it before anything is sent."""
-    pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    pid, uid = peer(sock)
     if uid not in (owner.uid, ROOT):
         raise NotOurs(
             f"{path} belongs to {user(owner.uid)}, but pid {pid} of {user(uid)} answers there: nothing was sent to it. "
             "End that process, and start the daemon again."
         )
+
+
+def peer(sock: socket.socket) -> tuple[int, int]:
+    """The pid and the user of the process that listens at the other end of a connected unix socket (or that has
+    connected to this one), as the kernel knows them."""
+    pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 def read_file(path: Path, owner: int | None = None) -> bytes:

@@ -20,7 +20,7 @@ from llm_supervisor.cli import main
 from llm_supervisor.control.client import Distrusted, request
 from llm_supervisor.host.process import boot_id, identify
 from llm_supervisor.ownership import NotOurs
-from llm_supervisor.supervision import state_file
+from llm_supervisor.supervision import leftovers, state_file
 from tests.cli.conftest import FakeDaemon
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
@@ -324,8 +324,8 @@ def test_stop_orphans_ends_nothing_that_a_stranger_names(
     assert f"{own_places}/state.json belongs to uid 54321: nothing that it names was ended" in said
     assert bystander.poll() is None
     assert (own_places / "state.json").exists()
-    assert state_file.orphans(os.environ) == []
-    assert list(state_file.living_pids(os.environ)) == []
+    assert leftovers.orphans(os.environ) == []
+    assert list(leftovers.living_pids(os.environ)) == []
 
 
 def linked(state: Path) -> None:

@@ -29,9 +29,9 @@ from tests.support.stage import Stage
 RECORDED = Path(__file__).parent / "state_version_2.json"
 
 
-def recorded() -> dict[str, Any]:
-    """The recorded file, as if this process had written it in this boot."""
-    data: dict[str, Any] = json.loads(RECORDED.read_text())
+def recorded(runtime: Path) -> dict[str, Any]:
+    """The recorded file, as if this process had written it in this boot and for that runtime folder."""
+    data: dict[str, Any] = json.loads(RECORDED.read_text().replace("/run/llm-supervisor", str(runtime)))
     me = identify(os.getpid())
     assert me is not None
     return data | {"boot": boot_id(), "daemon": {"pid": me.pid, "started": me.started}}
@@ -45,13 +45,13 @@ def read(folder: Path, data: object) -> state_file.Former:
 
 
 def test_an_engine_of_version_2(tmp_path: Path) -> None:
-    glm = read(tmp_path, recorded()).programs["glm"]
+    glm = read(tmp_path, recorded(tmp_path)).programs["glm"]
     assert replace(glm, state=None) == Entry(
         cookie="glm/8a18004be96e456aa6937934017f25b9",
         next="glm/7d81ec9797ef4fdd82f41f50fd507dae",
         pid=9848,
         started=153375,
-        fifo="/run/llm-supervisor/fifo/glm.017f25b9",
+        fifo=f"{tmp_path}/fifo/glm.017f25b9",
         number=1,
         digest="dfc529c5091ee913",
         port=42121,
@@ -66,13 +66,13 @@ def test_an_engine_of_version_2(tmp_path: Path) -> None:
 
 
 def test_every_program_of_version_2(tmp_path: Path) -> None:
-    data = recorded()
+    data = recorded(tmp_path)
     programs = read(tmp_path, data).programs
     assert list(programs) == ["calm", "gateway", "glm", "stopped", "waiting", "wrong"]
     for name, entry in programs.items():
         assert entry.state == from_record(data["programs"][name]["state"]), name
     assert programs["gateway"].listener == ("127.0.0.1", data["programs"]["gateway"]["listener"][1])
-    assert programs["gateway"].uds == "/run/llm-supervisor/gateway.sock"
+    assert programs["gateway"].uds == f"{tmp_path}/gateway.sock"
     assert programs["stopped"].leader is None
     waiting = programs["waiting"].state
     assert waiting is not None and waiting.phase is Phase.BACKOFF
@@ -87,7 +87,7 @@ def test_every_program_of_version_2(tmp_path: Path) -> None:
 
 
 def test_the_handover_of_version_2_is_for_the_same_process_only(tmp_path: Path) -> None:
-    data = recorded()
+    data = recorded(tmp_path)
     former = read(tmp_path, data)
     assert former.limits == (52428800, 10)
     handover = former.handover
@@ -101,7 +101,7 @@ def test_the_handover_of_version_2_is_for_the_same_process_only(tmp_path: Path) 
 
 
 def test_what_older_daemons_did_not_write(tmp_path: Path) -> None:
-    data = recorded()
+    data = recorded(tmp_path)
     del data["handover"]["replace"]
     del data["programs"]["glm"]["stop"]
     former = read(tmp_path, data)
@@ -110,7 +110,7 @@ def test_what_older_daemons_did_not_write(tmp_path: Path) -> None:
 
 
 def test_of_an_entry_that_is_not_understood_the_traces_are_kept(tmp_path: Path) -> None:
-    data = recorded()
+    data = recorded(tmp_path)
     data["programs"]["glm"]["state"]["phase"] = "dancing"
     data["programs"]["calm"]["members"] = 3
     data["limits"] = "none"
@@ -123,7 +123,7 @@ def test_of_an_entry_that_is_not_understood_the_traces_are_kept(tmp_path: Path) 
 
 
 def test_of_another_version_only_the_traces_are_read(tmp_path: Path) -> None:
-    former = read(tmp_path, recorded() | {"version": 3})
+    former = read(tmp_path, recorded(tmp_path) | {"version": 3})
     assert former.handover is None and former.limits is None
     assert former.programs["glm"].leader == (9848, 153375)
     assert all(entry.state is None for entry in former.programs.values())
@@ -141,13 +141,13 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("entry", [3, None, {}, {"cookie": "p/1"}])
 def test_an_entry_without_its_traces_makes_the_file_useless(tmp_path: Path, entry: object) -> None:
-    (tmp_path / STATE).write_text(json.dumps(recorded() | {"programs": {"p": entry}}))
+    (tmp_path / STATE).write_text(json.dumps(recorded(tmp_path) | {"programs": {"p": entry}}))
     assert state_file.read(tmp_path) is None
 
 
 def test_what_is_written_is_what_version_2_wrote(tmp_path: Path) -> None:
     """The same values under the same names, so that the daemon before an upgrade and the one after it agree."""
-    data = recorded()
+    data = recorded(tmp_path)
     former = read(tmp_path, data)
     assert former.handover is not None
     writer = StateFile(
@@ -208,15 +208,18 @@ def test_a_cookie_is_on_disk_before_it_is_used(tmp_path: Path) -> None:
 
 def test_a_process_of_version_2_is_adopted_and_ended(stage: Stage) -> None:
     leader = stage.spawn("obedient")
-    data = recorded()
-    data["programs"]["calm"] |= {
+    runtime = stage.folder / "run"
+    (runtime / "fifo").mkdir(parents=True)
+    os.link(stage.fifo, runtime / "fifo" / "program.1")
+    data = recorded(runtime)
+    data["programs"]["program"] = data["programs"].pop("calm") | {
         "cookie": stage.cookie,
         "pid": leader.pid,
+        "next": "",
         "started": leader.identity.started,
-        "fifo": str(stage.fifo),
+        "fifo": str(runtime / "fifo" / "program.1"),
     }
     data["handover"] = None
-    (runtime := stage.folder / "run").mkdir()
 
     async def scene() -> None:
         former = read(runtime, data)
@@ -224,14 +227,14 @@ def test_a_process_of_version_2_is_adopted_and_ended(stage: Stage) -> None:
         state_file.reopen(former, runtime, pump, {})
         world = LocalWorld(runtime, pump, own_environ={}, engine_environ={}, incidents=runtime / "incidents")
         world.inherit(former)
-        assert list(former.pipes) == ["calm"]
-        assert world.running()["calm"] == data["programs"]["calm"]["digest"]
-        assert world.adopt("calm", 1, lambda event: None) == Remnant(leader.pid, remains=True, began=True)
+        assert list(former.pipes) == ["program"]
+        assert world.running()["program"] == data["programs"]["program"]["digest"]
+        assert world.adopt("program", 1, lambda event: None) == Remnant(leader.pid, remains=True, began=True)
         assert world.adopt("glm", 1, lambda event: None) == Remnant(None, remains=False, began=True)
-        state = former.programs["calm"].state
+        state = former.programs["program"].state
         assert isinstance(state, State)
-        assert (await world.end("calm", 10.0, 10.0)).found == 1
-        assert "calm" not in world.incarnations
+        assert (await world.end("program", 10.0, 10.0)).found == 1
+        assert "program" not in world.incarnations
         await world.close()
 
     asyncio.run(scene())

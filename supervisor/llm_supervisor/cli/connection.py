@@ -58,12 +58,12 @@ def no_daemon_status(error: NoDaemon) -> int:
 
 def no_daemon_lines(error: NoDaemon) -> list[str]:
     """The lines that ``report_no_daemon`` prints."""
-    from llm_supervisor.supervision import state_file
+    from llm_supervisor.supervision import leftovers
 
     if isinstance(error, Distrusted):
         return [complaint(str(error))]
     lines = [complaint(f"no daemon answers ({error})")]
-    if found := state_file.orphans(os.environ):
+    if found := leftovers.orphans(os.environ):
         advice = "Start the daemon again, or end them with `llm-supervisor stop --orphans`."
         lines.append(complaint(f"still running without it: {', '.join(found)}. {advice}"))
     return lines

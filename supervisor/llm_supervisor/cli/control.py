@@ -115,15 +115,13 @@ def _pidfd(pid: int) -> int:
 
 def _await_upgrade(daemon: int, version: str, answer: dict[str, Any]) -> int:
     """Wait until the new version answers on the socket of the old one, at most UPGRADE_WAIT."""
-    from llm_supervisor.supervision import state_file
+    from llm_supervisor.supervision import leftovers
 
     end = time.monotonic() + UPGRADE_WAIT
     while time.monotonic() < end:
         if daemon < 0 or select.select([daemon], [], [], 0)[0]:
             advice = (
-                "; its programs run on. Start the daemon again: it adopts them"
-                if state_file.orphans(os.environ)
-                else ""
+                "; its programs run on. Start the daemon again: it adopts them" if leftovers.orphans(os.environ) else ""
             )
             complain(f"the new version ended at once{advice}")
             return FAILED

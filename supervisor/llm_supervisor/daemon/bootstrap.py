@@ -19,6 +19,7 @@ from llm_supervisor.config.last_good import LAST_GOOD, contents, last_good
 from llm_supervisor.config.specs import Pythons
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines.vllm import installed_options
+from llm_supervisor.host import log
 from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.process import disinherit_descriptors, raise_descriptor_limit
@@ -96,6 +97,8 @@ class Bootstrap:
         pump.start()
         return cls(runtime, paths.data_dir(environ), logs, environ, notifier, lock, pump, former, kept)
 
+        for one in former.refused:
+            log.get().warning("the state file names what is not ours: it is left alone", what=one)
     def configuration(self, files: Sequence[Path]) -> tuple[Config, tuple[Problem, ...]]:
         """The configuration, and no problems. Where it is wrong and there is something to go on with: the last good
         one, and what is wrong. Raises ConfigError where there is nothing to go on with."""

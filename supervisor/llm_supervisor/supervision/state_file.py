@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler
 from pydantic.functional_validators import WrapValidator
 
-from llm_supervisor import ownership, paths
+from llm_supervisor import ownership
 from llm_supervisor.core.health import NEW
 from llm_supervisor.core.serialize import from_record, to_record
 from llm_supervisor.core.spec import StopSpec
@@ -29,6 +29,7 @@ from llm_supervisor.host.output.pump import Pump, open_fifo
 from llm_supervisor.host.process import Identity, boot_id, find, identify, read_rows
 from llm_supervisor.host.process.tree import Tree
 from llm_supervisor.supervision.troubles import Troubles
+from llm_supervisor.supervision import confinement
 
 STATE = "state.json"
 # 2: the state of each program, and not only its processes
@@ -88,10 +89,15 @@ class Entry:
 
     def tree(self) -> Tree:
         """Its processes. The leader was the child of the former daemon and is not ours: its pid may have been used
-        again since, so only processes whose start time fits too are kept."""
+        again since, so only processes whose start time fits too, and which do not have another cookie, are kept."""
         rows = read_rows()
         known = [self.leader, *((pid, started) for pid, started, _ in self.members)]
-        certain = {key for key in known if key and key[0] in rows and rows[key[0]].key == key}
+        certain = {
+            key
+            for key in known
+            if key and key[0] in rows and rows[key[0]].key == key
+            and confinement.is_of(rows[key[0]], {self.cookie, self.next}, self.pid)
+        }  # fmt: skip
         row = rows.get(self.leader[0]) if self.leader in certain and self.leader is not None else None
         # a dead leader that is our own child (after an exec) is not reaped yet, and has a status to tell
         leader = self.leader if row is not None and (not row.dead or row.ppid == os.getpid()) else None
@@ -183,6 +189,7 @@ class Former:
     pipes: dict[str, int] = field(default_factory=dict)  # our ends of the FIFOs, by program, once they are open again
 
     def paths(self, runtime: Path) -> list[Path]:
+    refused: tuple[str, ...] = ()  # what the file names and is not ours, for people; nothing is done with it
         """The FIFOs of its programs."""
         return [path for entry in self.programs.values() if (path := fifo_of(runtime, entry)) is not None]
 
@@ -214,8 +221,30 @@ def read(runtime: Path, owner: int | None = None) -> Former | None:
         return None
     me = identify(os.getpid())
     is_ours = me is not None and content.daemon == Writer(me.pid, me.started)
-    programs = {name: entry for name, entry in content.programs.items() if entry.cookie or entry.next or entry.state}
-    return Former(programs, content.limits, content.handover if is_ours else None)
+    refused: list[str] = []
+    confined = {name: _confined(name, entry, runtime, refused) for name, entry in content.programs.items()}
+    programs = {
+        name: one for name, one in confined.items() if one is not None and (one.cookie or one.next or one.state)
+    }
+    return Former(programs, content.limits, content.handover if is_ours else None, refused=tuple(refused))
+
+
+def _confined(name: str, entry: Entry, runtime: Path, refused: list[str]) -> Entry | None:
+    """The entry with what may be ours only; None where its very names cannot be. What is left out is added to
+    ``refused``."""
+    if not confinement.is_program(name) or not all(confinement.is_cookie(one) for one in (entry.cookie, entry.next)):
+        refused.append(f"{name!r} with the incarnations {entry.cookie!r} and {entry.next!r}")
+        return None
+    if not confinement.is_fifo(entry.fifo, runtime):
+        refused.append(f"the pipe {entry.fifo!r} of {name}")
+        entry = replace(entry, fifo="")
+    if not confinement.is_group(entry.cgroup, entry.cookie, entry.next):
+        refused.append(f"the control group {entry.cgroup!r} of {name}")
+        entry = replace(entry, cgroup="")
+    if not confinement.is_socket(entry.uds, runtime):
+        refused.append(f"the socket {entry.uds!r} of {name}")
+        entry = replace(entry, uds="")
+    return entry
 
 
 def fifo_path(runtime: Path, cookie: str) -> Path:
@@ -251,48 +280,6 @@ def reopen(former: Former, runtime: Path, pump: Pump, kept: Mapping[str, int]) -
         former.pipes[name] = pipe
     for fd in held.values():
         os.close(fd)
-
-
-def formers(environ: Mapping[str, str]) -> dict[Path, Former]:
-    """By runtime folder: what a daemon that runs, or one before it, wrote down there. Only to show it to people: it may
-    be another user's. A folder that a client would not use is left out."""
-    found = {}
-    for runtime in paths.runtime_dirs(environ):
-        try:
-            former = read(runtime, ownership.owner_to_ask(runtime, environ).uid)
-        except OSError:
-            continue
-        if former is not None:
-            found[runtime] = former
-    return found
-
-
-def orphans(environ: Mapping[str, str]) -> list[str]:
-    """The programs that a dead daemon left running, each with the pid of its leader, or with the processes that outlive
-    the leader (of vLLM the EngineCore, which holds all of the GPU's memory)."""
-    found = []
-    for former in formers(environ).values():
-        for name, entry in former.programs.items():
-            rows = find(entry.tree())
-            if entry.leader is not None and any(row.key == entry.leader for row in rows):
-                found.append(f"{name} (pid {entry.leader[0]})")
-            elif rows:
-                left = ", ".join(f"{row.comm} pid {row.pid}" for row in rows)
-                found.append(f"{name} (its leader is dead, not {left})")
-    return found
-
-
-def living_pids(environ: Mapping[str, str]) -> Iterator[int]:
-    """The pids of a daemon that runs, and of the programs of one that runs or has left them running: what they hold
-    (ports, memory) is ours already."""
-    for runtime, former in formers(environ).items():
-        mine = {row.pid for entry in former.programs.values() for row in find(entry.tree())}
-        yield from mine
-        try:
-            # it holds the gateway's socket; where none of its programs lives, its pid may be another process's by now
-            yield from [int((runtime / "daemon.lock").read_text())] if mine else []
-        except (OSError, ValueError):
-            continue
 
 
 # Writing ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Sequence
 
 from llm_supervisor.host.net.ports import listening
+from llm_supervisor.ownership import peer
 
 
 def can_bind(host: str, port: int) -> OSError | None:
@@ -88,6 +89,8 @@ async def ask_for_listener(path: str, address: tuple[str, int]) -> socket.socket
     try:
         async with asyncio.timeout(HANDING_OVER):
             await loop.sock_connect(sock, reachable(path))
+            if peer(sock)[1] != os.geteuid():
+                return None
             ready = asyncio.Event()
             loop.add_reader(sock, ready.set)
             try:

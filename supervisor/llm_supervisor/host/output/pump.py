@@ -49,7 +49,7 @@ def make_fifo(path: Path, size: int) -> int:
 
 def open_fifo(path: Path) -> int:
     """Our end of an existing FIFO, with the size it has. Raises OSError when it does not exist or is no FIFO."""
-    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EEXIST, f"{path} is not a FIFO")

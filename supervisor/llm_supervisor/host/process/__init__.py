@@ -23,6 +23,7 @@ from llm_supervisor.host.process.proc import (
     read_row,
     read_rows,
     transferred,
+    read_cookie,
 )
 from llm_supervisor.host.process.tree import ALL_SOURCES, Source, Tree, find
 
@@ -48,6 +49,7 @@ __all__ = [
     "read_rows",
     "reap_strangers",
     "signal_process",
+    "read_cookie",
     "spawn",
     "transferred",
 ]

@@ -50,6 +50,20 @@ def _marked(folder: Path, mark: str) -> bool:
         return False
 
 
+def name_of(cookie: str) -> str:
+    """The name of the group of the incarnation with that cookie."""
+    return cookie.replace("/", ".")
+
+
+def contains(group: Path) -> bool:
+    """Whether that path is in the hierarchy of control groups."""
+    try:
+        mount = _mount()
+    except OSError:
+        return False
+    return mount is not None and group.is_relative_to(mount[1])
+
+
 def enclose(pid: int, name: str) -> Path | None:
     """Put a process that was just started into a new group of that name; None where that cannot be done. What it forked
     in the moment before (microseconds, on a busy machine more) stays outside, and is found by its other traces."""

@@ -96,7 +96,7 @@ class Launcher:
         tree = living.tree
         tree.leader = living.first = (leader.pid, leader.identity.started)
         tree.seen = {tree.leader}
-        tree.cgroup = cgroup.enclose(leader.pid, living.cookie.replace("/", "."))
+        tree.cgroup = cgroup.enclose(leader.pid, cgroup.name_of(living.cookie))
         leader.watch(lambda status: post(ev.Exited(incarnation, status)))
         self._state_file.cookie_used(spec.name)
         return Launched(leader.pid, living.warm)

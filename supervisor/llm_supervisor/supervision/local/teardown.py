@@ -12,6 +12,7 @@ from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.process import Row, cgroup, find, reap_strangers, shared_memory, signal_process
+from llm_supervisor.supervision.confinement import is_own_socket
 from llm_supervisor.supervision.local.fork_servers import ForkServerPool
 from llm_supervisor.supervision.local.gpu_turns import GpuTurns
 from llm_supervisor.supervision.local.incarnation import Incarnation, shown
@@ -64,7 +65,8 @@ class Teardown:
             return swept
         if living.uds is not None:  # nobody else listens there, so these are left over
             for name in (living.uds, f"{living.uds}.listener"):
-                Path(name).unlink(missing_ok=True)
+                if is_own_socket(name):
+                    Path(name).unlink(missing_ok=True)
         failure = self._post_mortem.examine(spec, state, living)
         await self._gpu_turns.await_memory(spec.name, living.baselines)
         return replace(swept, failure=failure)
