@@ -110,7 +110,7 @@ def test_a_key_is_in_one_place(daemon: Daemon) -> None:
             look(path, answer.text)
     # what was sent straight to the engine, rightly and wrongly
     uds = daemon.runtime / f"{ALIAS}.vllm.sock"
-    assert stat.S_IMODE(uds.stat().st_mode) & 0o077 == 0
+    assert stat.S_IMODE(uds.stat().st_mode) & 0o022 == 0, "who cannot write to a socket cannot connect to it"
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(uds)), base_url="http://engine", trust_env=False) as engine:
         for bearer, status in ((SECRETS["ENGINE_KEY"], 200), ("wrong", 401)):
             answer = engine.get("/v1/models", headers={"Authorization": f"Bearer {bearer}"})

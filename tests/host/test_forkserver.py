@@ -22,7 +22,16 @@ import pytest
 
 from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.engines.litellm import process as litellm_process
-from llm_supervisor.host.process import Child, ForkError, ForkServer, Tree, find, read_row
+from llm_supervisor.host.process import (
+    Child,
+    ForkError,
+    ForkServer,
+    Tree,
+    find,
+    make_files_private,
+    read_row,
+    set_umask_of_children,
+)
 from llm_supervisor.host.process.proc import read_cookie
 from tests.support.programs import MARK, gone, until
 from tests.support.stage import Stage
@@ -226,6 +235,27 @@ def test_what_is_imported_later_is_found_where_a_start_of_its_own_finds_it(
                 assert path == json.loads(cold)
 
     play(scene)
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o027])
+def test_it_has_the_umask_of_a_start_of_its_own(stage: Stage, packages: Path, umask: int) -> None:
+    """Whatever the engine's code does while it is imported, and whatever the daemon's own umask is."""
+    (packages / "litellm/proxy/proxy_server.py").write_text("import os\nos.umask(0o066)\n")
+    (stage.folder / "shows.py").write_text("import os\nprint(os.umask(0), flush=True)\n")
+    before = os.umask(umask)
+
+    async def scene() -> None:
+        async with serving(stage, packages) as server:
+            await forked(server, stage)
+            assert stage.lines.next() == str(umask)
+
+    try:
+        make_files_private()
+        play(scene)
+        assert os.umask(0o077) == 0o077, "ours is private all the time"
+    finally:
+        os.umask(before)
+        set_umask_of_children(before)
 
 
 THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"

@@ -106,6 +106,7 @@ def test_what_older_daemons_did_not_write(tmp_path: Path) -> None:
     del data["programs"]["glm"]["stop"]
     former = read(tmp_path, data)
     assert former.handover is not None and former.handover.replace == ()
+    assert former.handover.umask == 0o022, "its own one is not that of its children"
     assert former.programs["glm"].stop is None and former.programs["glm"].state is not None
 
 
@@ -214,8 +215,8 @@ def test_a_process_of_version_2_is_adopted_and_ended(stage: Stage) -> None:
     data = recorded(runtime)
     data["programs"]["program"] = data["programs"].pop("calm") | {
         "cookie": stage.cookie,
-        "pid": leader.pid,
         "next": "",
+        "pid": leader.pid,
         "started": leader.identity.started,
         "fifo": str(runtime / "fifo" / "program.1"),
     }

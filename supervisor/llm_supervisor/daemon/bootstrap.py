@@ -22,7 +22,12 @@ from llm_supervisor.engines.vllm import installed_options
 from llm_supervisor.host import log
 from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.output.pump import Pump
-from llm_supervisor.host.process import disinherit_descriptors, raise_descriptor_limit
+from llm_supervisor.host.process import (
+    disinherit_descriptors,
+    make_files_private,
+    raise_descriptor_limit,
+    set_umask_of_children,
+)
 from llm_supervisor.host.systemd import Notifier, take_descriptors
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.resources import Refusal
@@ -77,12 +82,13 @@ class Bootstrap:
         kept = take_descriptors(environ)
         disinherit_descriptors()
         raise_descriptor_limit()
-        os.umask(0o077)
+        make_files_private()
         notifier = Notifier.from_environment(environ)
         runtime = paths.make_runtime_dir(environ)
         former = fm.read(runtime) or fm.Former({})
         if former.handover is not None:
             lock = former.handover.lock
+            set_umask_of_children(former.handover.umask)
         else:
             lock = take_lock(runtime)
             former = fm.read(runtime) or fm.Former({})  # until then another daemon may have written, and died
@@ -91,14 +97,14 @@ class Bootstrap:
         if former.limits is not None:
             pump.limit(*former.limits)
         fifos = {name: kept.pop(name) for name in list(kept) if not name.startswith("listener ")}
+        for one in former.refused:
+            log.get().warning("the state file names what is not ours: it is left alone", what=one)
         fm.reopen(former, runtime, pump, fifos)
         for name in fifos.keys() - {path.name for path in former.paths(runtime)}:
             notifier.forget(name)
         pump.start()
         return cls(runtime, paths.data_dir(environ), logs, environ, notifier, lock, pump, former, kept)
 
-        for one in former.refused:
-            log.get().warning("the state file names what is not ours: it is left alone", what=one)
     def configuration(self, files: Sequence[Path]) -> tuple[Config, tuple[Problem, ...]]:
         """The configuration, and no problems. Where it is wrong and there is something to go on with: the last good
         one, and what is wrong. Raises ConfigError where there is nothing to go on with."""

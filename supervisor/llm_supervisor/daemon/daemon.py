@@ -46,7 +46,7 @@ from llm_supervisor.daemon.runners import Runners
 from llm_supervisor.daemon.upgrade import Upgrade
 from llm_supervisor.daemon.watchdog import Watchdog
 from llm_supervisor.host import gpu, log
-from llm_supervisor.host.process import become_subreaper
+from llm_supervisor.host.process import become_subreaper, umask_of_children
 from llm_supervisor.paths import SOCKET
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.local.fork_servers import MAINTAIN_EVERY
@@ -395,7 +395,7 @@ class Daemon:
         """What the next version of the daemon is to know. ``lock`` and ``control`` are descriptors that stay open."""
         events = tuple(dict(event) for event in self._events.after(0))
         put_off = tuple(self._rolling.put_off)
-        return fm.Handover(lock, control, events, upgrades, self._began, put_off)
+        return fm.Handover(lock, control, events, upgrades, self._began, put_off, umask=umask_of_children())
 
 
 def _ran(entry: fm.Entry) -> bool:

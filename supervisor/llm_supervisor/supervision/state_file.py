@@ -137,7 +137,8 @@ def _or_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 class Handover:
     """What a daemon leaves to itself over an exec. ``lock``, ``control`` and the numbers in ``listeners`` (host, port,
     descriptor) and ``fifos`` (by path) are descriptors that stay open. ``began`` is the wall clock at its start.
-    ``replace`` are replicas of the gateway that are still to be replaced; older daemons did not write it."""
+    ``replace`` are replicas of the gateway that are still to be replaced, ``umask`` is that of children: older daemons
+    did not write these. (Theirs cannot be known any more; 022 is the usual one.)"""
 
     lock: int
     control: int
@@ -147,6 +148,7 @@ class Handover:
     replace: tuple[str, ...] = ()
     listeners: tuple[tuple[str, int, int], ...] = ()
     fifos: dict[str, int] = field(default_factory=dict)
+    umask: int = 0o022
 
     def descriptors(self) -> list[int]:
         """All descriptors that stay open over the exec."""
@@ -187,9 +189,9 @@ class Former:
     limits: tuple[int, int] | None = None
     handover: Handover | None = None
     pipes: dict[str, int] = field(default_factory=dict)  # our ends of the FIFOs, by program, once they are open again
+    refused: tuple[str, ...] = ()  # what the file names and is not ours, for people; nothing is done with it
 
     def paths(self, runtime: Path) -> list[Path]:
-    refused: tuple[str, ...] = ()  # what the file names and is not ours, for people; nothing is done with it
         """The FIFOs of its programs."""
         return [path for entry in self.programs.values() if (path := fifo_of(runtime, entry)) is not None]
 

@@ -68,6 +68,11 @@ LITELLM_LATER = (
 PARTS = ("configuration", "processing", "image_processing", "video_processing", "tokenization")
 
 
+# With which we were started; what is imported later may set another one
+_umask = os.umask(0o077)
+os.umask(_umask)
+
+
 class Refused(Exception):
     """This cannot be done; the text says why."""
 
@@ -338,12 +343,13 @@ def fork(job: Job) -> int | None:
 
 
 def become(job: Job, link: int) -> int:
-    """Everything that exec would have brought: output, descriptors, environment, name, signals, cookie. Nothing else
-    stays open but ``link``, whose new number is returned."""
+    """Everything that exec would have brought: output, descriptors, environment, name, signals, umask, cookie. Nothing
+    else stays open but ``link``, whose new number is returned."""
     for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGCHLD):
         signal.signal(signum, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(_umask)
     # dup2 may not overwrite what is still to be copied: so first everything goes beyond the numbers that are wanted
     output, link, *passed = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in (job.fds[0], link, *job.fds[1:]))
     null = os.open(os.devnull, os.O_RDONLY)

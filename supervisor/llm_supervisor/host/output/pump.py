@@ -22,6 +22,7 @@ from llm_supervisor.host.output.segments import NOTED, NOTED_AT_LEAST, Position,
 
 SEGMENT_BYTES = 50 * 1024 * 1024  # supervisord's stdout_logfile_maxbytes
 SEGMENTS_KEPT = 10  # supervisord's stdout_logfile_backups
+LOG_MODE, LOG_FOLDER_MODE = 0o640, 0o750
 _CHUNK = 1024 * 1024
 _LITTLE = 200  # bytes; a note has a tenth of that
 TURN = 5.0  # seconds after which the pump shows that it turns, though nothing is written
@@ -63,13 +64,34 @@ def pending(fd: int) -> int:
     return buffer[0]
 
 
+def _make_folder(path: Path) -> None:
+    """A folder that the group may read, whatever the umask is. One that is there keeps its mode."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return
+    path.chmod(LOG_FOLDER_MODE)
+
+
+def _open_log(path: Path, flags: int) -> int:
+    """A file that the group may read, whatever the umask is. One that is there keeps its mode."""
+    flags |= os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, LOG_MODE)
+    except FileExistsError:
+        return os.open(path, flags)
+    os.fchmod(fd, LOG_MODE)
+    return fd
+
+
 class _Sink:
     """The growing log of one program: the segment being written, and its number."""
 
     def __init__(self, folder: Path, segment_bytes: int, kept: int) -> None:
         self.folder, self._limit, self._kept = folder, segment_bytes, kept
         self._noted, self._noted_to = -NOTED_AT_LEAST, 0
-        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for one in (folder.parent, folder):
+            _make_folder(one)
         existing = segments(folder)
         self._number = int(existing[-1].stem) if existing else 0
         self.fd = -1
@@ -82,7 +104,7 @@ class _Sink:
 
     def _open(self, path: Path) -> None:
         # not O_APPEND: splice refuses that with EINVAL. We are the only writer, at the end
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = _open_log(path, os.O_WRONLY)
         size = os.lseek(fd, 0, os.SEEK_END)
         if self.fd >= 0:
             os.close(self.fd)
@@ -116,7 +138,8 @@ class _Sink:
             return
         self._noted, self._noted_to = now, offset
         try:
-            with open(self.folder / f"{self._number:08d}.times", "ab", buffering=0) as file:
+            times = _open_log(self.folder / f"{self._number:08d}.times", os.O_WRONLY | os.O_APPEND)
+            with open(times, "ab", buffering=0) as file:
                 file.write(b"%d %d\n" % (time.time(), offset))
         except OSError:
             pass  # a convenience, too

@@ -8,10 +8,13 @@ from llm_supervisor.host.process.child import (
     SpawnError,
     become_subreaper,
     disinherit_descriptors,
+    make_files_private,
     raise_descriptor_limit,
     reap_strangers,
+    set_umask_of_children,
     signal_process,
     spawn,
+    umask_of_children,
 )
 from llm_supervisor.host.process.forkserver import PATIENCE, ForkError, ForkServer
 from llm_supervisor.host.process.proc import (
@@ -20,10 +23,10 @@ from llm_supervisor.host.process.proc import (
     Row,
     boot_id,
     identify,
+    read_cookie,
     read_row,
     read_rows,
     transferred,
-    read_cookie,
 )
 from llm_supervisor.host.process.tree import ALL_SOURCES, Source, Tree, find
 
@@ -44,12 +47,15 @@ __all__ = [
     "disinherit_descriptors",
     "find",
     "identify",
+    "make_files_private",
     "raise_descriptor_limit",
+    "read_cookie",
     "read_row",
     "read_rows",
     "reap_strangers",
+    "set_umask_of_children",
     "signal_process",
-    "read_cookie",
     "spawn",
     "transferred",
+    "umask_of_children",
 ]

@@ -70,18 +70,47 @@ def raise_descriptor_limit() -> None:
         _given_limit = (soft, hard)
 
 
+PRIVATE_UMASK = 0o077
+# The umask that we got, once we have taken a private one: children get what we got
+_given_umask: int | None = None
+
+
+def make_files_private() -> None:
+    """What we make from now on is for our user alone, unless a mode is set on purpose. Children start with the umask
+    that we got, as what they make (a shared cache of models) is not ours."""
+    global _given_umask
+    _given_umask = os.umask(PRIVATE_UMASK)
+
+
+def umask_of_children() -> int:
+    """The umask with which children start."""
+    if _given_umask is not None:
+        return _given_umask
+    now = os.umask(PRIVATE_UMASK)  # the only way to read it
+    os.umask(now)
+    return now
+
+
+def set_umask_of_children(umask: int) -> None:
+    """Children start with that umask: the one that we got before an exec, over which our own private one stays."""
+    global _given_umask
+    _given_umask = umask
+
+
 @contextlib.contextmanager
-def _limit_for_children() -> Iterator[None]:
-    """A child inherits the limit of the moment; lowering a limit closes nothing."""
-    if _given_limit is None:
-        yield
-        return
-    soft, hard = _given_limit
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+def _as_we_were_started() -> Iterator[None]:
+    """A child inherits the limit of descriptors and the umask of the moment. Lowering a limit closes nothing; a file
+    that another thread makes meanwhile has a mode of its own."""
+    mine = None if _given_umask is None else os.umask(_given_umask)
+    if _given_limit is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, _given_limit)
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if _given_limit is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_given_limit[1], _given_limit[1]))
+        if mine is not None:
+            os.umask(mine)
 
 
 def _command(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> tuple[str, list[str]]:
@@ -135,7 +164,7 @@ def spawn(
         while any(fd < 3 + len(high) for fd in high):
             high = _raised(high, 3 + len(high))
         actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + n) for n, fd in enumerate(high)]
-        with _limit_for_children():
+        with _as_we_were_started():
             return os.posix_spawn(
                 program,
                 arguments,
