@@ -1,5 +1,6 @@
-"""Send requests over HTTP or TCP to a process of this machine. A failure of the other side is a value. What our own side
-lacks for a connection (descriptors, memory, ports) says nothing of the other one, and is raised as OSError.
+"""Send requests over HTTP or TCP to a process of this machine. A failure of the other side is a value.
+
+What our own side lacks for a connection (descriptors, memory, ports) says nothing of the other one: it is an OSError.
 
 Loopback and unix sockets only, and never through a proxy that an environment variable names.
 """
@@ -55,8 +56,9 @@ class Target:
     async def ask(
         self, path: str, timeout: float, json: object = None, headers: Mapping[str, str] | None = None
     ) -> Reply | ProbeResult:
-        """GET, or POST when there is ``json``. The time-out (seconds) is for the whole exchange. Raises OSError when this
-        process lacks what a connection needs."""
+        """GET, or POST when there is ``json``. The time-out (seconds) is for the whole exchange.
+
+        Raises OSError when this process lacks what a connection needs."""
         began = time.monotonic()
         try:
             async with (

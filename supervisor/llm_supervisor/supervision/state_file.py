@@ -423,7 +423,8 @@ class StateFile:
         except Exception as error:
             text = f"the state cannot be written, so a new daemon would not know what runs: {error}"
             if self._troubles.note("state file", text):
-                log.get().error("the state cannot be written", error=str(error), exc_info=not isinstance(error, OSError))
+                defect = not isinstance(error, OSError)
+                log.get().error("the state cannot be written", error=str(error), exc_info=defect)
             if not self._closed:
                 self.save_soon(SAVE_AGAIN)
 
