@@ -28,8 +28,8 @@ from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.output.pump import Pump, open_fifo
 from llm_supervisor.host.process import Identity, boot_id, find, identify, read_rows
 from llm_supervisor.host.process.tree import Tree
-from llm_supervisor.supervision.troubles import Troubles
 from llm_supervisor.supervision import confinement
+from llm_supervisor.supervision.troubles import Troubles
 
 STATE = "state.json"
 # 2: the state of each program, and not only its processes
