@@ -27,6 +27,7 @@ FLOORS: Mapping[str, int] = {
     "paths": -1,
     "ownership": -2,
     "host": 1,
+    "host.bounded": 0,  # imports nothing of ours, and everything that may hang is called through it
     "host.files": 0,  # imports nothing of ours, and every folder may write files
     "engines": 1,
     "diagnosis": 1,

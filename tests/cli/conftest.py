@@ -27,7 +27,8 @@ class FakeDaemon:
     def __init__(self, runtime: Path) -> None:
         self.runtime = runtime
         self.asked = 0
-        about = {"pid": 1, "version": "1", "uptime_s": 1.0, "state": "running", "config_problems": []}
+        about: dict[str, Any] = {"pid": 1, "version": "1", "uptime_s": 1.0, "state": "running", "config_problems": []}
+        about |= {"loop_lag_s": 0.0, "not_answering": []}
         self.status: dict[str, Any] = {"supervisor": about, "endpoint": None, "programs": [], "models": []}
         self._listener = net_listener.bind_unix(str(runtime / SOCKET))
 

@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+from llm_supervisor.cli import main
 from tests.cli.conftest import FakeDaemon, program
 
 CODE = "import sys; from llm_supervisor.cli import main, status; status.PERIOD = 0.1; sys.exit(main.main())"
@@ -81,6 +82,16 @@ def test_watching_shows_problems_in_their_place(daemon: FakeDaemon) -> None:
     assert code == 3
     assert "status 7, next start in 3 s" in before
     assert "the last good one is in use: x.yaml:1: wrong" in before
+
+
+def test_what_does_not_answer_and_a_daemon_that_is_late_are_shown(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.status["supervisor"] |= {"loop_lag_s": 2.34, "not_answering": [{"name": "GPU 0", "for_s": 95.0}]}
+    assert main.main(["status"]) == 0
+    said = capsys.readouterr().err
+    assert "GPU 0 does not answer (for 0:01:35)" in said
+    assert "the daemon was held up for 2.3 s" in said
 
 
 def test_watching_a_name_that_is_none(daemon: FakeDaemon) -> None:

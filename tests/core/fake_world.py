@@ -135,7 +135,7 @@ class FakeWorld:
         """See ``runner.World``."""
         self.did("dump stacks")
 
-    def downloaded(self, spec: ProgramSpec) -> int:
+    async def downloaded(self, spec: ProgramSpec) -> int:
         """See ``runner.World``."""
         self._bytes += self.downloads
         return self._bytes
@@ -149,7 +149,7 @@ class FakeWorld:
         self._cpu += CPU_TICK if self.busy else 0
         return self._cpu
 
-    def output(self, name: str) -> tuple[list[bytes], bool]:
+    async def output(self, name: str) -> tuple[list[bytes], bool]:
         """See ``runner.World``."""
         written = [line for at, line in self.lines if at <= self.now]
         self.lines = self.lines[len(written) :]

@@ -205,12 +205,12 @@ class ScriptedWorld:
             return ("VLLM::Worker (pid 7) hangs in the kernel",)
         return ()
 
-    def output(self, name: str) -> tuple[list[bytes], bool]:
+    async def output(self, name: str) -> tuple[list[bytes], bool]:
         """See ``runner.World``."""
         said, self._said = self._said, []
         return said, bool(said)
 
-    def downloaded(self, spec: ProgramSpec) -> int:
+    async def downloaded(self, spec: ProgramSpec) -> int:
         """See ``runner.World``."""
         return 0
 

@@ -9,12 +9,29 @@ from typing import Any
 import pytest
 
 from llm_supervisor.core.spec import Kind, Launch, ProgramSpec
+from llm_supervisor.host import bounded
 from llm_supervisor.host.gpu import MIB, Held, Memory, NoGpus, wait_for_memory
 from llm_supervisor.supervision.local.gpu_turns import GpuTurns
 from llm_supervisor.supervision.world import SpawnRefused
 from tests.support.virtual_time import VirtualLoop
 
 GIB = 1024 * MIB
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is waited for on virtual time: what is asked answers at once."""
+
+    async def ask(thing: str, function: Any, *arguments: Any, within: float) -> Any:
+        if thing in silent:
+            raise bounded.NoAnswer(thing)
+        return function(*arguments)
+
+    silent.clear()
+    monkeypatch.setattr(bounded, "ask", ask)
+
+
+silent: set[str] = set()  # things that do not answer
 
 
 class Script:
@@ -90,7 +107,11 @@ class Standing:
 
 def test_an_incident_shows_how_the_gpus_were() -> None:
     turns = GpuTurns(Standing())
-    assert [turns.facts(index, [(0, GIB)]) for index in (0, 2)] == [
+
+    async def scene() -> list[dict[str, Any]]:
+        return [await turns.facts(index, [(0, GIB)]) for index in (0, 2)]
+
+    assert asyncio.run(scene()) == [
         {
             "index": 0,
             "used_before_start": GIB,

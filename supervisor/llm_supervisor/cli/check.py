@@ -32,7 +32,7 @@ def check(options: argparse.Namespace) -> int:
     try:
         config = load(files, os.environ, learn_options)
         problems = sorted([*config.warnings, *not_cached(config)])
-        findings = preflight.Preflight(config, os.environ, gpu.detect()).findings()
+        findings = preflight.Preflight(config, os.environ, gpu.Bounded()).findings()
         worst = preflight.worst(findings)
         if problems and worst is Verdict.FINE:
             worst = Verdict.WARNING

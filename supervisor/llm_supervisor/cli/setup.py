@@ -31,9 +31,8 @@ def init(options: argparse.Namespace) -> int:
         return OK
     if options.preset not in known:
         return complain(nearest(options.preset, known, "preset"))
-    none = isinstance(gpu.detect(), gpu.NoGpus)
     files = presets.made(
-        options.preset, free=lambda port: net_listener.can_bind("127.0.0.1", port) is None, gpus=not none
+        options.preset, free=lambda port: net_listener.can_bind("127.0.0.1", port) is None, gpus=gpu.Bounded().any()
     )
     folder = Path(options.folder)
     if there := [str(folder / name) for name in files if (folder / name).exists()]:

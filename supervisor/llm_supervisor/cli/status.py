@@ -20,6 +20,7 @@ from llm_supervisor.control.client import NoDaemon
 from llm_supervisor.units import clock_text
 
 PERIOD = 1.0  # seconds between two looks of --watch
+LATE = 1.0  # seconds by which the daemon may be late before people are told
 
 
 class Line(NamedTuple):
@@ -134,6 +135,7 @@ def _lines(answer: Status) -> list[Line]:
     for program in programs:
         columns = f"{program['name']:<{width}}{program['state']:<10}{program['health']:<11}"
         lines.append(Line(columns + ", ".join(part for part in _parts(program) if part)))
+    lines += [Line(text, problem=True) for text in _troubles(answer["supervisor"])]
     for problem in answer["supervisor"]["config_problems"]:
         lines.append(Line(f"the configuration is wrong, the last good one is in use: {problem}", problem=True))
     if answer["endpoint"]:
@@ -142,6 +144,17 @@ def _lines(answer: Status) -> list[Line]:
         lines += [Line(""), Line(f"{answer['endpoint']}/v1  {models}")]
         lines += [Line(disabled_text(model)) for model in answer["models"] if model["state"] == "disabled"]
     return lines
+
+
+def _troubles(supervisor: dict[str, Any]) -> list[str]:
+    """What is wrong with the machine, as far as it hinders the daemon."""
+    found = [
+        f"{one['name']} does not answer (for {clock_text(one['for_s'])}): who needs it waits, the rest goes on"
+        for one in supervisor["not_answering"]
+    ]
+    if (lag := supervisor["loop_lag_s"]) > LATE:
+        found.append(f"the daemon was held up for {lag:.1f} s within the last minute: is the machine overloaded?")
+    return found
 
 
 def _parts(program: dict[str, Any]) -> list[str]:

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from llm_supervisor.config import schema, yaml_reader
 from llm_supervisor.config.document import Document, Problem
+from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.vllm.installed_options import Options
+from llm_supervisor.host import bounded
 
 GATEWAY = "gateway"  # the block of the configuration, and the name of the first replica's program
 
@@ -52,8 +54,14 @@ class Config:
         return (self.file, *self.more)
 
     def resolve(self, name: str) -> Path:
-        """A path of the configuration, absolute: a relative one starts at the folder of the first file."""
-        return (self.file.parent / os.path.expanduser(name)).resolve()
+        """A path of the configuration, absolute and without links: a relative one starts at the folder of the first
+        file. Where its disk does not answer, what it was when the disk last did."""
+        path = self.file.parent / os.path.expanduser(name)
+        try:
+            _resolved[path] = bounded.call(f"the folder {path}", path.resolve, within=hub_cache.WITHIN)
+        except bounded.NoAnswer:
+            return _resolved.get(path, Path(os.path.abspath(path)))
+        return _resolved[path]
 
     def executable(self, name: str) -> Path:
         """Like ``resolve``, but links are not followed: by its link a virtual environment's Python finds its folder."""
@@ -66,6 +74,10 @@ class Config:
     def port_places(self) -> list[BoundPort]:
         """Every port that will be bound, each with the place to report a problem at."""
         return bound_ports(self.root, yaml_reader.layered(self.files))
+
+
+# What paths were without their links when they were last looked at: a disk that does not answer changes no program
+_resolved: dict[Path, Path] = {}
 
 
 def bound_ports(root: schema.Root, document: Document) -> list[BoundPort]:

@@ -14,6 +14,7 @@ from llm_supervisor.config.document import Problem
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.hub_cache import Repository
 from llm_supervisor.engines.vllm import options as engine_options
+from llm_supervisor.host import bounded
 from llm_supervisor.units import size_text
 
 
@@ -33,9 +34,18 @@ def repositories_of(config: Config, model: schema.Model) -> tuple[Repository, ..
 def fetched(taken: Sequence[Repository]) -> Path | None:
     """The folder to give an engine in the place of the id, where a model from ModelScope is completely downloaded: by
     its id vLLM (0.32) would ask Hugging Face for the model's image processor, and fail. Else None."""
-    if len(taken) != 1 or taken[0].source != "modelscope" or hub_cache.missing(taken[0]) is not None:
+    if len(taken) != 1 or taken[0].source != "modelscope" or not _is_whole(taken[0]):
         return None
     return taken[0].snapshot()
+
+
+def _is_whole(repository: Repository) -> bool:
+    """Whether nothing of it is missing; a disk that does not answer has nothing."""
+    try:
+        answer = bounded.call(f"the folder {repository.folder}", hub_cache.missing, repository, within=hub_cache.WITHIN)
+    except bounded.NoAnswer:
+        return False
+    return answer is None
 
 
 def not_cached(config: Config) -> list[Problem]:
@@ -43,9 +53,7 @@ def not_cached(config: Config) -> list[Problem]:
     ``autostart: false`` gets none: there is time to pull it."""
     document, found = yaml_reader.layered(config.files), []
     for alias, model in config.root.models.items():
-        lacking = [
-            (one, what) for one in repositories_of(config, model) if (what := hub_cache.missing(one)) is not None
-        ]
+        lacking = [(one, what) for one in repositories_of(config, model) if (what := hub_cache.lacks(one)) is not None]
         if not lacking or not model.autostart:
             continue
         sizes = [what.size for _, what in lacking]

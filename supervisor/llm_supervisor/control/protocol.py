@@ -22,8 +22,16 @@ from llm_supervisor.core.state import Phase, State, Wanted
 # The bodies -------------------------------------------------------------------------------------------------
 
 
+class SilentBody(TypedDict):
+    """Something on this machine that was asked and has not answered, and for how long: a GPU, a folder, a process."""
+
+    name: str
+    for_s: float
+
+
 class SupervisorBody(TypedDict):
-    """What the status says about the daemon itself."""
+    """What the status says about the daemon itself. ``loop_lag_s``: by how much its event loop was late within the last
+    minute, at worst; ``not_answering``: what it has left alone because it does not answer."""
 
     pid: int
     version: str
@@ -35,6 +43,8 @@ class SupervisorBody(TypedDict):
     logs: str
     upgrades: int
     config_problems: list[str]
+    loop_lag_s: float
+    not_answering: list[SilentBody]
 
 
 class ProgressBody(TypedDict):
@@ -214,7 +224,7 @@ class ErrorBody(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What the status says of the daemon as a whole. ``uptime`` is in seconds."""
+    """What the status says of the daemon as a whole. ``uptime`` and ``loop_lag`` are in seconds."""
 
     pid: int
     version: str
@@ -226,6 +236,8 @@ class About:
     upgrades: int = 0
     config_problems: tuple[str, ...] = ()
     config_files: tuple[str, ...] = ()
+    loop_lag: float = 0.0
+    not_answering: tuple[SilentBody, ...] = ()
 
 
 def status_message(
@@ -253,6 +265,8 @@ def status_message(
             "logs": about.logs,
             "upgrades": about.upgrades,
             "config_problems": list(about.config_problems),
+            "loop_lag_s": round(about.loop_lag, 3),
+            "not_answering": list(about.not_answering),
         },
         "endpoint": about.endpoint,
         "programs": [

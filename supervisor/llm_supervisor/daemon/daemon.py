@@ -39,6 +39,7 @@ from llm_supervisor.daemon.control_socket import ControlSocket
 from llm_supervisor.daemon.event_log import EventLog
 from llm_supervisor.daemon.gateway_feed import GatewayFeed
 from llm_supervisor.daemon.lifecycle import Lifecycle
+from llm_supervisor.daemon.loop_watch import LoopWatch
 from llm_supervisor.daemon.reload import Reload
 from llm_supervisor.daemon.rolling import Rolling
 from llm_supervisor.daemon.routes import Routes
@@ -82,10 +83,11 @@ class Daemon:
             own_environ=bootstrap.environ,
             engine_environ=active.plan.environ,
             incidents=paths.incident_dir(bootstrap.environ),
-            gpus=gpu.detect() if active.wants_gpus else None,
+            gpus=gpu.WhenAsked() if active.wants_gpus else None,
             store=bootstrap.notifier,
         )
         self._snapshots = snapshots = Snapshots()
+        self._loop_watch = LoopWatch(snapshots)
         self._lifecycle = lifecycle = Lifecycle(snapshots)
         self._runners = runners = Runners(
             world, lifecycle, snapshots, publish=self._publish, configured=lambda: active.plan.programs
@@ -142,7 +144,7 @@ class Daemon:
 
     def status(self) -> StatusBody:
         """The answer of ``GET /v1/status``."""
-        config = self._active.config
+        config, now = self._active.config, asyncio.get_running_loop().time()
         about = About(
             os.getpid(),
             __version__,
@@ -154,11 +156,12 @@ class Daemon:
             self._upgrade.done,
             tuple(str(problem) for problem in self._active.problems),
             tuple(str(file) for file in config.files),
+            self._loop_watch.lag(now),
+            tuple(self._loop_watch.silent()),
         )
         proved = frozenset(alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes)
         names = {name: uuid for name in self._runners if (uuid := self.incarnation(name))}
         servers = {name: one for name in self._runners if (one := self._world.fork_servers.status(name)) is not None}
-        now = asyncio.get_running_loop().time()
         return status_message(about, self.specs, self.states, self.plan.groups, now, names, servers, proved)
 
     def events(self, after: int) -> list[EventBody]:
@@ -267,6 +270,7 @@ class Daemon:
         # after the runners, whose first turn makes programs wanted: before it, everything seems to be as it should be
         parts = [
             start(self._watchdog.run()),
+            start(self._loop_watch.run()),
             start(self._routes.prove()),
             start(self._routes.watch_needs()),
             start(self._maintain()),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached
 from llm_supervisor.config.specs import Pythons
@@ -17,11 +18,14 @@ from llm_supervisor.daemon.bootstrap import Bootstrap
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.daemon.rolling import Rolling
 from llm_supervisor.daemon.runners import Runners
-from llm_supervisor.host import log
+from llm_supervisor.host import bounded, log
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.local.local_world import LocalWorld
 from llm_supervisor.supervision.resources import Refusal, check_ports, find_pythons
 from llm_supervisor.supervision.snapshots import Snapshots
+
+PATIENCE = 10.0  # seconds that the reading of a configuration may take
+T = TypeVar("T")
 
 
 class Reload:
@@ -52,7 +56,7 @@ class Reload:
             if self._lifecycle.ending or self._lifecycle.handing_over:
                 return {"ok": False, "problems": [], "changes": [], "error": "the daemon is about to end"}
             try:
-                config, pythons, fresh = self._read()
+                config, pythons, fresh, lacking = await self._read()
             except ConfigError as error:
                 return self._not_reloaded([str(one) for one in error.problems])
             except (Refusal, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -61,10 +65,11 @@ class Reload:
             told: list[PlannedBody] = [
                 {"program": one.program, "action": one.action.value, "why": one.why} for one in todo
             ]
-            warnings: list[Problem] = [*config.warnings, *not_cached(config)]
+            warnings: list[Problem] = [*config.warnings, *lacking]
             answer: ReloadBody = {"ok": True, "problems": [str(one) for one in warnings], "changes": told}
             if dry_run:
-                self._active.planned(self._active.config, self._active.pythons)  # the key's file may be another one
+                # the key's file may be another one
+                await self._from_disk(lambda: self._active.planned(self._active.config, self._active.pythons))
                 return answer
             kept = [name for name in fresh.programs if _way(self._active.plan, name) == _way(fresh, name)]
             try:
@@ -102,13 +107,21 @@ class Reload:
 
     # Reading and taking it --------------------------------------------------------------------------------
 
-    def _read(self) -> tuple[Config, Pythons, Plan]:
-        """The configuration as the files have it now, judged and planned. Raises ConfigError, Refusal, OSError, or what
-        a file raises that nobody has foreseen."""
-        config = load(self._active.config.files, self._bootstrap.environ, self._bootstrap.vllm_options)
-        pythons = find_pythons(config, self._bootstrap.data, self._active.pythons)
+    async def _read(self) -> tuple[Config, Pythons, Plan, list[Problem]]:
+        """The configuration as the files have it now, judged and planned, and what would have to be downloaded. Raises
+        ConfigError, Refusal, OSError, or what a file raises that nobody has foreseen."""
+        config, lacking = await self._from_disk(self._load)
         check_ports(config, self._runners.owns)
-        return config, pythons, self._active.planned(config, pythons)
+        pythons = await self._from_disk(lambda: find_pythons(config, self._bootstrap.data, self._active.pythons))
+        return config, pythons, await self._from_disk(lambda: self._active.planned(config, pythons)), lacking
+
+    def _load(self) -> tuple[Config, list[Problem]]:
+        config = load(self._active.config.files, self._bootstrap.environ, self._bootstrap.vllm_options)
+        return config, not_cached(config)
+
+    async def _from_disk(self, read: Callable[[], T]) -> T:
+        """Read files without holding up the programs. Raises NoAnswer where a disk does not answer."""
+        return await bounded.ask("a disk that the configuration names", read, within=PATIENCE)
 
     def _not_reloaded(self, problems: list[str]) -> ReloadBody:
         self._log.error("not reloaded: the configuration is wrong, nothing has changed", problems=problems)

@@ -23,7 +23,7 @@ from llm_supervisor.control.protocol import UpgradeBody
 from llm_supervisor.daemon.bootstrap import SIGNALS, Bootstrap
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.daemon.runners import Runners
-from llm_supervisor.host import log
+from llm_supervisor.host import bounded, log
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.local.local_world import LocalWorld
 from llm_supervisor.supervision.resources import find_pythons
@@ -131,7 +131,7 @@ class Upgrade:
                 return refusal
             try:
                 self._world.save()
-                version = await asyncio.to_thread(rehearse)
+                version = await bounded.ask("the rehearsal of the new code", rehearse, within=PATIENCE + 5.0)
             except (Unfit, OSError) as error:
                 self._log.error("not upgraded: everything stays as it is", error=str(error))
                 return {"ok": False, "error": str(error)}
@@ -152,6 +152,13 @@ class Upgrade:
             return {"ok": False, "error": "the daemon is about to end"}
         if self._lifecycle.handing_over:
             return {"ok": False, "error": "it becomes another version already"}
+        if silent := bounded.not_answering():
+            # the kernel lets nobody exec whose threads hang in it
+            names = ", ".join(thing for thing, _ in silent)
+            return {
+                "ok": False,
+                "error": f"it waits for an answer of {names}; before that it cannot be replaced",
+            }
         return None
 
     async def _end_serving(self) -> None:

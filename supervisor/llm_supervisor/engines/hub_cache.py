@@ -16,6 +16,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from llm_supervisor.host import bounded
+
+WITHIN = 0.7  # seconds that a folder may take to answer
 INDEX = "model.safetensors.index.json"
 _LARGEST_INDEX = 64 << 20  # bytes
 # What vLLM does not take with the small files (vllm/transformers_utils/repo_utils.py, _WEIGHT_FILE_PATTERNS, 0.32)
@@ -215,6 +218,14 @@ def shards_of(index: bytes) -> frozenset[str]:
 
 
 # What is there --------------------------------------------------------------------------------------------------------
+
+
+def lacks(repository: Repository) -> Missing | None:
+    """The same as ``missing``, and None as well where the disk of the cache does not answer."""
+    try:
+        return bounded.call(f"the folder {repository.folder}", missing, repository, within=WITHIN)
+    except bounded.NoAnswer:
+        return None
 
 
 def missing(repository: Repository) -> Missing | None:

@@ -1,16 +1,25 @@
 """GPUs by NVML: how much of their memory is used, and by whom. Where there is no NVML there are no GPUs to wait for.
 
 Indices are NVML's, which are CUDA's under CUDA_DEVICE_ORDER=PCI_BUS_ID. Memory is in bytes.
+
+A GPU that has fallen off the bus answers after half a minute, or never. ``Nvml`` waits for it; who may not wait asks
+through ``ask`` or ``Bounded``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from llm_supervisor.host import bounded
+
 MIB = 1024 * 1024
+WITHIN = 0.8  # seconds that a GPU may take to answer; usually it takes some milliseconds
+AT_FIRST = 10.0  # the same for the first question, which may have to wake the driver
+DRIVER = "the NVIDIA driver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +118,70 @@ class Nvml:
 
 
 def detect() -> Survey:
-    """The GPUs through NVML where that works, else ``NoGpus``."""
+    """The GPUs through NVML where that works, else ``NoGpus``. Loads the driver's library, which may hang."""
     try:
         return Nvml()
     except Exception:  # no library, no driver, no permission: NVML's errors are not ours, and it is optional
         return NoGpus()
+
+
+class WhenAsked:
+    """The GPUs of this machine, looked for at the first question, so that a driver that hangs holds up who asks."""
+
+    def __init__(self) -> None:
+        self._found: Gpus | None = None
+        self._looking = threading.Lock()
+
+    def memory(self, index: int) -> Memory | None:
+        """The memory of one GPU now; None where it cannot be asked."""
+        with self._looking:
+            if self._found is None:
+                self._found = detect()
+        return self._found.memory(index)
+
+
+class Bounded:
+    """The GPUs of this machine for a command that may not hang with them: each question raises ``bounded.NoAnswer``
+    where the driver does not answer it in time."""
+
+    def __init__(self, detect: Callable[[], Survey] = detect) -> None:
+        self._detect = detect
+        self._found: Survey | None = None
+
+    def _survey(self) -> Survey:
+        if self._found is None:
+            self._found = bounded.call(DRIVER, self._detect, within=AT_FIRST)
+        return self._found
+
+    def any(self) -> bool:
+        """Whether this machine has GPUs; one whose driver does not answer has."""
+        try:
+            return not isinstance(self._survey(), NoGpus)
+        except bounded.NoAnswer:
+            return True
+
+    def memory(self, index: int) -> Memory | None:
+        """The memory of one GPU now; None where it cannot be asked."""
+        return bounded.call(called(index), self._survey().memory, index, within=AT_FIRST)
+
+    def names(self) -> list[str]:
+        """What they are, in the order of their indices."""
+        return bounded.call(DRIVER, self._survey().names, within=AT_FIRST)
+
+    def driver(self) -> Driver | None:
+        """The NVIDIA driver; None without one."""
+        return bounded.call(DRIVER, self._survey().driver, within=AT_FIRST)
+
+
+def called(index: int) -> str:
+    """How a GPU is called where it does not answer."""
+    return f"GPU {index}"
+
+
+async def ask(gpus: Gpus, index: int) -> Memory | None:
+    """The memory of one GPU now, without holding up the event loop; None where it cannot be asked. Raises
+    ``bounded.NoAnswer`` where it does not answer in time."""
+    return await bounded.ask(called(index), gpus.memory, index, within=WITHIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +210,8 @@ async def wait_for_memory(
     """Wait until the memory in use on every (index, baseline) is back there, give or take ``slack``, and has been the
     same for ``flat`` readings: a driver lets go late and in steps, and vLLM measures free memory while it starts.
 
-    Returns those that did not come back within ``patience`` seconds.
+    Returns those that did not come back within ``patience`` seconds. Raises ``bounded.NoAnswer`` for a GPU that does
+    not answer: it is not waited for.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + patience
@@ -151,7 +220,7 @@ async def wait_for_memory(
         late: list[Held] = []
         settled = True
         for index, baseline in baselines:
-            memory = gpus.memory(index)
+            memory = await ask(gpus, index)
             if memory is None:
                 continue
             seen = history[index]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+
+from llm_supervisor.host import bounded
 
 PATIENCE = 5.0  # seconds a process
 LIMIT = 64 * 1024  # bytes of a dump
@@ -37,4 +38,10 @@ async def dump(pids: Iterable[int]) -> str:
     program = tool()
     if program is None:
         return ""
-    return "\n".join([await asyncio.to_thread(_dump, program, pid) for pid in pids])
+    dumps = []
+    for pid in pids:
+        try:
+            dumps.append(await bounded.ask(f"process {pid}", _dump, program, pid, within=PATIENCE + 1.0))
+        except OSError as error:
+            dumps.append(f"no dump of pid {pid}: {error}\n")
+    return "\n".join(dumps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +20,7 @@ from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import hub_cache, known_releases, memory_estimate, site_packages
 from llm_supervisor.engines.memory_estimate import Footprint
 from llm_supervisor.engines.vllm import options as engine_options
-from llm_supervisor.host import gpu, memory
+from llm_supervisor.host import bounded, gpu, memory
 from llm_supervisor.ownership import NotOurs, owner_to_ask
 from llm_supervisor.supervision import leftovers, resources
 from llm_supervisor.units import GIB, size_text
@@ -31,6 +31,7 @@ QUEUES = 256 * 1024**2  # of /dev/shm for the queues between EngineCore and Work
 NCCL = 1 * GIB  # with several GPUs for one engine
 DESCRIPTORS = 4096
 SPARE = 1 * GIB  # on every disk that is written to
+PATIENCE = 30.0  # seconds that one check may take
 MALICIOUS = (
     "do not start it: remove that environment, and replace every key that this machine could read "
     "(providers' keys, cloud and SSH keys, tokens)"
@@ -77,11 +78,20 @@ class Preflight:
 
     def findings(self) -> list[Finding]:
         """Everything that was looked at, the good findings too."""
-        checks = (
-            self._engines, self._models, self._driver, self._memory, self._host_memory, self._ports, self._keys,
-            self._folders, self._shared_memory, self._descriptors,
-        )  # fmt: skip
-        return [finding for check in checks for finding in check()]
+        data = f"the folder {self._data}"
+        checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+            ("the disk of the engines' environments", self._engines),
+            ("the disk of the models", self._models),
+            ("the NVIDIA driver", self._driver),
+            ("the GPUs or the disk of the models", self._memory),
+            ("the disk of the models, read for the host's memory", self._host_memory),
+            ("a process that holds a port", self._ports),
+            (data, self._keys),
+            (f"{data} or that of the logs", self._folders),
+            (f"the folder {self._shm}", self._shared_memory),
+            ("the limits of this process", self._descriptors),
+        )
+        return [finding for thing, check in checks for finding in _answered(thing, check)]
 
     # Engines ------------------------------------------------------------------------------------------------
 
@@ -357,6 +367,15 @@ class Preflight:
             yield Finding("ulimit", "nofile", Verdict.WARNING, detail, f"ulimit -Hn {DESCRIPTORS} or more")
         else:
             yield _fine("ulimit", "nofile", f"up to {hard} open files" if hard >= 0 else "no limit of open files")
+
+
+def _answered(thing: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """The findings of one check; where what it looks at (a disk, a GPU) does not answer, that is the finding."""
+    try:
+        return bounded.call(thing, lambda: list(check()), within=PATIENCE)
+    except bounded.NoAnswer as silent:
+        advice = "a start would hang there too; `dmesg` may say why. Mend or unmount the disk, reset the GPU, or reboot"
+        return [Finding("host", silent.thing, Verdict.ERROR, f"{silent}: it was left alone", advice)]
 
 
 def worst(findings: list[Finding]) -> Verdict:

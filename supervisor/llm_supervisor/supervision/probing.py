@@ -200,16 +200,16 @@ class Probing:
 
     async def _watch_start(self, incarnation: int) -> None:
         """Post what a starting program writes, burns and downloads, as signs of progress."""
-        cpu, had = 0, self._world.downloaded(self._spec())
+        cpu, had = 0, await self._world.downloaded(self._spec())
         while True:
-            lines, wrote = self._world.output(self._name)
+            lines, wrote = await self._world.output(self._name)
             step: Step | None = None
             for line in lines:
                 step = (self._reader(line) if self._reader else None) or step
             burned = self._world.worked(self._spec())
-            if (has := self._world.downloaded(self._spec())) > had:
+            if (has := await self._world.downloaded(self._spec())) > had:
                 step = step or Step("downloading")  # vLLM writes nothing about it
-            had = has
+            had = max(had, has)
             if step is not None:
                 self._post(ev.Advanced(incarnation, True, step.doing, step.done, step.total))
             elif wrote or burned > cpu:

@@ -80,11 +80,11 @@ class World(Protocol):
     async def dump_stacks(self, spec: ProgramSpec) -> None:
         """Record where its processes stand now, for the incident in case the program is found to hang."""
 
-    def output(self, name: str) -> tuple[list[bytes], bool]:
+    async def output(self, name: str) -> tuple[list[bytes], bool]:
         """The complete lines that the program wrote since the last call, and whether it wrote anything at all."""
 
-    def downloaded(self, spec: ProgramSpec) -> int:
-        """How many bytes of what the program downloads are there."""
+    async def downloaded(self, spec: ProgramSpec) -> int:
+        """How many bytes of what the program downloads are there; 0 where the disk does not answer."""
 
     async def ask(self, name: str, asking: ProbePlan, question: HttpProbe | None, timeout: float) -> ProbeResult:
         """Ask one question and judge the answer; without a question, try a TCP connection."""

@@ -17,6 +17,7 @@ from llm_supervisor.config.text_file import similar_name
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.engines.vllm import options as engine_options
+from llm_supervisor.host import bounded
 
 LONGEST_SOCKET = 107  # bytes of a unix socket's path: sun_path has 108 with the NUL (unix(7))
 
@@ -39,10 +40,8 @@ def problems(context: Context) -> Iterator[Problem]:
 
 def _model(context: Context, where: Where, model: schema.Model) -> Iterator[Problem]:
     document = context.document
-    if (*where, "model") not in context.placeholders and (
-        wrong := _wrong_model(model, context.path.parent)
-    ) is not None:
-        yield document.problem((*where, "model"), *wrong)
+    if (*where, "model") not in context.placeholders:
+        yield from _named_model(context, where, model)
     if len(set(model.gpus)) != len(model.gpus):
         yield document.problem((*where, "gpus"), "names one GPU twice")
     for key in ("model", "api_base", "api_key"):
@@ -97,6 +96,21 @@ def _sockets(context: Context) -> Iterator[Problem]:
             other = users.setdefault(os.path.normpath(context.file(model.uds)), alias)
             if other != alias:
                 yield context.document.problem((*where, "uds"), f"{model.uds} is already used by {other}")
+
+
+def _named_model(context: Context, where: Where, model: schema.Model) -> Iterator[Problem]:
+    """What is wrong with the value of ``model:``. Its folder may be on a disk that does not answer."""
+    place = (*where, "model")
+    try:
+        wrong = bounded.call(
+            f"the folder {model.model}", lambda: _wrong_model(model, context.path.parent), within=hub_cache.WITHIN
+        )
+    except bounded.NoAnswer as silent:
+        advice = "is its disk mounted, and its server there? Whether the model is complete was not looked at"
+        yield context.document.problem(place, str(silent), advice, warning=True)
+        return
+    if wrong is not None:
+        yield context.document.problem(place, *wrong)
 
 
 def _wrong_model(model: schema.Model, base: Path) -> tuple[str, str] | None:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 import psutil
 
+from llm_supervisor.host import bounded
+
+WITHIN = 0.2  # seconds that a process may take to say who it is
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -84,6 +88,16 @@ def _listed(port: int) -> set[int]:
     return found
 
 
+def _described(pid: int) -> Holder:
+    """Who a process is. Its command line cannot be read while it hangs in the kernel."""
+    try:
+        process = psutil.Process(pid)
+        command = " ".join(" ".join(process.cmdline()).split())  # one line, whatever an argument holds
+        return Holder(pid, command[:120] or process.name(), process.create_time())
+    except psutil.Error:
+        return Holder(pid, "", None)
+
+
 def held(sockets: set[int], pids: Iterable[int]) -> set[int]:
     """Which of these sockets, by inode, the processes have open."""
     links = {f"socket:[{inode}]": inode for inode in sockets}
@@ -113,9 +127,7 @@ def holder(port: int, sockets: set[int] | None = None) -> Holder | None:
     for process in psutil.process_iter():
         if not held(sockets, (process.pid,)):
             continue
-        try:
-            command = " ".join(" ".join(process.cmdline()).split())  # one line, whatever an argument holds
-            return Holder(process.pid, command[:120] or process.name(), process.create_time())
-        except psutil.Error:
-            return Holder(process.pid, "", None)
+        return bounded.each(_described, {process.pid: f"process {process.pid}"}, within=WITHIN).get(
+            process.pid, Holder(process.pid, "a process that does not answer", None)
+        )
     return Holder(None, "", None)

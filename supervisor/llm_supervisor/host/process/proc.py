@@ -138,8 +138,22 @@ def transferred(pid: int) -> int:
         return 0
 
 
+def may_hold(pid: int) -> bool:
+    """Whether the standard output or error of ``pid`` may be a file with a path, or a FIFO. The name of what is open is
+    read, which asks no disk."""
+    for fd in ("1", "2"):
+        try:
+            name = os.readlink(f"/proc/{pid}/fd/{fd}")
+        except OSError:
+            continue
+        if name.startswith("/") and not name.startswith("/dev/"):
+            return True
+    return False
+
+
 def holds(pid: int, file: tuple[int, int]) -> bool:
-    """Whether the standard output or error of ``pid`` is that file, named by (device, inode)."""
+    """Whether the standard output or error of ``pid`` is that file, named by (device, inode). What it is instead may be
+    on a disk that does not answer."""
     for fd in ("1", "2"):
         try:
             seen = os.stat(f"/proc/{pid}/fd/{fd}")

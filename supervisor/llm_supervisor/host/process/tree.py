@@ -4,6 +4,10 @@ No source alone is enough. Descendants are lost when a parent dies before it was
 the cookie is lost where an environment is wiped or was never there (a fork server's children); the FIFO is left by
 redirection; a control group is there only where ours is delegated to us. Their union misses only what tries to hide.
 Finding only; signalling is ``child``'s.
+
+``/proc/PID/stat`` always answers. ``environ`` does not while the process hangs in the kernel with its memory locked,
+nor do files that it has open on a dead disk: these are asked last, only about processes that nothing else tells about,
+and with a time limit.
 """
 
 from __future__ import annotations
@@ -12,8 +16,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from llm_supervisor.host import bounded
 from llm_supervisor.host.process import cgroup
-from llm_supervisor.host.process.proc import NO_COOKIE, Row, holds, read_cookie, read_row, read_rows
+from llm_supervisor.host.process.proc import NO_COOKIE, Row, holds, may_hold, read_cookie, read_row, read_rows
+
+WITHIN = 0.1  # seconds that one process may take to answer; usually it takes some microseconds
 
 
 class Source(StrEnum):
@@ -63,13 +70,23 @@ class Tree:
 _cookies: dict[tuple[int, int], str] = {}
 
 
-def _cookie(row: Row) -> str | None:
-    if (known := _cookies.get(row.key)) is not None:
-        return known
-    said = read_cookie(row.pid)
-    if said is not None and not said.startswith(NO_COOKIE):  # a fork may write its own there in a moment
-        _cookies[row.key] = said
-    return said
+def _read_cookies(rows: list[Row]) -> dict[int, str]:
+    """What the processes have as their cookie, by pid; one that does not answer is left out."""
+    found = {row.pid: _cookies[row.key] for row in rows if row.key in _cookies}
+    asked = {row.pid: named(row) for row in rows if row.pid not in found}
+    keys = {row.pid: row.key for row in rows}
+    for pid, said in bounded.each(read_cookie, asked, within=WITHIN).items():
+        if said is None:
+            continue
+        found[pid] = said
+        if not said.startswith(NO_COOKIE):  # a fork may write its own there in a moment
+            _cookies[keys[pid]] = said
+    return found
+
+
+def named(row: Row) -> str:
+    """How a process is called where it does not answer."""
+    return f"process {row.pid} ({row.comm})"
 
 
 def _forget_the_dead(rows: dict[int, Row]) -> None:
@@ -90,6 +107,7 @@ def find(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> list[Row]:
     cookies = {tree.cookie, tree.next_cookie} - {""}
     grouped = cgroup.members(tree.cgroup) if tree.cgroup and Source.CGROUP in sources else set()
     mine: dict[int, Row] = {}
+    others: list[Row] = []
     for row in rows.values():
         if row.started < oldest or row.ppid == 2 or row.pid == 2 or row.dead:
             continue  # older than the tree, a kernel thread, or gone
@@ -97,10 +115,20 @@ def find(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> list[Row]:
             row.key in known
             or row.pid in grouped
             or (Source.SESSION in sources and tree.leader is not None and row.session == tree.leader[0])
-            or (Source.COOKIE in sources and _cookie(row) in cookies)
-            or (Source.FIFO in sources and tree.fifo is not None and holds(row.pid, tree.fifo))
         ):
             mine[row.pid] = row
+        else:
+            others.append(row)
+    if Source.DESCENDANTS in sources:
+        _add_descendants(mine, rows)
+        others = [row for row in others if row.pid not in mine]
+    if Source.COOKIE in sources:
+        said = _read_cookies(others)
+        mine |= {row.pid: row for row in others if said.get(row.pid) in cookies}
+    if Source.FIFO in sources and (fifo := tree.fifo) is not None:
+        asked = {row.pid: named(row) for row in others if row.pid not in mine and may_hold(row.pid)}
+        said_so = bounded.each(lambda pid: holds(pid, fifo), asked, within=WITHIN)
+        mine |= {pid: rows[pid] for pid, held in said_so.items() if held}
     if Source.DESCENDANTS in sources:
         _add_descendants(mine, rows)
     return [row for row in mine.values() if not row.dead]

@@ -17,7 +17,7 @@ from llm_supervisor.control.protocol import ForkServerBody
 from llm_supervisor.core import fork_policy
 from llm_supervisor.core.fork_policy import NO_EXPERIENCE, Choice, Life, Seen, Trust
 from llm_supervisor.core.spec import Launch
-from llm_supervisor.host import log, memory
+from llm_supervisor.host import bounded, log, memory
 from llm_supervisor.host.process import COOKIE, ForkError, ForkServer, SpawnError
 
 MAINTAIN_EVERY = 15.0  # seconds between two calls of ``maintain``
@@ -248,8 +248,12 @@ class ForkServerPool:
 
     def _measure_soon(self, kind: _Kind) -> None:
         async def measure(pid: int) -> None:
-            share = await asyncio.to_thread(memory.share, pid)
-            kind.measuring = None
+            try:
+                share = await bounded.ask(f"process {pid} (fork server)", memory.share, pid, within=MEMORY_LOOK)
+            except OSError:
+                share = None
+            finally:
+                kind.measuring = None
             if kind.server is not None and kind.server.pid == pid:
                 kind.memory, kind.measured_at = share, time.monotonic()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.spec import ProgramSpec
-from llm_supervisor.host import gpu
+from llm_supervisor.host import bounded, gpu
 from llm_supervisor.supervision.world import SpawnRefused
 
 Baseline = tuple[int, int]  # a GPU and the bytes that are in use there before the start
@@ -24,7 +24,7 @@ class GpuTurns:
     def detect(self) -> None:
         """Look for GPUs, if none are known yet: a configuration has come that names some."""
         if isinstance(self._gpus, gpu.NoGpus):
-            self._gpus = gpu.detect()
+            self._gpus = gpu.WhenAsked()
 
     def begin(self, spec: ProgramSpec) -> None:
         """Take the turn on the program's GPUs: two starts that measure the free memory at once both get it wrong.
@@ -47,7 +47,10 @@ class GpuTurns:
 
     async def check_memory(self, spec: ProgramSpec) -> None:
         """Raises SpawnRefused where memory that the last incarnation had is still in use."""
-        held = await gpu.wait_for_memory(self._gpus, self._held.get(spec.name, ()), patience=0)
+        try:
+            held = await gpu.wait_for_memory(self._gpus, self._held.get(spec.name, ()), patience=0)
+        except bounded.NoAnswer as silent:
+            raise gpu_silent(silent) from silent
         if held:
             advice = "It waits until the memory is free, without counting it as a failure. End those processes if they "
             advice += "are not wanted; if NVML names none, reset the GPU (nvidia-smi --gpu-reset) or reboot."
@@ -58,17 +61,33 @@ class GpuTurns:
     async def await_memory(self, name: str, baselines: Sequence[Baseline]) -> None:
         """After the end of an incarnation: wait until its GPUs are as they were before its start. Where they are not
         after that time, the next start of the program looks again."""
-        if await gpu.wait_for_memory(self._gpus, baselines):
+        try:
+            late = await gpu.wait_for_memory(self._gpus, baselines)
+        except bounded.NoAnswer:
+            self._held[name] = baselines
+            return
+        if late:
             self._held[name] = baselines
 
-    def baselines(self, spec: ProgramSpec) -> list[Baseline]:
-        """What other processes use on the program's GPUs now; GPUs that cannot be asked are left out."""
-        seen = ((index, self._gpus.memory(index)) for index in spec.gpus)
-        return [(index, memory.used) for index, memory in seen if memory is not None]
+    async def baselines(self, spec: ProgramSpec) -> list[Baseline]:
+        """What other processes use on the program's GPUs now; GPUs that cannot be asked are left out. Raises
+        SpawnRefused where one does not answer."""
+        found = []
+        for index in spec.gpus:
+            try:
+                memory = await gpu.ask(self._gpus, index)
+            except bounded.NoAnswer as silent:
+                raise gpu_silent(silent) from silent
+            if memory is not None:
+                found.append((index, memory.used))
+        return found
 
-    def facts(self, index: int, baselines: Sequence[Baseline]) -> dict[str, Any]:
+    async def facts(self, index: int, baselines: Sequence[Baseline]) -> dict[str, Any]:
         """One GPU for an incident, in bytes; null where NVML cannot be asked."""
-        memory = self._gpus.memory(index)
+        try:
+            memory = await gpu.ask(self._gpus, index)
+        except bounded.NoAnswer:
+            memory = None
         return {
             "index": index,
             "used_before_start": dict(baselines).get(index),
@@ -76,3 +95,12 @@ class GpuTurns:
             "total": memory.total if memory else None,
             "processes": {str(pid): used for pid, used in memory.holders} if memory else None,
         }
+
+
+def gpu_silent(silent: bounded.NoAnswer) -> SpawnRefused:
+    """The refusal of a start on a GPU that does not answer: the engine would hang there as we do."""
+    advice = (
+        "It waits until the GPU answers, without counting it as a failure. If `nvidia-smi` hangs as well, the GPU or "
+        "its driver is in trouble: see `dmesg | grep -i nvrm`; reset the GPU (nvidia-smi --gpu-reset) or reboot."
+    )
+    return SpawnRefused(Failure("gpu_silent", str(silent), advice, permanent=False, busy=True))

@@ -35,7 +35,8 @@ class Incarnation:
     stacks: str = ""  # where its processes stood when it was suspected to hang
     outlived: list[str] = field(default_factory=list)  # processes that the sweep found
     began: float = field(default_factory=time.time)  # wall clock, to compare with the times of files
-    shared: set[str] = field(default_factory=set)  # names in /dev/shm that its tree had mapped
+    shm_before: frozenset[str] | None = None  # names in /dev/shm before its start; None where that is not known
+    shared: dict[str, int] = field(default_factory=dict)  # what its tree has made in /dev/shm: name and inode
     waiting: set[tuple[int, int]] = field(default_factory=set)  # members that were in state D at the last look
     looked: float = float("-inf")  # loop time at which the whole process table was last searched for its members
 

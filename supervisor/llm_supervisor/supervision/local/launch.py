@@ -14,7 +14,18 @@ from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.host.net import ports as net_ports
 from llm_supervisor.host.output.pump import Pump, make_fifo
-from llm_supervisor.host.process import COOKIE, PATIENCE, Child, ForkError, SpawnError, Tree, cgroup, find, spawn
+from llm_supervisor.host.process import (
+    COOKIE,
+    PATIENCE,
+    Child,
+    ForkError,
+    SpawnError,
+    Tree,
+    cgroup,
+    find,
+    shared_memory,
+    spawn,
+)
 from llm_supervisor.supervision.local.fork_servers import ForkServerPool
 from llm_supervisor.supervision.local.gpu_turns import GpuTurns
 from llm_supervisor.supervision.local.incarnation import Incarnation
@@ -78,7 +89,7 @@ class Launcher:
         launch = spec.launch
         self._gpu_turns.begin(spec)
         await self._gpu_turns.check_memory(spec)
-        baselines = self._gpu_turns.baselines(spec)
+        baselines = await self._gpu_turns.baselines(spec)
         if launch.port is not None and (error := await _port_error(launch.port)):
             raise port_taken(launch.port, error)
         if spec.kind is Kind.VLLM and launch.uds is not None:
@@ -128,6 +139,7 @@ class Launcher:
             port=spec.launch.port,
             uds=spec.launch.uds,
             log_from=self._pump.position(spec.name),
+            shm_before=shared_memory.names() if spec.vital else None,
         )
         self._incarnations[spec.name] = living
         self._state_file.note_digest(spec.name, spec.digest)

@@ -17,7 +17,7 @@ from llm_supervisor.core.recovery import Remnant
 from llm_supervisor.core.spec import ProgramSpec, StopSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.engines import hub_cache
-from llm_supervisor.host import gpu
+from llm_supervisor.host import bounded, gpu
 from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.process import Child, Identity, boot_id, find
 from llm_supervisor.host.systemd import Notifier
@@ -29,7 +29,7 @@ from llm_supervisor.supervision.local.launch import Environments, Launcher
 from llm_supervisor.supervision.local.listeners import Listeners, Store
 from llm_supervisor.supervision.local.post_mortem import PostMortem
 from llm_supervisor.supervision.local.teardown import Teardown
-from llm_supervisor.supervision.local.watch import OutputReader, TreeWatch
+from llm_supervisor.supervision.local.watch import DISK_WITHIN, OutputReader, TreeWatch
 from llm_supervisor.supervision.state_file import Former, Handover, StateFile
 from llm_supervisor.supervision.world import Launched, Post, Swept
 
@@ -136,11 +136,17 @@ class LocalWorld:
         if (living := self.incarnations.get(spec.name)) is not None:
             await self._watch.dump_stacks(spec, living)
 
-    def output(self, name: str) -> tuple[list[bytes], bool]:
-        return self._output.lines(name)
+    async def output(self, name: str) -> tuple[list[bytes], bool]:
+        return await self._output.lines(name)
 
-    def downloaded(self, spec: ProgramSpec) -> int:
-        return hub_cache.growth(spec.launch.downloads)
+    async def downloaded(self, spec: ProgramSpec) -> int:
+        total = 0
+        for folder in spec.launch.downloads:
+            try:
+                total += await bounded.ask(f"the folder {folder}", hub_cache.growth, (folder,), within=DISK_WITHIN)
+            except bounded.NoAnswer:
+                continue
+        return total
 
     async def ask(self, name: str, asking: ProbePlan, question: HttpProbe | None, timeout: float) -> ProbeResult:
         return await self._probes.ask(name, asking, question, timeout)
@@ -258,6 +264,7 @@ class LocalWorld:
     async def close(self) -> None:
         """Close connections and sockets. Processes are ended by the runners."""
         self._state_file.close()
+        await self._teardown.cleaned()
         await self.fork_servers.close()
         await self._probes.close()
         if not self.incarnations:  # otherwise the next daemon gets the sockets back from the programs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from llm_supervisor.core.failure import ExitStatus, Failure
 from llm_supervisor.core.spec import Kind, ProgramSpec
 from llm_supervisor.core.state import Cause, Departure, State
 from llm_supervisor.diagnosis import Component, Diagnosis, diagnose
-from llm_supervisor.host import incident, kmsg
+from llm_supervisor.host import bounded, incident, kmsg
 from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.output.reader import excerpt
 from llm_supervisor.supervision.local.incarnation import Incarnation
+from llm_supervisor.supervision.local.watch import DISK_WITHIN
 
 COMPONENTS: Mapping[Kind, Component] = {Kind.VLLM: "vllm", Kind.LITELLM: "litellm", Kind.COMMAND: "command"}
 
@@ -27,16 +28,16 @@ class PostMortem:
         self,
         pump: Pump,
         incidents: Path,
-        gpu_facts: Callable[[int, list[tuple[int, int]]], dict[str, Any]],
+        gpu_facts: Callable[[int, list[tuple[int, int]]], Awaitable[dict[str, Any]]],
     ) -> None:
         self._pump, self._incidents, self._gpu_facts = pump, incidents, gpu_facts
 
-    def examine(self, spec: ProgramSpec, state: State, living: Incarnation) -> Failure | None:
+    async def examine(self, spec: ProgramSpec, state: State, living: Incarnation) -> Failure | None:
         """Why the incarnation left, once all of its processes are dead; None when that was no failure."""
         leaving = state.leaving
         if leaving is None or not leaving.failed:
             return None
-        log = excerpt(self._pump.folder(spec.name), living.log_from, self._pump.position(spec.name))
+        log = await self._log(spec.name, living)
         exited = state.exited if leaving.cause is Cause.EXITED else None
         kernel_says = _kernel_says(spec, living)
         killed = _killed_by_oom(kernel_says, living)
@@ -56,14 +57,27 @@ class PostMortem:
             "verdict": {"rule": state.health.verdict.rule, "reason": state.health.verdict.reason},
             "probes": {name: [one.answer.value, one.detail] for name, one in state.health.probes.items()},
             "tree": living.outlived,
-            "gpus": [self._gpu_facts(index, living.baselines) for index in spec.gpus],
+            "gpus": [await self._gpu_facts(index, living.baselines) for index in spec.gpus],
             "kernel": kernel_says,
         }
         more = {"stacks.txt": living.stacks.encode()} if living.stacks else {}
         try:
-            return replace(failure, incident=incident.write(self._incidents, spec.name, facts, log, more))
+            written = await bounded.ask(
+                f"the folder {self._incidents}",
+                lambda: incident.write(self._incidents, spec.name, facts, log, more),
+                within=DISK_WITHIN,
+            )
         except OSError:
             return failure  # there is no room for an incident; the status and the log say what is known all the same
+        return replace(failure, incident=written)
+
+    async def _log(self, name: str, living: Incarnation) -> bytes:
+        """What the incarnation wrote; nothing where the disk does not answer."""
+        folder, end = self._pump.folder(name), self._pump.position(name)
+        try:
+            return await bounded.ask(f"the folder {folder}", excerpt, folder, living.log_from, end, within=DISK_WITHIN)
+        except bounded.NoAnswer:
+            return b""
 
 
 def _kernel_says(spec: ProgramSpec, living: Incarnation) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import State
+from llm_supervisor.host import bounded
 from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.process import Row, cgroup, find, reap_strangers, shared_memory, signal_process
 from llm_supervisor.supervision.confinement import is_own_socket
@@ -21,6 +22,7 @@ from llm_supervisor.supervision.local.post_mortem import PostMortem
 from llm_supervisor.supervision.world import Swept
 
 ORPHAN_LOOK = 1.0  # seconds between two looks for processes that survive SIGKILL
+CLEANING = 10.0  # seconds that looking for what is left in /dev/shm may take
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1  # seconds between two looks of a sweep
 
 
@@ -38,6 +40,7 @@ class Teardown:
     ) -> None:
         self._incarnations, self._pump, self._store = incarnations, pump, store
         self._gpu_turns, self._fork_servers, self._post_mortem = gpu_turns, fork_servers, post_mortem
+        self._cleaning: set[asyncio.Task[None]] = set()
 
     def signal(self, name: str, signum: int, *, tree: bool) -> None:
         """Signal the leader, or every process of the tree."""
@@ -67,7 +70,7 @@ class Teardown:
             for name in (living.uds, f"{living.uds}.listener"):
                 if is_own_socket(name):
                     Path(name).unlink(missing_ok=True)
-        failure = self._post_mortem.examine(spec, state, living)
+        failure = await self._post_mortem.examine(spec, state, living)
         await self._gpu_turns.await_memory(spec.name, living.baselines)
         return replace(swept, failure=failure)
 
@@ -125,15 +128,32 @@ class Teardown:
             living.leader.reap()
         if living.tree.cgroup is not None:
             cgroup.remove(living.tree.cgroup)
-        shared_memory.remove_unmapped(living.shared)
-        if living.shared:  # an engine
-            asyncio.get_running_loop().call_later(
-                shared_memory.SEMAPHORE_ABANDONED_AFTER,
-                shared_memory.remove_unmapped,
-                shared_memory.semaphores_since(living.began),
-            )
+        if living.shared:
+            self._clean(living)
         self._incarnations.pop(name, None)
         self.reap()  # the state file names the incarnation until the next save: a later daemon finds it dead
+
+    def _clean(self, living: Incarnation) -> None:
+        """Remove what it left in /dev/shm, beside whatever comes next, as every process of the machine is asked what it
+        has mapped."""
+
+        async def remove() -> None:
+            try:
+                await bounded.ask(
+                    f"what {living.cookie} has left in /dev/shm",
+                    lambda: shared_memory.remove_unmapped(living.shared),
+                    within=CLEANING,
+                )
+            except OSError:
+                pass  # then it stays there
+
+        task = asyncio.get_running_loop().create_task(remove())
+        self._cleaning.add(task)
+        task.add_done_callback(self._cleaning.discard)
+
+    async def cleaned(self) -> None:
+        """Return when what incarnations have left is removed, or cannot be."""
+        await asyncio.gather(*self._cleaning)
 
     def reap(self) -> None:
         """Reap orphans that came to us as the subreaper. Call it on SIGCHLD."""

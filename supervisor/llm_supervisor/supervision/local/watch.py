@@ -10,17 +10,20 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus
 from llm_supervisor.core.spec import ProgramSpec
-from llm_supervisor.host import pyspy
+from llm_supervisor.host import bounded, pyspy
 from llm_supervisor.host.output.reader import read_from
 from llm_supervisor.host.output.segments import Position
 from llm_supervisor.host.process import Child, Row, read_rows, shared_memory, transferred
+from llm_supervisor.host.process.tree import WITHIN, named
 from llm_supervisor.supervision.local.incarnation import BEGINNING, Incarnation
 from llm_supervisor.supervision.world import Post
 
 MIB = 1024 * 1024
 RESCAN = 30.0  # seconds between two searches of the whole process table for new members of a program that runs
 TABLE_AGE = 0.4  # seconds for which one reading of the process table serves all programs
+SHARED_WITHIN = 30.0  # seconds for reading what all processes of a tree have mapped
 LONGEST_LINE = 4096  # bytes of an unfinished line that are kept
+DISK_WITHIN = 2.0  # seconds that a disk may take to answer
 
 
 class TreeWatch:
@@ -28,6 +31,7 @@ class TreeWatch:
 
     def __init__(self) -> None:
         self._rows: tuple[float, dict[int, Row]] = (float("-inf"), {})
+        self._noting: set[asyncio.Task[None]] = set()
 
     def take_baseline(self, spec: ProgramSpec, living: Incarnation, post: Post) -> None:
         """Watch every vital member from now on. Those that were expected and are not there are posted as lost."""
@@ -36,8 +40,11 @@ class TreeWatch:
         for pid, started, comm in living.expected:
             if (pid, started) not in here:  # it died while no daemon lived
                 post(ev.MemberLost(living.number, pid, comm))
-        if spec.vital:  # an engine; other programs remove their shared memory themselves
-            living.shared = set().union(*(shared_memory.mapped(row.pid) for row in rows))
+        if living.shm_before is not None:  # an engine; other programs remove their shared memory themselves
+            note = _note_shared(living, [row.pid for row in rows], living.shm_before)
+            task = asyncio.get_running_loop().create_task(note)
+            self._noting.add(task)
+            task.add_done_callback(self._noting.discard)
         for row in rows:
             if row.key == living.tree.leader or not _is_vital(spec, row):
                 continue
@@ -60,7 +67,9 @@ class TreeWatch:
 
     def worked(self, living: Incarnation) -> int:
         """Clock ticks of CPU time plus MiB read and written, of the whole tree."""
-        return sum(row.cpu + transferred(row.pid) // MIB for row in self.look(living))
+        rows = self.look(living)
+        moved = bounded.each(transferred, {row.pid: named(row) for row in rows}, within=WITHIN)
+        return sum(row.cpu for row in rows) + sum(size // MIB for size in moved.values())
 
     def stopped(self, spec: ProgramSpec, living: Incarnation) -> tuple[str, ...]:
         """The vital members that are stopped, or hang in the kernel. Only the known members are read; the whole process
@@ -97,10 +106,17 @@ class OutputReader:
         """Read the program's log from there on."""
         self._read[name] = (position, b"")
 
-    def lines(self, name: str) -> tuple[list[bytes], bool]:
-        """The complete lines since the last call, and whether there was anything at all."""
+    async def lines(self, name: str) -> tuple[list[bytes], bool]:
+        """The complete lines since the last call, and whether there was anything at all; none where the disk of the log
+        does not answer."""
         at, rest = self._read.get(name, (BEGINNING, b""))
-        data, after = read_from(self._folder(name), at)
+        folder = self._folder(name)
+        try:
+            data, after = await bounded.ask(f"the folder {folder}", read_from, folder, at, within=DISK_WITHIN)
+        except bounded.NoAnswer:
+            return [], False
+        if self._read.get(name, (at, rest)) != (at, rest):
+            return [], True  # another incarnation has begun meanwhile
         *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
         self._read[name] = (after, rest[-LONGEST_LINE:])
         return lines, bool(data)
@@ -108,6 +124,18 @@ class OutputReader:
     def forget(self, name: str) -> None:
         """The program is no longer configured."""
         self._read.pop(name, None)
+
+
+async def _note_shared(living: Incarnation, pids: list[int], before: frozenset[str]) -> None:
+    """Note in the incarnation what its processes have made in /dev/shm."""
+    try:
+        living.shared = await bounded.ask(
+            f"what {living.cookie} has mapped",
+            lambda: shared_memory.made_by(pids, before),
+            within=SHARED_WITHIN,
+        )
+    except bounded.NoAnswer:
+        pass  # then it stays there
 
 
 def _is_vital(spec: ProgramSpec, row: Row) -> bool:

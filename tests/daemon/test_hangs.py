@@ -1,0 +1,127 @@
+"""A GPU, a disk or a process that never answers: everything else goes on as if it were not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.daemon.conftest import Make, program
+from tests.support.hangs import Hangs
+from tests.support.harness import Daemon
+from tests.support.programs import command, free_port
+
+pytestmark = pytest.mark.slow
+SECOND = 1.0
+
+
+@pytest.fixture
+def hangs(tmp_path: Path) -> Iterator[Hangs]:
+    place = tmp_path / "machine"
+    place.mkdir()
+    one = Hangs(place)
+    yield one
+    one.end()
+
+
+def model_on(disk: Path) -> str:
+    """A folder that can be taken for a model's."""
+    folder = disk / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    return str(folder)
+
+
+@pytest.fixture
+def daemon(make: Make, hangs: Hangs, engines: dict[str, Any]) -> Daemon:
+    """Two programs, and a played engine on GPU 0 whose weights are on the disk."""
+    model = {
+        "model": model_on(hangs.disk),
+        "port": free_port(),
+        "gpus": [0],
+        "warm": "off",
+        "health": {"startup_period": 0.1},
+        "restart": {"backoff": 0},
+    }
+    programs = {"p": program("obedient"), "q": program("obedient")}
+    gateway = {"port": free_port(), "warm": "off"}
+    one = make(programs, models={"glm": model}, gateway=gateway, engines=engines, env=hangs.env)
+    for name in ("p", "q", "glm"):
+        one.wait(name, state="RUNNING", health="ready")
+    return one
+
+
+def quick(act: Callable[[], Any]) -> Any:
+    """What it returns, within a second."""
+    began = time.monotonic()
+    found = act()
+    took = time.monotonic() - began
+    assert took < SECOND, f"it took {took:.2f} s: {found}"
+    return found
+
+
+def silent(daemon: Daemon) -> list[str]:
+    """What the status says does not answer."""
+    return [one["name"] for one in daemon.status()["supervisor"]["not_answering"]]
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """A process that is not ours, and that the daemon has not seen before."""
+    with subprocess.Popen(command("obedient"), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+@pytest.mark.parametrize("what", ["gpu0", "disk", "process"])
+def test_everything_else_answers_within_a_second(daemon: Daemon, hangs: Hangs, stranger: int, what: str) -> None:
+
+    old = daemon.config_file.read_text()
+    hangs.begin(what, stranger)
+    glm = daemon.program("glm")["pid"]
+    os.kill(glm, signal.SIGKILL)  # its end and its next start need all three
+    name = {"gpu0": "GPU 0", "disk": str(hangs.disk), "process": f"process {stranger}"}[what]
+    for _ in range(3):
+        assert quick(lambda: daemon.call("restart", "p")).returncode == 0
+        assert quick(lambda: daemon.call("stop", "q")).returncode == 0
+        assert quick(lambda: daemon.call("start", "q")).returncode == 0
+        assert quick(lambda: daemon.call("status", "--json")).returncode in (0, 3)
+        assert quick(lambda: daemon.call("reload")).returncode == 0
+    if what != "gpu0":
+        daemon.wait("glm", state="RUNNING", restarts=1)
+        assert quick(lambda: daemon.call("restart", "glm", "--no-wait")).returncode == 0
+    else:
+        seen = daemon.wait("glm", state="BACKOFF")
+        assert (seen["failure"]["kind"], seen["failure"]["summary"]) == ("gpu_silent", "GPU 0 does not answer")
+        assert quick(lambda: daemon.call("stop", "glm")).returncode == 0
+        assert quick(lambda: daemon.call("start", "glm")).returncode == 1, "it waits for its GPU, and says so"
+    daemon.wait_for(lambda: any(name in one for one in silent(daemon)), f"{name} is named")
+    said = daemon.call("status")
+    assert f"{name}" in said.stderr
+    assert "does not answer" in said.stderr
+    assert daemon.status()["supervisor"]["loop_lag_s"] < SECOND
+    assert daemon.call("upgrade").returncode == 1, "nobody execs whose threads hang in the kernel"
+    hangs.end()
+    daemon.wait_for(lambda: not silent(daemon), "everything answers again")
+    daemon.wait("glm", state="RUNNING", health="ready")
+    assert daemon.config_file.read_text() == old
+
+
+def test_a_daemon_starts_while_nothing_answers(make: Make, hangs: Hangs, stranger: int, tmp_path: Path) -> None:
+    """It does not wait for a driver that hangs, and neither does `check`."""
+    daemon = make({"p": program("obedient")}, start=False, env=hangs.env)
+    hangs.begin("gpu0")
+    hangs.begin("disk")
+    hangs.begin("process", stranger)
+    daemon.start()
+    daemon.wait("p", state="RUNNING")
+    assert daemon.end() == 0
