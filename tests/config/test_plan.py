@@ -459,7 +459,7 @@ def test_another_key_is_no_reason_to_import_litellm_again(place: Place) -> None:
         }
         assert late <= launch.late
         assert not {"PLAIN", "LITELLM_X", "LITELLM_LOCAL_MODEL_COST_MAP", "PATH"} & launch.late
-        everything = {**made_.environ, **dict(launch.env)}
+        everything = {**made_.environs[Kind.LITELLM], **dict(launch.env)}
         seen.append({name: value for name, value in everything.items() if name not in launch.late})
     assert "PLAIN" in seen[0]
     assert seen[0] == seen[1]

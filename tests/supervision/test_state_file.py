@@ -226,7 +226,7 @@ def test_a_process_of_version_2_is_adopted_and_ended(stage: Stage) -> None:
         former = read(runtime, data)
         pump = Pump(runtime / "logs")
         state_file.reopen(former, runtime, pump, {})
-        world = LocalWorld(runtime, pump, own_environ={}, engine_environ={}, incidents=runtime / "incidents")
+        world = LocalWorld(runtime, pump, own_environ={}, engine_environs={}, incidents=runtime / "incidents")
         world.inherit(former)
         assert list(former.pipes) == ["program"]
         assert world.running()["program"] == data["programs"]["program"]["digest"]

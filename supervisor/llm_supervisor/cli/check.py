@@ -120,7 +120,8 @@ def _print_config(seen: dict[str, Any]) -> None:
 
     print(f"# from {', '.join(seen['files'])}\n{dump(seen['config'])}")
     if seen["env_file"]:
-        print(f"# set by env_file: {', '.join(seen['env_file'])}\n")
+        print(f"# set by env_file: {', '.join(seen['env_file'])}")
+        print(f"# of these, vLLM gets: {', '.join(seen['env_file_for_vllm']) or 'none'}\n")
     for name, argv in seen["argv"].items():
         print(f"# {name}:\n{shlex.join(argv)}\n")
     if seen["litellm_config"] is not None:

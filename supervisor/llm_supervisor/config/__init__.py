@@ -7,7 +7,7 @@ looks for models that are not in the cache yet. Nothing here starts, binds or wr
 
 from llm_supervisor.config.config import Config
 from llm_supervisor.config.document import ConfigError, Problem
-from llm_supervisor.config.downloads import engine_environ, not_cached, repositories_of
+from llm_supervisor.config.downloads import not_cached, repositories_of
 from llm_supervisor.config.last_good import keep, restore
 from llm_supervisor.config.load import load
 from llm_supervisor.config.plan import Plan, groups_of, plan
@@ -17,7 +17,6 @@ __all__ = [
     "ConfigError",
     "Plan",
     "Problem",
-    "engine_environ",
     "groups_of",
     "keep",
     "load",

@@ -11,6 +11,7 @@ from pathlib import Path
 from llm_supervisor.config import schema, yaml_reader
 from llm_supervisor.config.config import Config
 from llm_supervisor.config.document import Problem
+from llm_supervisor.config.environments import of_model
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.hub_cache import Repository
 from llm_supervisor.engines.vllm import options as engine_options
@@ -18,17 +19,12 @@ from llm_supervisor.host import bounded
 from llm_supervisor.units import size_text
 
 
-def engine_environ(config: Config, model: schema.Model) -> dict[str, str]:
-    """The environment of that model's engine, without the variables that the daemon sets itself."""
-    return {**config.environ, **model.env}
-
-
 def repositories_of(config: Config, model: schema.Model) -> tuple[Repository, ...]:
     """All repositories that the model's engine reads from a hub; none where the model is a folder."""
     if config.model_path(model) is not None:
         return ()
     options = engine_options.by_name(model.vllm)
-    return hub_cache.repositories(model.model, model.source, options, engine_environ(config, model))
+    return hub_cache.repositories(model.model, model.source, options, of_model(config, model))
 
 
 def fetched(taken: Sequence[Repository]) -> Path | None:
@@ -65,7 +61,7 @@ def not_cached(config: Config) -> list[Problem]:
         ids = list(dict.fromkeys(one.id for one, _ in lacking))
         verb, them = ("is", "it") if len(ids) == 1 else ("are", "them")
         where = lacking[0][0].cache
-        variable = hub_cache.offline(engine_environ(config, model))
+        variable = hub_cache.offline(of_model(config, model))
         then = f"and {variable} forbids to download {them}" if variable else f"so its start downloads {them}{size}"
         message = f"{' and '.join(ids)} {verb} {'incomplete' if begun else 'not'} in the cache {where},"
         advice = f"before the start: llm-supervisor pull {alias}"

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_supervisor.config import schema, specs
+from llm_supervisor.config import environments, schema, specs
 from llm_supervisor.config.config import GATEWAY, Config
 from llm_supervisor.config.specs import Planned, Pythons
 from llm_supervisor.core.fleet import ReadyWhen
 from llm_supervisor.core.group import ModelGroup
+from llm_supervisor.core.spec import Kind
 from llm_supervisor.engines.litellm import config as proxy_config
 
 
@@ -22,7 +23,8 @@ from llm_supervisor.engines.litellm import config as proxy_config
 class Plan:
     """Everything the daemon needs.
 
-    ``litellm_config`` is the content of the file at ``litellm_file``. In ``engines_file`` the gateway reads how the
+    ``litellm_config`` is the content of the file at ``litellm_file``. ``environs`` are the variables from which those
+    of the engines are made, by their kind. In ``engines_file`` the gateway reads how the
     engines are. ``spare`` is one more replica, which serves while an only one is replaced. ``hold`` is how many seconds
     a request may wait for a starting model; None: as long as the model's own start was measured to take."""
 
@@ -33,7 +35,7 @@ class Plan:
     litellm_file: Path
     litellm_config: Mapping[str, Any] | None
     logs: schema.Logs
-    environ: Mapping[str, str] = field(repr=False)
+    environs: Mapping[Kind, Mapping[str, str]] = field(repr=False)
     engines_file: Path
     spare: Planned | None
     hold: float | None
@@ -65,7 +67,7 @@ def plan(config: Config, *, runtime: Path, pythons: Pythons, master_key: str) ->
         litellm_file,
         generated,
         root.logs,
-        config.environ,
+        environments.of_kinds(config),
         engines_file=runtime / specs.ENGINES_FILE,
         spare=spare,
         hold=None if root.gateway is None or root.gateway.hold == "auto" else root.gateway.hold,

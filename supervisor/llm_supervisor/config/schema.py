@@ -201,7 +201,9 @@ class Supervised(Block):
     restart: Restart = Field(default=Restart(), description="whether and when it is started again")
     stop: Stop = Field(default=Stop(), description="how it is stopped")
     env: Environment = Field(
-        default={}, description="variables added to its environment, as they are written (`0755` and `no` stay text)"
+        default={},
+        description="variables added to its environment, as they are written (`0755` and `no` stay text); "
+        "`NAME: ${NAME}` passes one on that it would not get",
     )
 
 
@@ -346,7 +348,8 @@ class Root(Block):
     )
     env_file: str | None = Field(
         default=None,
-        description="a file of NAME=value lines with keys, relative to this file; refused if others can read it",
+        description="a file of NAME=value lines with keys, relative to this file; refused if others can read it. The "
+        "gateway gets them; a model gets those that vLLM reads",
     )
     ready_when: Literal["gateway", "all"] = Field(
         default="gateway", description="what systemd's READY=1 waits for: the gateway, or all programs"

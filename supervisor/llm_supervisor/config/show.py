@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_supervisor import redaction
-from llm_supervisor.config import schema, secrets
+from llm_supervisor.config import environments, schema, secrets
 from llm_supervisor.config.config import Config
 from llm_supervisor.config.plan import Plan
 from llm_supervisor.redaction import HIDDEN
@@ -46,6 +46,7 @@ def shown(config: Config, plan: Plan) -> dict[str, Any]:
         "files": [str(file) for file in config.files],
         "config": said,
         "env_file": sorted(config.env_values),
+        "env_file_for_vllm": sorted(config.env_values.keys() & environments.of_vllm(config).keys()),
         "endpoint": plan.endpoint,
         "argv": {name: list(planned.spec.launch.argv) for name, planned in plan.programs.items()},
         "litellm_config": plan.litellm_config,

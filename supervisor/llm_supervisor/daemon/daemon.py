@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llm_supervisor import __version__, paths
 from llm_supervisor.config import Config, ConfigError, Plan, Problem, not_cached
+from llm_supervisor.config.environments import of_commands
 from llm_supervisor.config.last_good import LAST_GOOD
 from llm_supervisor.config.specs import Planned
 from llm_supervisor.control.protocol import (
@@ -80,8 +81,8 @@ class Daemon:
         self._world = world = LocalWorld(
             bootstrap.runtime,
             bootstrap.pump,
-            own_environ=bootstrap.environ,
-            engine_environ=active.plan.environ,
+            own_environ=of_commands(bootstrap.environ),
+            engine_environs=active.plan.environs,
             incidents=paths.incident_dir(bootstrap.environ),
             gpus=gpu.WhenAsked() if active.wants_gpus else None,
             store=bootstrap.notifier,

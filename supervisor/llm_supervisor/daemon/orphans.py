@@ -43,7 +43,7 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
             former = fm.read(runtime) or fm.Former({})
             strange += [f"{one} in {runtime / fm.STATE}" for one in former.refused]
             fm.reopen(former, runtime, pump, {})
-            world = LocalWorld(runtime, pump, own_environ={}, engine_environ={}, incidents=paths.incident_dir(environ))
+            world = LocalWorld(runtime, pump, own_environ={}, engine_environs={}, incidents=paths.incident_dir(environ))
             world.inherit(former)
             for name in sorted(world.incarnations):
                 ended = await world.end(name, GRACE, KILL_GRACE)

@@ -138,7 +138,7 @@ class Reload:
         and then nothing has changed."""
         self._active.take(config, pythons, fresh)
         self._bootstrap.pump.limit(fresh.logs.max_bytes, fresh.logs.backups)
-        self._world.engine_environ = fresh.environ
+        self._world.engine_environs = fresh.environs
         if self._active.wants_gpus:
             self._world.find_gpus()
         self._runners.overrule(fresh.programs)

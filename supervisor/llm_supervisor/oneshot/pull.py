@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from llm_supervisor.config import Config, engine_environ, repositories_of
+from llm_supervisor.config import Config, repositories_of
+from llm_supervisor.config.environments import of_download, of_download_alone, of_model, of_vllm
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.environment import INSIDE
 from llm_supervisor.engines.hub_cache import File, Repository
+from llm_supervisor.engines.vllm.process import HUB_KEYS
 from llm_supervisor.host.command import run
 from llm_supervisor.oneshot import uv
 from llm_supervisor.suggest import nearest
@@ -29,7 +31,6 @@ from llm_supervisor.units import size_text
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try of what may pass
 TRIES = 2  # downloads of a file that arrives damaged
 BLOCK = 1 << 20
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN")
 AGAIN = "run the same command again: it goes on where it stopped"
 
 
@@ -91,13 +92,13 @@ def wanted(
             given = {"source": source} if source else {}
             said = {**model.vllm, "revision": revision} if revision else model.vllm
             model = model.model_copy(update={**given, "vllm": said})
-            env = engine_environ(config, model)
+            env = of_download(of_model(config, model))
             for variable in hub_cache.OFFLINE:
                 if variable not in environ:
                     env.pop(variable, None)  # said of the engine, which is to find here what it may not fetch
             repositories = repositories_of(config, model)
         elif "/" in name and hub_cache.is_hub_id(name):
-            env = dict(config.environ if config is not None else environ)
+            env = of_download_alone(environ) if config is None else of_download(of_vllm(config))
             repositories = hub_cache.repositories(name, source or "huggingface", {"revision": revision}, env)
         else:
             hint = "" if "/" in name else "; a hub id has a / in it"
@@ -319,7 +320,7 @@ class _Hub:
 
     def _clean(self, text: str) -> str:
         """Without a token, whoever wrote it there."""
-        for name in TOKENS:
+        for name in HUB_KEYS:
             if value := self._want.environ.get(name):
                 text = text.replace(value, "********")
         return text

@@ -45,12 +45,24 @@ def argv(
 # modules of vLLM ask for the capability of the first visible GPU while they are imported, and the answer is kept
 LATE = frozenset({"VLLM_API_KEY"})
 # Beginnings of the variables that it or its libraries read. Of an env file, which may hold a cloud's keys too, it gets
-# no others
+# no others. The second group is for AMD, Intel and TPU, the third for networks between GPUs, the fourth for libraries
 READS = tuple(
     """VLLM_ CUDA_ NVIDIA_ NCCL_ GLOO_ UCX_ HF_ HUGGING_FACE_ HUGGINGFACE_ TRANSFORMERS_ TOKENIZERS_ MODELSCOPE_ TORCH
     PYTORCH_ TRITON_ FLASHINFER_ OMP_ MKL_ KMP_ RAY_ LD_ PYTHON SSL_ REQUESTS_ TMP TEMP HOME XDG_ PATH LANG LC_
-    HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy""".split()
+    HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy
+
+    HIP_ HSA_ ROCM_ ROCR_ MIOPEN_ AITER_ AMD_ GPU_ HIPBLASLT_ ONEAPI_ SYCL_ ZE_ CCL_ XPU_ TPU_ XLA_ PJRT_ JAX_
+
+    RCCL_ IBV_ MLX5_ FI_ UCC_ NVSHMEM_ NIXL_ EP_ MOONCAKE_ LMCACHE_
+
+    CUDNN_ CUBLAS CUTLASS_ NVTE_ DG_ FLASH_ATTENTION_ FLA_ OPENBLAS_ NUMEXPR_ NUMBA_ MALLOC_ SAFETENSORS_ RUNAI_
+    TIKTOKEN_ OUTLINES_ XGRAMMAR_ LLGUIDANCE_ PROMETHEUS_ DO_NOT_TRACK""".split()
 )
+# The keys among them: a provider's key may begin like one (NVIDIA_API_KEY, HUGGINGFACE_API_KEY), and is not for vLLM
+HUB_KEYS = frozenset(
+    """HF_TOKEN HUGGING_FACE_HUB_TOKEN HUGGINGFACE_HUB_TOKEN MODELSCOPE_API_TOKEN MODELSCOPE_SDK_TOKEN""".split()
+)
+KEYS = HUB_KEYS | {"VLLM_API_KEY", "RAY_AUTH_TOKEN"}
 FORK = (("VLLM_WORKER_MULTIPROC_METHOD", "fork"),)
 
 

@@ -46,15 +46,15 @@ LETTING_GO = 2.0  # seconds that the kernel may take to close the socket of a de
 
 
 class Environments:
-    """The variables from which those of a program are made: ``own`` for commands, ``engine`` for vLLM and LiteLLM."""
+    """The variables from which those of a program are made: ``own`` for commands, ``engines`` for vLLM and LiteLLM."""
 
-    def __init__(self, own: Mapping[str, str], engine: Mapping[str, str]) -> None:
-        self.own, self.engine = own, engine
+    def __init__(self, own: Mapping[str, str], engines: Mapping[Kind, Mapping[str, str]]) -> None:
+        self.own, self.engines = own, engines
 
     def of(self, spec: ProgramSpec, cookie: str) -> dict[str, str]:
         """All variables of an incarnation."""
         is_engine = spec.kind is not Kind.COMMAND
-        base = self.engine if is_engine else self.own
+        base = self.engines[spec.kind] if is_engine else self.own
         env = {name: value for name, value in base.items() if name not in _NOT_INHERITED}
         if is_engine:
             env.pop("PYTHONPATH", None)

@@ -14,7 +14,7 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core.health import Counters, ProbeResult
 from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan
 from llm_supervisor.core.recovery import Remnant
-from llm_supervisor.core.spec import ProgramSpec, StopSpec
+from llm_supervisor.core.spec import Kind, ProgramSpec, StopSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.host import bounded, gpu
@@ -43,7 +43,7 @@ class LocalWorld:
         pump: Pump,
         *,
         own_environ: Mapping[str, str],
-        engine_environ: Mapping[str, str],
+        engine_environs: Mapping[Kind, Mapping[str, str]],
         incidents: Path,
         gpus: gpu.Gpus | None = None,
         store: Store | None = None,
@@ -52,7 +52,7 @@ class LocalWorld:
         store = store or Notifier(None)
         self.incarnations: dict[str, Incarnation] = {}
         self._runtime, self._pump = runtime, pump
-        self._environments = Environments(own_environ, engine_environ)
+        self._environments = Environments(own_environ, engine_environs)
         self._listeners = Listeners(store)
         self._gpu_turns = GpuTurns(gpus or gpu.NoGpus())
         self._watch = TreeWatch()
@@ -165,13 +165,13 @@ class LocalWorld:
     # What the daemon needs: configurations -------------------------------------------------------------------
 
     @property
-    def engine_environ(self) -> Mapping[str, str]:
-        """The variables from which those of the engines are made; a new configuration may bring others."""
-        return self._environments.engine
+    def engine_environs(self) -> Mapping[Kind, Mapping[str, str]]:
+        """The variables from which those of the engines are made, by kind; a new configuration may bring others."""
+        return self._environments.engines
 
-    @engine_environ.setter
-    def engine_environ(self, environ: Mapping[str, str]) -> None:
-        self._environments.engine = environ
+    @engine_environs.setter
+    def engine_environs(self, environs: Mapping[Kind, Mapping[str, str]]) -> None:
+        self._environments.engines = environs
 
     def find_gpus(self) -> None:
         """Look for GPUs: a configuration has come that names some."""
