@@ -436,3 +436,38 @@ def test_a_start_that_downloads_says_so(place: Place, engines: Engines) -> None:
         assert not_cached(load(daemon.config_file, place.environ())) == [], "what it took is what we know that it takes"
         said = (place.folder / "stderr").read_text()
     assert "org/tiny-glm is not in the cache" in said and f"llm-supervisor pull {ALIAS}" in said
+
+
+# A hub that is hostile ------------------------------------------------------------------------------------------------
+
+
+def everything(folder: Path) -> set[str]:
+    """All that is there, but for the folders of the cache itself."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() or path.is_symlink()}
+
+
+@pytest.mark.parametrize(
+    ("where", "headers"),
+    [
+        ("a small file's content", {"ETag": '"../../../../victim"'}),
+        ("a large file's content", {"X-Linked-Etag": '"../../../../victim"'}),
+        ("an absolute one", {"ETag": '"{tmp}/victim"', "X-Linked-Etag": '"{tmp}/victim"'}),
+        ("a commit", {"X-Repo-Commit": "../../../../victim"}),
+    ],
+)
+def test_names_in_a_hubs_answers_lead_nowhere(place: Place, where: str, headers: dict[str, str]) -> None:
+    (place.folder / "victim").write_text("x")
+    repo = place.hub.add(NAME, hubs.sharded())
+    repo.headers = {name: value.replace("{tmp}", str(place.folder)) for name, value in headers.items()}
+    said = place.failure()
+    assert f"the answer of {place.hub.url} is refused: it calls" in said, where
+    assert (place.folder / "victim").read_text() == "x"
+    assert {name for name in everything(place.folder) if not name.startswith("hf/hub/")} == {"victim"}, where
+
+
+@pytest.mark.parametrize("path", ["../../../../victim", "onnx/../../../../../victim", "{tmp}/victim"])
+def test_names_in_a_hubs_listing_lead_nowhere(place: Place, path: str) -> None:
+    (place.folder / "victim").write_text("x")
+    place.hub.add(NAME, {**hubs.sharded(), path.replace("{tmp}", str(place.folder)): b"evil"})
+    assert "which would be outside the folder of the model" in place.failure()
+    assert (place.folder / "victim").read_text() == "x"

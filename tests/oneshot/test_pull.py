@@ -121,9 +121,23 @@ def test_what_is_removed_goes_with_what_its_links_lead_to(tmp_path: Path) -> Non
     (tmp_path / "blob").symlink_to("shared")
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot/file").symlink_to("../blob")
-    pull.remove(tmp_path / "snapshot/file")
+    pull.remove(tmp_path / "snapshot/file", tmp_path)
     assert os.listdir(tmp_path) == ["snapshot"] and os.listdir(tmp_path / "snapshot") == []
-    pull.remove(tmp_path / "snapshot/file")
+    pull.remove(tmp_path / "snapshot/file", tmp_path)
+
+
+def test_nothing_outside_the_folder_is_removed(tmp_path: Path) -> None:
+    """Whatever leads there: a name, a link to a file, a link to a folder."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    kept = tmp_path / "kept"
+    kept.write_text("x")
+    (cache / "link").symlink_to(kept)
+    (cache / "folder").symlink_to(tmp_path)
+    for path in (cache / "../kept", kept, cache / "folder/kept", cache / "link"):
+        pull.remove(path, cache)
+        assert kept.read_text() == "x"
+    assert os.listdir(cache) == ["folder"]
 
 
 def test_what_has_a_wrong_size_is_not_taken_for_the_file(tmp_path: Path) -> None:
@@ -158,7 +172,7 @@ def error(kind: str, message: str = "m", status: int | None = None) -> str:
 def failure(tmp_path: Path, *says: str, exit: int = 0, environ: Mapping[str, str] | None = None, **more: object) -> str:
     """What is told to a person."""
     python = tmp_path / "python"
-    lines = "\n".join(f"echo '{line}'" for line in says)
+    lines = "\n".join(f"printf '%s\\n' '{line}'" for line in says)
     python.write_text(f"#!/bin/sh\n{lines}\nexit {exit}\n")
     python.chmod(0o755)
     one = Repository(**{"id": "org/a", "source": "huggingface", "revision": None, "cache": tmp_path / "hub", **more})  # type: ignore[arg-type]
@@ -166,6 +180,81 @@ def failure(tmp_path: Path, *says: str, exit: int = 0, environ: Mapping[str, str
     with pytest.raises(PullError) as caught:
         pull.pull(Wanted("a", one, {"PATH": os.environ["PATH"], **(environ or {})}), str(python), notes)
     return "\n".join([*notes.lines, str(caught.value)])
+
+
+HOSTILE = {
+    "the folder above": {"path": "../victim"},
+    "further above": {"path": "a/../../../victim"},
+    "absolute": {"path": "{tmp}/victim"},
+    "a folder": {"path": "a/"},
+    "itself": {"path": "."},
+    "nothing": {"path": ""},
+    "no text": {"path": 7},
+    "a newline": {"path": "a\nb"},
+    "an escape": {"path": "a\x1b[2Jb"},
+    "turned around": {"path": "a\u202eb"},
+    "too long": {"path": "a" * 300},
+    "a checksum": {"sha256": "../../victim"},
+    "an absolute checksum": {"oid": "{tmp}/victim"},
+    "a size": {"size": -1},
+    "no size": {"size": "many"},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_a_hostile_listing_is_refused(tmp_path: Path, what: str, source: str) -> None:
+    """As a whole, whether vLLM would load that file or not; nothing is removed and nothing written."""
+    victim = tmp_path / "victim"
+    victim.write_text("x")
+    changed = {name: value.replace("{tmp}", str(tmp_path)) if isinstance(value, str) else value
+               for name, value in HOSTILE[what].items()}  # fmt: skip
+    row = {"path": "config.json", "size": 2, "sha256": None, "oid": "1" * 40, **changed}
+    files = [{"path": "model.safetensors", "size": 9, "sha256": "0" * 64, "oid": None}, row]
+    said = failure(
+        tmp_path,
+        json.dumps({"event": "listing", "commit": "c" * 40, "files": files, "index": None}),
+        environ={"HF_ENDPOINT": "https://mirror.example", "MODELSCOPE_ENDPOINT": "https://mirror.example"},
+        source=source,
+    )
+    assert said.startswith("org/a: the answer of https://mirror.example is refused: it "), said
+    assert said.endswith("Is that the hub, or a mirror that you trust?") and said.isprintable()
+    assert victim.read_text() == "x" and sorted(os.listdir(tmp_path)) == ["python", "victim"]
+
+
+@pytest.mark.parametrize("commit", ["../../../victim", "..", "", "a/b", "{tmp}", None, 1])
+def test_a_hostile_name_of_a_commit_is_refused(tmp_path: Path, commit: object) -> None:
+    commit = commit.replace("{tmp}", str(tmp_path)) if isinstance(commit, str) else commit
+    said = failure(tmp_path, json.dumps({"event": "listing", "commit": commit, "files": [], "index": None}))
+    assert "it calls a commit" in said and os.listdir(tmp_path) == ["python"]
+
+
+@pytest.mark.parametrize("revision", ["../../x", "/etc/passwd", "a//b", "a\nb"])
+def test_a_revision_stays_in_its_folder(tmp_path: Path, revision: str) -> None:
+    said = failure(tmp_path, revision=revision)
+    assert said.endswith("is no name of a branch, a tag or a commit")
+    assert Repository("org/a", "huggingface", revision, tmp_path).snapshot() is None
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "org/..", "../..", "a/../b", ".hidden/x", "a/b/c", "a\n/b", "x/."])
+def test_such_a_model_is_on_no_hub(tmp_path: Path, name: str) -> None:
+    with pytest.raises(pull.NoSuchName):
+        pull.wanted(None, [name], {}, None, None)
+    options = {"tokenizer": name, "hf-config-path": name, "speculative-config": {"model": name}}
+    found = hub_cache.repositories("org/a", "huggingface", options, {"HF_HUB_CACHE": str(tmp_path)})
+    assert [one.id for one in found] == ["org/a"]
+
+
+def test_a_listing_in_the_cache_is_trusted_no_more(tmp_path: Path) -> None:
+    one = Repository("org/a", "huggingface", "c" * 40, tmp_path)
+    folder = one.snapshot()
+    assert folder is not None
+    folder.mkdir(parents=True)
+    (tmp_path / "x").write_text("")
+    (one.folder / "trees").mkdir()
+    rows = {"../../../x": {"size": 0, "blob_id": "1" * 40}}
+    (one.folder / "trees" / f"{'c' * 40}.json").write_text(json.dumps({"format_version": 1, "files": rows}))
+    assert hub_cache.missing(one) == hub_cache.Missing(("config.json", "the weights"))
 
 
 def test_a_disk_that_is_too_small(tmp_path: Path) -> None:

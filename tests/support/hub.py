@@ -57,6 +57,7 @@ class Repo:
     commit: str
     gated: str | None = None
     claims: dict[str, int] = field(default_factory=dict)  # sizes that are told, where they are not the real ones
+    headers: dict[str, str] = field(default_factory=dict)  # of the answers about files, in the place of the real ones
 
 
 class Hub:
@@ -214,17 +215,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(403 if asked.token else 401, "GatedRepo")
             return
         if file not in repo.files:
-            self._refuse(404, "EntryNotFound")
+            self._refuse(404, "EntryNotFound", repo.headers)
             return
         data = repo.files[file]
-        about = {"X-Repo-Commit": repo.commit, "ETag": f'"{_oid(data)}"'}
+        about = {"X-Repo-Commit": repo.commit, "ETag": f'"{_oid(data)}"', **repo.headers}
         if len(data) < LARGE:
             self._content(data, asked, fault, about)
             return
         self.send_response(302)
         sha256 = hashlib.sha256(data).hexdigest()
         about = {"X-Repo-Commit": repo.commit, "X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data))}
-        for header, value in {**about, "Location": f"{self.hub.cdn}/cdn/{name}/{file}", "Content-Length": "0"}.items():
+        for header, value in {
+            **about,
+            **repo.headers,
+            "Location": f"{self.hub.cdn}/cdn/{name}/{file}",
+            "Content-Length": "0",
+        }.items():
             self.send_header(header, value)
         self.end_headers()
 
@@ -300,8 +306,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body if self.command != "HEAD" else b"")
 
-    def _refuse(self, status: int, code: str) -> None:
+    def _refuse(self, status: int, code: str, about: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
+        for header, value in (about or {}).items():
+            self.send_header(header, value)
         if code:
             self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from llm_supervisor.host import bounded
+from llm_supervisor.suggest import short
 
 WITHIN = 0.7  # seconds that a folder may take to answer
+
 INDEX = "model.safetensors.index.json"
 _LARGEST_INDEX = 64 << 20  # bytes
 # What vLLM does not take with the small files (vllm/transformers_utils/repo_utils.py, _WEIGHT_FILE_PATTERNS, 0.32)
@@ -41,6 +43,10 @@ _NEVER = "original/**/*"
 # Layers of an embedding model beside its sharded weights, fetched one by one
 _BESIDE = ("[0-9]_*/model.safetensors", "[0-9]_*/pytorch_model.bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_LONGEST = 255  # bytes of one name in a path, on every usual file system
+# What no file's name needs: control characters, halves of characters, and what turns the direction of writing
+_STRANGE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _TRUE = ("1", "on", "yes", "true")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -74,6 +80,8 @@ class Repository:
         """The folder of one commit's files; without one, that of the revision, if the cache knows which it is."""
         if self.source == "modelscope":
             return self.folder
+        if self.revision is not None and not is_confined(self.revision):
+            return None
         if commit is None and self.revision is not None and _COMMIT.fullmatch(self.revision):
             commit = self.revision
         if commit is None:
@@ -81,7 +89,7 @@ class Repository:
                 commit = (self.folder / "refs" / (self.revision or "main")).read_text(encoding="ascii").strip()
             except (OSError, ValueError):
                 return None
-        return self.folder / "snapshots" / commit
+        return self.folder / "snapshots" / commit if _is_commit(commit) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +283,12 @@ def _listed(repository: Repository, commit: str) -> list[File] | None:
     """The files of a commit, as huggingface_hub (2 and later) has noted them beside the cache."""
     try:
         said = json.loads((repository.folder / "trees" / f"{commit}.json").read_bytes())
-        return [
-            File(path, int(one["size"]), one.get("lfs_sha256"), one.get("blob_id"))
+        rows = [
+            {"path": path, "size": one["size"], "sha256": one.get("lfs_sha256"), "oid": one.get("blob_id")}
             for path, one in said["files"].items()
             if said["format_version"] == 1
-        ] or None
+        ]
+        return files_of(rows) or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -389,6 +398,45 @@ def growth(folders: Iterable[Path | str]) -> int:
     return total
 
 
+# What a hub says, which is not trusted --------------------------------------------------------------------------------
+
+
+class Untrusted(ValueError):
+    """A hub names what cannot be in a repository of models: it is broken, or hostile. The text is for people."""
+
+
+def is_confined(path: str) -> bool:
+    """Whether it is the path of something below a folder: relative, without ``..``, and of names that a file can
+    have."""
+    parts = path.split("/")
+    return _STRANGE.search(path) is None and all(
+        part not in ("", ".", "..") and len(part.encode()) <= _LONGEST for part in parts
+    )
+
+
 def files_of(said: Iterable[Mapping[str, Any]]) -> list[File]:
-    """The files that ``inside/pull.py`` tells of."""
-    return [File(str(one["path"]), int(one["size"]), one.get("sha256"), one.get("oid")) for one in said]
+    """The files that a hub tells of, from ``inside/pull.py``. Raises Untrusted."""
+    return [_file(one) for one in said]
+
+
+def commit_of(said: object) -> str:
+    """The name of a commit as a hub tells it. Raises Untrusted."""
+    if not isinstance(said, str) or not _is_commit(said):
+        raise Untrusted(f"it calls a commit {short(said)}")
+    return said
+
+
+def _is_commit(name: str) -> bool:
+    return "/" not in name and is_confined(name)
+
+
+def _file(said: Mapping[str, Any]) -> File:
+    path, size, digests = said["path"], said["size"], [said.get("sha256"), said.get("oid")]
+    if not isinstance(path, str) or not is_confined(path):
+        raise Untrusted(f"it lists a file {short(path)}, which would be outside the folder of the model")
+    if not isinstance(size, int) or size < 0:
+        raise Untrusted(f"it says that {path} has {short(size)} bytes")
+    for digest in digests:
+        if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
+            raise Untrusted(f"it gives {path} the checksum {short(digest)}")
+    return File(path, size, *digests)

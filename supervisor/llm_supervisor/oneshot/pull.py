@@ -25,7 +25,7 @@ from llm_supervisor.engines.hub_cache import File, Repository
 from llm_supervisor.engines.vllm.process import HUB_KEYS
 from llm_supervisor.host.command import run
 from llm_supervisor.oneshot import uv
-from llm_supervisor.suggest import nearest
+from llm_supervisor.suggest import nearest, short
 from llm_supervisor.units import size_text
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try of what may pass
@@ -114,10 +114,15 @@ def pull(want: Wanted, python: str, show: Show, *, verify: bool = False) -> Pull
     repository = want.repository
     if (variable := hub_cache.offline(want.environ)) is not None:
         raise PullError(f"{variable} is set, which forbids to ask a hub: unset it for this command")
+    if repository.revision is not None and not hub_cache.is_confined(repository.revision):
+        raise PullError(f"{repository.id}: {short(repository.revision)} is no name of a branch, a tag or a commit")
     hub = _Hub(want, python, show)
     listing = hub.ask("list", weights=repository.weights)
-    commit = str(listing["commit"])
-    files = {file.path: file for file in hub_cache.files_of(listing["files"])}
+    try:
+        commit = hub_cache.commit_of(listing["commit"])
+        files = {file.path: file for file in hub_cache.files_of(listing["files"])}
+    except hub_cache.Untrusted as error:
+        raise PullError(f"{repository.id}: {hub.distrusted(str(error))}") from error
     shards = hub_cache.shards_of(str(listing["index"] or "").encode())
     names = hub_cache.chosen(files.keys(), repository, shards)
     _has_weights(repository, names, files, shards)
@@ -127,7 +132,7 @@ def pull(want: Wanted, python: str, show: Show, *, verify: bool = False) -> Pull
     if verify:
         for file in damaged(folder, there, lambda done, total: show.advance(repository.id, "verifying", done, total)):
             show.note(f"{repository.id}: {file.path} is damaged: downloading it again")
-            remove(folder / file.path)
+            remove(folder / file.path, repository.folder)
     total = sum(files[name].size for name in names)
     todo = [files[name] for name in names if not hub_cache.present(folder, files[name])]
     _room(repository, todo)
@@ -190,7 +195,7 @@ def clear(repository: Repository, folder: Path, file: File) -> None:
     for path in (folder / file.path, blob):
         try:
             if path.is_file() and path.stat().st_size != file.size:
-                remove(path)
+                remove(path, repository.folder)
         except OSError:
             continue
 
@@ -201,7 +206,7 @@ def _not_right(repository: Repository, folder: Path, files: Sequence[File], show
     whole = [file for file in files if file not in wrong]
     wrong += damaged(folder, whole, lambda done, total: show.advance(repository.id, "verifying", done, total))
     for file in wrong:
-        remove(folder / file.path)
+        remove(folder / file.path, repository.folder)
         text = f"{repository.id}: {file.path} came damaged"
         if not again:
             raise PullError(
@@ -230,13 +235,19 @@ def damaged(folder: Path, files: Sequence[File], told: Callable[[int, int], obje
     return wrong
 
 
-def remove(path: Path) -> None:
-    """A file of a snapshot, and what its link leads to."""
-    while path.is_symlink():
-        target = path.parent / os.readlink(path)
-        path.unlink()
+def remove(path: Path, within: Path) -> None:
+    """Remove a file of a snapshot, and what its link leads to; nothing that is not in the folder ``within``."""
+    while _is_below(path, within):
+        target = path.parent / os.readlink(path) if path.is_symlink() else None
+        path.unlink(missing_ok=True)
+        if target is None:
+            return
         path = target
-    path.unlink(missing_ok=True)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether the file itself, not what it may be a link to, is somewhere in that folder."""
+    return path.parent.resolve().is_relative_to(folder.resolve())
 
 
 # The hub --------------------------------------------------------------------------------------------------------------
@@ -325,6 +336,11 @@ class _Hub:
                 text = text.replace(value, "********")
         return text
 
+    def distrusted(self, why: str) -> str:
+        """What to say of a hub whose answer is refused."""
+        at, _ = _endpoint(self._want.repository, self._want.environ)
+        return f"the answer of {at} is refused: {why}. It was not used. Is that the hub, or a mirror that you trust?"
+
     def _meaning(self, error: Mapping[str, Any]) -> str:
         """What went wrong, and what to do."""
         repository, environ = self._want.repository, self._want.environ
@@ -357,6 +373,8 @@ class _Hub:
                 return f"the disk of {repository.cache} is full. Make room, then {AGAIN}"
             case "denied":
                 return f"cannot be written ({said}): check who owns {repository.cache}"
+            case "untrusted":
+                return self.distrusted(said)
             case "name":
                 return f"not the name of a repository ({said})"
             case "no_modelscope":

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -24,6 +26,8 @@ CHUNK = 1 << 20  # bytes: what a kill costs of a file, and how often a bar moves
 LARGE = 8 << 20  # bytes: files below are fetched by the library, which cannot go on with half a file
 EVERY = 0.2  # seconds between two words about the bytes of one file
 INDEX = "model.safetensors.index.json"
+LARGEST_INDEX = 64 << 20  # bytes
+NAME = re.compile(r"(?!\.{1,2}$)[^/\x00-\x1f\x7f]{1,200}")  # what a hub may call a commit or a file's content
 T = TypeVar("T")
 
 _out = os.fdopen(os.dup(1), "w")
@@ -136,6 +140,38 @@ class Bar:
     close = refresh = set_description = set_postfix_str = set_transfer_postfix_str = update_transfer = nothing
 
 
+def checked(name: str | None, what: str) -> None:
+    """Raise Failed where a hub's name for something would lead out of its folder in the cache."""
+    if name is not None and not NAME.fullmatch(name):
+        raise Failed("untrusted", f"it calls {what} {name[:80]!r}")
+
+
+def distrust(hub: Any) -> None:
+    """Have huggingface_hub (2.4) refuse what it would make paths of: names in the headers of an answer, and a commit.
+    Its check of files' names is its own."""
+    from huggingface_hub import file_download
+
+    ask, about = file_download.get_hf_file_metadata, hub.HfApi.model_info
+
+    def metadata(*args: Any, **more: Any) -> Any:
+        try:
+            seen = ask(*args, **more)
+        except Exception as error:
+            # of a file that is not there it notes that, for this commit
+            checked(getattr(getattr(error, "response", None), "headers", {}).get("X-Repo-Commit"), "a commit")
+            raise
+        checked(seen.commit_hash, "a commit")
+        checked(seen.etag, "a file's content")
+        return seen
+
+    def model_info(*args: Any, **more: Any) -> Any:
+        seen = about(*args, **more)
+        checked(seen.sha, "a commit")
+        return seen
+
+    file_download.get_hf_file_metadata, hub.HfApi.model_info = metadata, model_info
+
+
 class HuggingFace:
     """A repository of Hugging Face's hub, or of a mirror that speaks like it."""
 
@@ -144,6 +180,7 @@ class HuggingFace:
         from huggingface_hub import constants
 
         constants.DOWNLOAD_CHUNK_SIZE = CHUNK
+        distrust(huggingface_hub)
         self.most = getattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", float("inf"))  # what plain HTTP may fetch
         self.hub, self.id, self.cache = huggingface_hub, str(task["id"]), str(task["cache"])
         self.revision: str | None = task["revision"]
@@ -164,7 +201,7 @@ class HuggingFace:
             if hasattr(one, "size")
         ]
         index = None
-        if weights and any(one["path"] == INDEX for one in files):
+        if weights and any(one["path"] == INDEX and one["size"] <= LARGEST_INDEX for one in files):
             place = self.hub.hf_hub_download(self.id, INDEX, revision=commit, cache_dir=self.cache)
             index = Path(place).read_text(encoding="utf-8")
         return {"commit": commit, "files": files, "index": index}
@@ -179,11 +216,11 @@ class HuggingFace:
         self.hub.hf_hub_download(self.id, path, revision=commit, cache_dir=self.cache, tqdm_class=bar)
 
     def _fetch_blob(self, commit: str, path: str, bar: Bar) -> None:
-        from huggingface_hub.file_download import http_get, repo_folder_name
+        from huggingface_hub.file_download import get_hf_file_metadata, http_get, repo_folder_name
         from huggingface_hub.utils import build_hf_headers
 
         url = self.hub.hf_hub_url(self.id, path, revision=commit)
-        seen = self.hub.get_hf_file_metadata(url)
+        seen = get_hf_file_metadata(url)
         if not seen.etag:
             return  # the library will say so
         blobs = Path(self.cache) / repo_folder_name(repo_id=self.id, repo_type="model") / "blobs"
@@ -209,8 +246,6 @@ class HuggingFace:
 
     def settle(self, commit: str, paths: list[str]) -> str:
         """Make this commit the one that the revision means, for whoever looks without asking the hub."""
-        import glob
-
         from huggingface_hub.file_download import repo_folder_name
 
         # all is there: this notes what the repository has, and links what it finds
@@ -268,7 +303,7 @@ class ModelScope:
             self.id,
             revision=self.revision,
             local_dir=place,
-            allow_patterns=[path],
+            allow_patterns=[glob.escape(path)],
             progress_callbacks=[Callback],
         )
 
