@@ -22,6 +22,7 @@ FLOORS: Mapping[str, int] = {
     "core": 0,
     # Below everything: words, numbers and places that all floors share
     "suggest": -2,
+    "terminal": -2,
     "units": -1,
     "redaction": -1,
     "paths": -1,
@@ -200,6 +201,17 @@ def test_the_core_opens_no_file(module: str) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert not called & {"open", "print", "input", "exec", "eval", "__import__"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("cli.") and name != "cli.output"])
+def test_commands_print_by_one_module(module: str) -> None:
+    """It takes out what a terminal would obey."""
+    prints = [
+        node.lineno
+        for node in ast.walk(parse(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert prints == []
 
 
 def test_the_package_itself_imports_nothing() -> None:

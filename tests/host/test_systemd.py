@@ -66,6 +66,12 @@ def test_a_status_that_is_no_ascii(manager: Manager) -> None:
     assert manager.heard() == ["STATUS=bereit: größer"]
 
 
+def test_a_status_is_one_assignment(manager: Manager) -> None:
+    """Whatever an engine has written that it quotes."""
+    Notifier(manager.address).ready("one failed: x\nMAINPID=1\nSTOPPING=1 \ud83d")
+    assert manager.heard() == ["READY=1", "STATUS=one failed: x MAINPID=1 STOPPING=1 ?"]
+
+
 def test_without_a_manager_nothing_happens() -> None:
     for environ in ({}, {"NOTIFY_SOCKET": ""}):
         notifier = Notifier.from_environment(environ)

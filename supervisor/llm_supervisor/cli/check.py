@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llm_supervisor import paths
-from llm_supervisor.cli.output import FAILED, OK, WRONG, complain_no_config, print_problems
+from llm_supervisor.cli.output import FAILED, OK, WRONG, complain_no_config, print_problems, say, say_json, say_lines
 from llm_supervisor.cli.setup import learn_options
 from llm_supervisor.config import ConfigError, Problem, load
 
@@ -43,7 +41,7 @@ def check(options: argparse.Namespace) -> int:
         host = [asdict(finding) for finding in findings]
         rows = [_row(problem) for problem in problems]
         answer = {"ok": code != WRONG, "verdict": worst, "config": str(files[0]), "problems": rows, "host": host}
-        print(json.dumps(answer, indent=2))
+        say_json(answer)
     else:
         _print_findings(files, problems, findings)
     return code
@@ -66,18 +64,18 @@ def _print_findings(files: Sequence[Path], problems: Sequence[Problem], findings
     from llm_supervisor.oneshot.preflight import Verdict
 
     for problem in problems:
-        print(("warning: " if problem.warning else "") + str(problem), file=sys.stderr)
+        say(("warning: " if problem.warning else "") + str(problem), error=True)
     width = max((len(finding.subject) for finding in findings), default=0)
     for finding in findings:
-        print(f"{finding.verdict:<8} {finding.check:<7} {finding.subject:<{width}}  {finding.detail}")
+        say(f"{finding.verdict:<8} {finding.check:<7} {finding.subject:<{width}}  {finding.detail}")
         if finding.advice:
-            print(f"{'':<{width + 18}}{finding.advice}")
+            say(f"{'':<{width + 18}}{finding.advice}")
     verdicts = [finding.verdict for finding in findings]
     verdicts += [Verdict.WARNING if problem.warning else Verdict.ERROR for problem in problems]
     counts = [(verdicts.count(verdict), verdict) for verdict in (Verdict.ERROR, Verdict.WARNING)]
     said = ", ".join(f"{count} {verdict}{'s' if count > 1 else ''}" for count, verdict in counts if count)
     if findings:
-        print(f"{', '.join(map(str, files))}: {said or 'fine'}")
+        say(f"{', '.join(map(str, files))}: {said or 'fine'}")
 
 
 def config(options: argparse.Namespace) -> int:
@@ -85,7 +83,7 @@ def config(options: argparse.Namespace) -> int:
     from llm_supervisor.config import plan, show
 
     if options.what == "schema":
-        print(json.dumps(show.json_schema(), indent=2))
+        say_json(show.json_schema())
         return OK
     files = paths.find_config(options.config)
     if not files:
@@ -101,9 +99,9 @@ def config(options: argparse.Namespace) -> int:
     pythons = expected_pythons(config, paths.data_dir(os.environ))
     seen = show.shown(config, plan(config, runtime=runtime, pythons=pythons, master_key=HIDDEN))
     for problem in config.warnings:
-        print(f"warning: {problem}", file=sys.stderr)
+        say(f"warning: {problem}", error=True)
     if options.json:
-        print(json.dumps(seen, indent=2, default=str))
+        say_json(seen)
     else:
         _print_config(seen)
     return OK
@@ -118,11 +116,11 @@ def _print_config(seen: dict[str, Any]) -> None:
     def dump(data: Any) -> str:
         return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
-    print(f"# from {', '.join(seen['files'])}\n{dump(seen['config'])}")
+    say_lines(f"# from {', '.join(seen['files'])}\n{dump(seen['config'])}")
     if seen["env_file"]:
-        print(f"# set by env_file: {', '.join(seen['env_file'])}")
-        print(f"# of these, vLLM gets: {', '.join(seen['env_file_for_vllm']) or 'none'}\n")
+        say_lines(f"# set by env_file: {', '.join(seen['env_file'])}")
+        say_lines(f"# of these, vLLM gets: {', '.join(seen['env_file_for_vllm']) or 'none'}\n")
     for name, argv in seen["argv"].items():
-        print(f"# {name}:\n{shlex.join(argv)}\n")
+        say_lines(f"# {name}:\n{shlex.join(argv)}\n")
     if seen["litellm_config"] is not None:
-        print(f"# the file that LiteLLM gets:\n{dump(seen['litellm_config'])}", end="")
+        say_lines(f"# the file that LiteLLM gets:\n{dump(seen['litellm_config'])}", end="")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import shtab
 
 from llm_supervisor.cli.arguments import parser
-from llm_supervisor.cli.output import OK
+from llm_supervisor.cli.output import OK, say_script
 
 # What a shell offers for a value, by the name that `--help` gives it
 VALUES = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}
@@ -19,7 +19,7 @@ VALUES = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}
 
 def completion(options: argparse.Namespace) -> int:
     """Print the script for one shell."""
-    print(script(options.shell))
+    say_script(script(options.shell))
     return OK
 
 

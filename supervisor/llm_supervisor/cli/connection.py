@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from llm_supervisor import paths
-from llm_supervisor.cli.output import NO_DAEMON, WRONG, complain, complaint
+from llm_supervisor.cli.output import NO_DAEMON, WRONG, complain, complaint, say
 from llm_supervisor.control.client import Distrusted, NoDaemon, request
 from llm_supervisor.ownership import ROOT, NotOurs, Owner, command_as, owner_to_ask, read_file, user
 
@@ -47,7 +46,7 @@ def report_no_daemon(error: NoDaemon) -> int:
     """Print that no daemon answers, and which programs run on without it. Returns the exit status NO_DAEMON, or WRONG
     where the one that may answer must not be asked."""
     for line in no_daemon_lines(error):
-        print(line, file=sys.stderr)
+        say(line, error=True)
     return no_daemon_status(error)
 
 

@@ -6,15 +6,13 @@ The daemon decides what they do; here they are sent, and its answers are printed
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import select
-import sys
 import time
 from typing import Any
 
 from llm_supervisor.cli.connection import ask, find_daemon, report_no_daemon
-from llm_supervisor.cli.output import FAILED, OK, WRONG, complain
+from llm_supervisor.cli.output import FAILED, OK, WRONG, complain, say, say_json
 from llm_supervisor.control.client import NoDaemon, lines
 from llm_supervisor.suggest import nearest
 
@@ -40,9 +38,9 @@ def stop(options: argparse.Namespace) -> int:
         complain(str(error))
         return FAILED
     for name, count in found.items():
-        print(f"{name}: {count} process{'es' if count != 1 else ''} ended")
+        say(f"{name}: {count} process{'es' if count != 1 else ''} ended")
     if not found:
-        print("nothing was left running")
+        say("nothing was left running")
     return OK
 
 
@@ -60,7 +58,7 @@ def act(options: argparse.Namespace) -> int:
             if "program" not in line:  # the last one, about all of them
                 return OK if line["ok"] else FAILED
             words = f"{line['program']}: {line['outcome']}"
-            print(words, file=sys.stdout if line["ok"] else sys.stderr, flush=True)
+            say(words, error=not line["ok"], flush=True)
         raise NoDaemon("it ended before it had answered")
     except NoDaemon as error:
         return report_no_daemon(error)
@@ -76,17 +74,17 @@ def reload(options: argparse.Namespace) -> int:
     wrong = not answer["ok"] and not answer["changes"]
     code = OK if answer["ok"] else WRONG if wrong else FAILED
     if options.json:
-        print(json.dumps(answer, indent=2))
+        say_json(answer)
         return code
     for problem in answer["problems"]:
-        print(problem if wrong else f"warning: {problem}", file=sys.stderr)
+        say(problem if wrong else f"warning: {problem}", error=True)
     if wrong:
         return complain(answer.get("error") or "the configuration is wrong; nothing was changed")
     width = max((len(line["program"]) for line in answer["changes"]), default=0)
     for line in answer["changes"]:
         words = f"{line['program']:<{width}}  {line['action']:<8}  {line['why']}"
         done = line.get("outcome")
-        print(f"{words}: {done}" if done else words, file=sys.stdout if line.get("ok", True) else sys.stderr)
+        say(f"{words}: {done}" if done else words, error=not line.get("ok", True))
     return code
 
 
@@ -131,7 +129,7 @@ def _await_upgrade(daemon: int, version: str, answer: dict[str, Any]) -> int:
             time.sleep(0.05)
             continue
         if after["supervisor"]["upgrades"] > answer["upgrades"]:
-            print(f"upgraded: {version} -> {after['supervisor']['version']}")
+            say(f"upgraded: {version} -> {after['supervisor']['version']}")
             return OK
         if after["supervisor"]["state"] == "stopping":
             complain("not upgraded: the daemon was told to end")
@@ -151,7 +149,7 @@ def shutdown(options: argparse.Namespace) -> int:
         return report_no_daemon(error)
     if daemon >= 0:
         select.select([daemon], [], [], SHUTDOWN_WAIT)
-    print("everything is stopped")
+    say("everything is stopped")
     return OK
 
 
@@ -186,9 +184,9 @@ def events(options: argparse.Namespace) -> int:
 def _print_event(event: dict[str, Any], *, as_json: bool) -> None:
     """Print one event in a line, with its time in the local time zone."""
     if as_json:
-        print(json.dumps(event), flush=True)
+        say_json(event, indent=None)
         return
     from datetime import datetime
 
     at = datetime.fromisoformat(event["at"]).astimezone().strftime("%H:%M:%S")
-    print(f"{at}  {event['program']}  {event['state']}  {event['health']}  {event['reason']}", flush=True)
+    say(f"{at}  {event['program']}  {event['state']}  {event['health']}  {event['reason']}", flush=True)

@@ -6,14 +6,13 @@ Neither needs a daemon: the first reads the folder of the incident, the second a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from llm_supervisor import paths
-from llm_supervisor.cli.output import OK, complain
+from llm_supervisor.cli.output import OK, complain, say, say_json
 
 LAST_LINES = 8  # of the log, shown where the diagnosis has no evidence
 
@@ -29,7 +28,10 @@ def explain(options: argparse.Namespace) -> int:
         return complain(nearest(options.name, sorted(known)))
     ids = incident.ids(folder, options.name)
     if not ids:
-        print(json.dumps(None) if options.json else f"{options.name}: no failure is recorded")
+        if options.json:
+            say_json(None)
+        else:
+            say(f"{options.name}: no failure is recorded")
         return OK
     wanted = options.incident or ids[-1]
     try:
@@ -37,13 +39,14 @@ def explain(options: argparse.Namespace) -> int:
     except (OSError, ValueError):
         return complain(f"no such incident: {wanted}; there are: {', '.join(ids)}")
     if options.json:
-        print(json.dumps(facts, indent=2))
+        say_json(facts)
         return OK
     _print_failure(options.name, facts)
     _print_evidence(folder, options.name, wanted, facts)
     _print_remains(facts)
     others = f"; {len(ids) - 1} older: --incident {ids[0]} ..." if len(ids) > 1 else ""
-    print(f"\n{folder / options.name / wanted}{others}")
+    say()
+    say(f"{folder / options.name / wanted}{others}")
     return OK
 
 
@@ -65,12 +68,14 @@ def _known_programs(folder: Path, asked: str) -> set[str]:
 def _print_failure(name: str, facts: dict[str, Any]) -> None:
     """What failed, and what to do."""
     permanent = {True: ", permanent: a restart without a change cannot help", False: ", a restart may help", None: ""}
-    print(f"{name}: {facts['summary']}")
-    print(f"  {facts['kind']}, {facts['at']}{permanent[facts['permanent']]}")
+    say(f"{name}: {facts['summary']}")
+    say(f"  {facts['kind']}, {facts['at']}{permanent[facts['permanent']]}")
     if facts["left"] not in facts["summary"]:
-        print(f"  it ended because: {facts['left']}")
+        say(f"  it ended because: {facts['left']}")
     if facts["advice"]:
-        print(f"\nWhat to do:\n  {facts['advice']}")
+        say()
+        say("What to do:")
+        say(f"  {facts['advice']}")
 
 
 def _print_evidence(folder: Path, name: str, incident_id: str, facts: dict[str, Any]) -> None:
@@ -79,17 +84,20 @@ def _print_evidence(folder: Path, name: str, incident_id: str, facts: dict[str, 
     from llm_supervisor.host.output import reader as output_reader
 
     if facts["evidence"]:
-        print("\nThe lines of its log that say so:")
+        say()
+        say("The lines of its log that say so:")
         for line in facts["evidence"]:
-            print(f"  {line}")
+            say(f"  {line}")
     if (stacks := incident.stacks_of(folder, name, incident_id)) is not None:
-        print(f"\nWhere its processes stood: {stacks}")
+        say()
+        say(f"Where its processes stood: {stacks}")
     if not facts["evidence"]:
         last = output_reader.split_lines(incident.log_of(folder, name, incident_id))[-LAST_LINES:]
         if last:
-            print("\nThe last lines of its log:")
+            say()
+            say("The last lines of its log:")
             for raw in last:
-                print(f"  {raw.decode(errors='replace')}")
+                say(f"  {raw.decode(errors='replace')}")
 
 
 def _print_remains(facts: dict[str, Any]) -> None:
@@ -98,9 +106,11 @@ def _print_remains(facts: dict[str, Any]) -> None:
         if one["used"] is not None:
             by = ", ".join(f"pid {pid}: {used // 2**20} MiB" for pid, used in one["processes"].items())
             used = f"{one['used'] // 2**20} of {one['total'] // 2**20} MiB in use"
-            print(f"\nGPU {one['index']}: {used}; {by or 'by no visible process'}")
+            say()
+            say(f"GPU {one['index']}: {used}; {by or 'by no visible process'}")
     if facts["tree"]:
-        print(f"\nOutlived its leader, and were ended: {', '.join(facts['tree'])}")
+        say()
+        say(f"Outlived its leader, and were ended: {', '.join(facts['tree'])}")
 
 
 def diagnose(options: argparse.Namespace) -> int:
@@ -110,5 +120,5 @@ def diagnose(options: argparse.Namespace) -> int:
     code = options.exit_code
     signal = code - 128 if code is not None and 128 < code < 160 else -code if code is not None and code < 0 else None
     found = diagnose(sys.stdin.buffer.read(), options.component, exit_code=None if signal else code, exit_signal=signal)
-    print(json.dumps(to_message(found), indent=2))
+    say_json(to_message(found))
     return OK

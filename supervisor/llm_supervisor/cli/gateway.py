@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_supervisor.cli import connection
-from llm_supervisor.cli.output import FAILED, OK, complain, print_problems
+from llm_supervisor.cli.output import FAILED, OK, complain, print_problems, say, say_json, say_script
 from llm_supervisor.ownership import NotOurs
 from llm_supervisor.suggest import nearest
 
@@ -41,9 +39,9 @@ def env(options: argparse.Namespace) -> int:
     if options.write:
         _write_settings(made.settings)
     if options.json:
-        print(json.dumps({"variables": made.variables, "settings": dict(made.settings), "use": made.use}, indent=2))
+        say_json({"variables": made.variables, "settings": dict(made.settings), "use": made.use})
     else:
-        print(clients.script(made, key, key_file))
+        say_script(clients.script(made, key, key_file))
     return OK
 
 
@@ -63,11 +61,11 @@ def _write_settings(settings: Sequence[tuple[str, str]]) -> None:
     for name, content in settings:
         file = Path(name).expanduser()
         if file.exists():
-            print(f"{file} exists already: add the lines below to it", file=sys.stderr)
+            say(f"{file} exists already: add the lines below to it", error=True)
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
-        print(f"{file} written", file=sys.stderr)
+        say(f"{file} written", error=True)
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -110,27 +108,27 @@ def verify(options: argparse.Namespace) -> int:
 
     def show(row: Row) -> None:
         if not options.json:
-            print(row.line(width), flush=True)
+            say(row.line(width), flush=True)
 
     rows = asyncio.run(verify.run(status["endpoint"], key, todo, options.timeout, show))
     ok = all(row.ok for row in rows)
     if options.json:
         left_out = cloud + [model["name"] for model in disabled]
         message = {"ok": ok, "endpoint": status["endpoint"], "left_out": left_out}
-        print(json.dumps({**message, "rows": [row.message() for row in rows]}, indent=2))
+        say_json({**message, "rows": [row.message() for row in rows]})
         return OK if ok else FAILED
     _print_left_out(cloud, disabled, width)
     if questions:
-        print(f"{sum(row.ok for row in rows)} of {len(rows)} passed")
+        say(f"{sum(row.ok for row in rows)} of {len(rows)} passed")
     else:
         why = "--cloud asks the cloud groups" if groups else "there is no group that can be asked"
-        print(f"No group was asked: {why}")
+        say(f"No group was asked: {why}")
     return OK if ok else FAILED
 
 
 def _print_left_out(cloud: Sequence[str], disabled: Sequence[dict[str, Any]], width: int) -> None:
     """Say which groups were not asked, and why."""
     for name in cloud:
-        print(f"{name:<{width}}  left out: a cloud group (--cloud asks it too, which may cost money)")
+        say(f"{name:<{width}}  left out: a cloud group (--cloud asks it too, which may cost money)")
     for model in disabled:
-        print(connection.disabled_text(model))
+        say(connection.disabled_text(model))

@@ -20,6 +20,7 @@ from llm_supervisor.control.client import NoDaemon
 from llm_supervisor.host.output import reader as output_reader
 from llm_supervisor.host.output.segments import Position
 from llm_supervisor.suggest import nearest
+from llm_supervisor.terminal import coloured, harmless
 
 LINES = 10  # of each program, where neither --lines nor --since is given
 PERIOD = 0.1  # seconds between two looks of --follow, when nothing was written
@@ -61,7 +62,8 @@ def _find() -> tuple[Path, list[str]]:
 class _Printer:
     """Prints the logs of several programs line by line, and remembers how far each was read.
 
-    Of a line that a program has rewritten by carriage returns (a progress bar) only the last version is printed.
+    Of a line that a program has rewritten by carriage returns (a progress bar) only the last version is printed. On a
+    terminal nothing of it is obeyed but its colours; elsewhere it is printed as it was written.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], prefixes: dict[str, bytes]) -> None:
@@ -69,6 +71,8 @@ class _Printer:
         self._places: dict[str, Position] = {}
         self._unfinished = dict.fromkeys(names, b"")  # the beginning of a line whose end is not written yet
         self._out = sys.stdout.buffer
+        self._terminal = sys.stdout.isatty()
+        self._harmless = coloured if may_colour(sys.stdout) else harmless
 
     def print_last(self, since: float | None, count: int | None, *, follow: bool) -> None:
         """Print the last lines of each program. With ``since`` alone, ``print_new`` will print them."""
@@ -106,6 +110,10 @@ class _Printer:
                 self._print(name, line)
 
     def _print(self, name: str, line: bytes) -> None:
+        if self._terminal:
+            # what is no UTF-8 is shown as an escape: a byte alone may be a control character, too
+            text = self._harmless(line.decode(errors="backslashreplace"))
+            line = text.encode(sys.stdout.encoding, errors="backslashreplace")
         self._out.write(self._prefixes[name] + line + b"\n")
 
 

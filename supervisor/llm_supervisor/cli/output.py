@@ -1,15 +1,18 @@
-"""What all commands share for their output: the exit statuses, and how an error is printed.
+"""What all commands share for their output: the exit statuses, and how texts, data and errors are printed.
 
-Results go to standard output, errors and warnings to standard error.
+Results go to standard output, errors and warnings to standard error. Texts may hold what an engine, a file or a hub has
+written, so every command prints by these functions, which leave nothing in them that a terminal obeys.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from llm_supervisor import paths
+from llm_supervisor.terminal import harmless, harmless_lines, shortened
 
 if TYPE_CHECKING:
     from llm_supervisor.config import ConfigError
@@ -19,6 +22,31 @@ if TYPE_CHECKING:
 OK, FAILED, WRONG, NOT_READY, NO_DAEMON = 0, 1, 2, 3, 4
 
 
+def shown(text: str) -> str:
+    """A line as it is shown: harmless, and shortened where it is very long."""
+    return harmless(shortened(text))
+
+
+def say(line: str = "", *, error: bool = False, flush: bool = False) -> None:
+    """Print one line, as it is shown."""
+    print(shown(line), file=sys.stderr if error else sys.stdout, flush=flush)
+
+
+def say_lines(text: str, *, error: bool = False, end: str = "\n") -> None:
+    """Print a text of several lines, none of them shortened."""
+    print(harmless_lines(text), end=end, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def say_json(data: Any, indent: int | None = 2) -> None:
+    """Print data as JSON, which escapes what a terminal would obey."""
+    print(json.dumps(data, indent=indent, default=str), flush=True)
+
+
+def say_script(text: str) -> None:
+    """Print what a shell will evaluate: exactly, where it is not a terminal."""
+    print(harmless_lines(text) if sys.stdout.isatty() else text)
+
+
 def complaint(text: str) -> str:
     """The text of an error as every command prints it: with the name of the command before it."""
     return f"llm-supervisor: {text}"
@@ -26,7 +54,8 @@ def complaint(text: str) -> str:
 
 def complain(text: str) -> int:
     """Print an error to standard error and return the exit status WRONG; callers that failed otherwise ignore it."""
-    print(complaint(text), file=sys.stderr)
+    for line in complaint(text).split("\n"):
+        say(line, error=True)
     return WRONG
 
 
@@ -38,7 +67,7 @@ def complain_no_config() -> int:
 def print_problems(error: ConfigError) -> int:
     """Print every problem of a configuration and then their number. Returns the exit status WRONG."""
     for problem in error.problems:
-        print(("warning: " if problem.warning else "") + str(problem), file=sys.stderr)
+        say(("warning: " if problem.warning else "") + str(problem), error=True)
     count = sum(1 for problem in error.problems if not problem.warning)
     return complain(f"{count} problem{'s' if count != 1 else ''}; nothing was started")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -12,7 +11,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from llm_supervisor import paths
-from llm_supervisor.cli.output import FAILED, OK, complain, complain_no_config, complaint, print_problems
+from llm_supervisor.cli.output import (
+    FAILED,
+    OK,
+    complain,
+    complain_no_config,
+    complaint,
+    print_problems,
+    say,
+    say_json,
+    shown,
+)
 from llm_supervisor.config import Config, ConfigError, load
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.oneshot import pull as pulling
@@ -58,10 +67,10 @@ def pull(options: argparse.Namespace) -> int:
             said.append(_line(want, done))
     ok = all(row["ok"] for row in rows)
     if options.json:
-        print(json.dumps({"ok": ok, "models": rows}, indent=2))
+        say_json({"ok": ok, "models": rows})
     else:
         for line in said if rows else ["no model of the configuration is on a hub"]:
-            print(line)
+            say(line)
     return OK if ok else FAILED
 
 
@@ -125,7 +134,7 @@ class _Bar:
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(shown(text), markup=False, highlight=False)
 
 
 class _Lines:
@@ -144,4 +153,4 @@ class _Lines:
 
     def note(self, text: str) -> None:
         """Print a line to standard error."""
-        print(text, file=sys.stderr, flush=True)
+        say(text, error=True, flush=True)

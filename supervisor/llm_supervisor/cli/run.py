@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from llm_supervisor import paths
-from llm_supervisor.cli.output import complain, complain_no_config, print_problems
+from llm_supervisor.cli.output import complain, complain_no_config, print_problems, say, say_lines
 
 if TYPE_CHECKING:
     from llm_supervisor.core.state import State
@@ -59,7 +59,7 @@ def _show(daemon: Daemon) -> Show:
         words = _words(state)
         if told.get(name) != words:
             told[name] = words
-            print(f"{time.strftime('%H:%M:%S')}  {name:<{width}}  {words}", flush=True)
+            say(f"{time.strftime('%H:%M:%S')}  {name:<{width}}  {words}", flush=True)
         if (
             not announced
             and not daemon.ending
@@ -88,14 +88,14 @@ def _announce(daemon: Daemon) -> None:
     from llm_supervisor.oneshot import clients
 
     if daemon.plan.endpoint is None:
-        print("Ready.", flush=True)
+        say("Ready.", flush=True)
         return
-    print(f"\nReady: {daemon.plan.endpoint}/v1", flush=True)
+    say_lines(f"\nReady: {daemon.plan.endpoint}/v1")
     for group in daemon.plan.groups:
         if group.local:
             key = clients.from_file(str(daemon.key_file)) if daemon.key_file else "$LITELLM_MASTER_KEY"
             image = "with an image" if group.vision else ""
             example = clients.curl(daemon.plan.endpoint, group.name, key, bool(group.vision))
-            print(f"\nTry {group.name} {image}\n{example}\n", flush=True)
+            say_lines(f"\nTry {group.name} {image}\n{example}\n")
             break
-    print("Ctrl-C stops everything.", flush=True)
+    say("Ctrl-C stops everything.", flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_supervisor import paths
-from llm_supervisor.cli.output import FAILED, OK, complain
+from llm_supervisor.cli.output import FAILED, OK, complain, say, say_lines
 
 if TYPE_CHECKING:
     from llm_supervisor.engines.vllm.installed_options import Options
@@ -27,7 +27,7 @@ def init(options: argparse.Namespace) -> int:
     if options.preset is None:
         width = max(map(len, known))
         for name, what in known.items():
-            print(f"{name:<{width}}  {what}")
+            say(f"{name:<{width}}  {what}")
         return OK
     if options.preset not in known:
         return complain(nearest(options.preset, known, "preset"))
@@ -43,10 +43,10 @@ def init(options: argparse.Namespace) -> int:
         return complain(f"the configuration cannot be written: {error}")
     empty = [line[:-1] for line in files[presets.KEYS].splitlines() if line.endswith("=") and line[0] != "#"]
     for name in files:
-        print(folder / name)
+        say(str(folder / name))
     steps = [f"put the values of {', '.join(empty)} into {folder / presets.KEYS}"] if empty else []
     steps += [f"llm-supervisor check -c {folder / presets.MAIN}", f"llm-supervisor run -c {folder / presets.MAIN}"]
-    print("\nNext:\n" + "\n".join(f"  {step}" for step in steps))
+    say_lines("\nNext:\n" + "\n".join(f"  {step}" for step in steps))
     return OK
 
 

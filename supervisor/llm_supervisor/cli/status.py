@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from llm_supervisor.cli.connection import Status, ask, disabled_text, no_daemon_lines, no_daemon_status
-from llm_supervisor.cli.output import NOT_READY, OK, WRONG, complaint
+from llm_supervisor.cli.output import NOT_READY, OK, WRONG, complaint, say_lines, shown
 from llm_supervisor.control.client import NoDaemon
 from llm_supervisor.units import clock_text
 
@@ -94,7 +94,7 @@ def _redrawn() -> Iterator[Callable[[Report], None]]:
 
 def _print(report: Report) -> None:
     for line in report.lines:
-        print(line.text, file=sys.stderr if line.problem else sys.stdout)
+        say_lines(line.text, error=line.problem)
 
 
 def _look(options: argparse.Namespace) -> Report:
@@ -115,7 +115,9 @@ def _look(options: argparse.Namespace) -> Report:
                 return Report(WRONG, [Line(complaint(nearest(name, known)), problem=True)])
         programs = answer["programs"] = [known[name] for name in options.name]
     code = OK if all(_is_fine(program) for program in programs) else NOT_READY
-    return Report(code, [Line(json.dumps(answer, indent=2))] if options.json else _lines(answer))
+    if options.json:
+        return Report(code, [Line(json.dumps(answer, indent=2))])
+    return Report(code, [Line(shown(text), problem) for text, problem in _lines(answer)])
 
 
 def _is_fine(program: dict[str, Any]) -> bool:

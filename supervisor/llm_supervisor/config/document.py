@@ -5,19 +5,17 @@ Pure: nothing here reads a file. ``yaml_reader`` makes documents, the checks yie
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from llm_supervisor.terminal import harmless
 
 Where = tuple[str | int, ...]  # the place of a value in a document: the keys and indices that lead to it
 # How messages begin that are about the file as such
 UNREADABLE = ("no such file", "cannot be read")
 EMPTY = "is empty"
 COMMENTS = "is empty but for comments"
-
-# Control characters, line and paragraph separators, and halves of a surrogate pair
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,7 +34,7 @@ class Problem:
         path = f"{self.path}: " if self.path else ""
         advice = f" ({self.advice})" if self.advice else ""
         # Values of the file may be in it: it must stay one line and hold no control sequence that a terminal obeys
-        return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], f"{place}: {path}{self.message}{advice}")
+        return harmless(f"{place}: {path}{self.message}{advice}")
 
 
 class ConfigError(Exception):

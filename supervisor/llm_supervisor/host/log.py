@@ -6,10 +6,12 @@ Wall clock is allowed here and only here: people read it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO, cast
 
 import structlog
+
+from llm_supervisor.terminal import harmless
 
 _Renderer = Callable[[Any, str, Any], str]
 
@@ -60,13 +62,24 @@ def configure(*, json: bool | None = None, level: str = "info") -> None:
     else:
         # rich's traceback, which is the default, shows the values of all variables: they may be keys
         plain = structlog.dev.plain_traceback
-        shared += [structlog.dev.ConsoleRenderer(pad_event_to=0, exception_formatter=plain)]
+        shared += [_harmless, structlog.dev.ConsoleRenderer(pad_event_to=0, exception_formatter=plain)]
     structlog.configure(
         processors=shared,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, sys.stderr)),
         cache_logger_on_first_use=True,
     )
+
+
+def _harmless(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The same event, of which a terminal obeys nothing: it may quote what an engine has written."""
+    return {name: _shown(value) for name, value in event.items()}
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return [_shown(item) for item in value]
+    return harmless(value) if isinstance(value, str) else value
 
 
 def get(**fields: object) -> Any:

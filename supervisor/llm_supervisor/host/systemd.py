@@ -62,7 +62,9 @@ class Notifier:
         if self._socket is None:
             return False
         try:
-            self._socket.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, self._address)
+            # a line is one assignment: what a status quotes must not become another one
+            message = "\n".join(line.replace("\n", " ") for line in lines)
+            self._socket.sendto(message.encode(errors="replace"), socket.MSG_DONTWAIT, self._address)
         except OSError:
             return False  # the manager is restarting: it asks again by its watchdog, and STATUS comes again
         return True

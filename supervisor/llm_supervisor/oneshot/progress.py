@@ -12,6 +12,8 @@ import threading
 import time
 from typing import Protocol, TextIO
 
+from llm_supervisor.terminal import harmless, harmless_lines
+
 _MIB = {"K": 1 / 1024, "M": 1.0, "G": 1024.0}  # of each unit that uv uses
 
 
@@ -40,11 +42,12 @@ class Lines:
     def say(self, line: str) -> None:
         """Write the line; a live line moves below it."""
         with self._lock:
-            self._stream.write(("\r\x1b[K" if self._live else "") + line + "\n")
+            self._stream.write(("\r\x1b[K" if self._live else "") + harmless_lines(line) + "\n")
             self._draw()
 
     def doing(self, subject: str, text: str) -> None:
         """Show it, at the pace of the stream."""
+        text = harmless(text)
         with self._lock:
             if self._live:
                 self._now[subject] = text
