@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from llm_supervisor.core import event as ev
-from llm_supervisor.core.failure import ExitStatus
-from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, Addresses, addresses, hold, hold_elsewhere, holds
+from llm_supervisor.core.failure import ExitStatus, Failure
+from llm_supervisor.core.hold import LEAST, LONGEST, MENDING, Addresses, Why, addresses, hold, hold_elsewhere, holds
 from llm_supervisor.core.program import step
 from llm_supervisor.core.state import Phase, Startup, State, Wanted
 
@@ -19,7 +19,7 @@ DOWN = State(phase=Phase.STARTING, wanted=Wanted.UP, down_since=100.0, reason="w
 
 def test_one_that_runs_is_waited_for_by_nobody() -> None:
     seen = hold(State(phase=Phase.RUNNING), None, 5.0)
-    assert (seen.up, seen.final, seen.why) == (True, False, "")
+    assert (seen.up, seen.final, seen.why) == (True, False, Why.UP)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,35 @@ def test_one_that_runs_is_waited_for_by_nobody() -> None:
 def test_until_when(cold_took: float | None, limit: float | None, until: float) -> None:
     seen = hold(replace(DOWN, cold_took=cold_took), limit, 120.0)
     assert (seen.up, seen.final, seen.until) == (False, False, until)
-    assert "was killed by signal 9" in seen.why
+    assert seen.why is Why.STARTING, "not the reason itself"
+
+
+SECRET = "port 8000 is taken by `python serve.py --token abc` (pid 7), see /root/keys.env"
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("wanted", Wanted)
+def test_clients_learn_nothing_of_the_reason(phase: Phase, wanted: Wanted) -> None:
+    seen = hold(State(phase, wanted, reason=SECRET, down_since=1.0, failure=Failure("k", SECRET)), None, 2.0)
+    assert seen.why in Why and seen.up is (seen.why is Why.UP) is (phase is Phase.RUNNING)
+    assert SECRET not in str(asdict(seen))
+
+
+@pytest.mark.parametrize(
+    ("phase", "wanted", "why"),
+    [
+        (Phase.STARTING, Wanted.UP, Why.STARTING),
+        (Phase.TERMINATING, Wanted.UP, Why.RESTARTING),
+        (Phase.TERMINATING, Wanted.DOWN, Why.STOPPED),
+        (Phase.SWEEPING, Wanted.UP, Why.RESTARTING),
+        (Phase.BACKOFF, Wanted.UP, Why.WAITING),
+        (Phase.STOPPED, Wanted.UP, Why.ENDED),
+        (Phase.STOPPED, Wanted.DOWN, Why.STOPPED),
+        (Phase.FATAL, Wanted.UP, Why.GIVEN_UP),
+    ],
+)
+def test_what_clients_are_told(phase: Phase, wanted: Wanted, why: Why) -> None:
+    assert hold(State(phase, wanted, reason=SECRET), None, 2.0).why is why
 
 
 def test_a_warm_start_is_tried_first_at_nobodys_cost() -> None:
@@ -96,7 +124,7 @@ def test_where_it_is_not_requests_wait_as_if_it_were_down() -> None:
     up = State(Phase.RUNNING, Wanted.UP, cold_took=20.0)
     seen = hold_elsewhere(up, None, 100.0, 120.0)
     assert (seen.up, seen.final, seen.until, seen.retry_after) == (False, False, 130.0, 20)
-    assert seen.why
+    assert seen.why is Why.ELSEWHERE
     assert hold_elsewhere(DOWN, None, 110.0, 120.0) == hold(DOWN, None, 120.0), "down is down everywhere"
     stopped = State(Phase.STOPPED, Wanted.DOWN)
     assert hold_elsewhere(stopped, None, 110.0, 120.0).final

@@ -59,7 +59,7 @@ class Daemon:
     def says(self, age: float = 0.0, **engines: dict[str, Any]) -> None:
         """How the engines are: by BASE or OTHER, what differs from one that is down for a minute yet."""
         now = time.monotonic()
-        down = {"up": False, "until": now + 60, "final": False, "retry_after": 30, "why": "STARTING: it was killed"}
+        down = {"up": False, "until": now + 60, "final": False, "retry_after": 30, "why": "it is starting"}
         bases = {"one": BASE, "two": OTHER}
         said = {"at": now - age, "engines": {bases[name]: down | more for name, more in engines.items()}}
         new = self.file.with_suffix(".new")
@@ -154,7 +154,7 @@ def test_a_daemon_that_falls_silent_holds_nobody_any_more(
 @pytest.mark.parametrize("how", ["past", "final", "later"])
 def test_past_the_hold_it_is_unavailable_and_says_when_to_come_again(module: Any, daemon: Daemon, how: str) -> None:
     until = {"past": {"until": time.monotonic()}, "final": {"final": True}, "later": {"until": time.monotonic() + 0.2}}
-    daemon.says(one=until[how], two={**until[how], "retry_after": 7, "why": "FATAL: no model"})
+    daemon.says(one=until[how], two={**until[how], "retry_after": 7, "why": "it was stopped"})
     hold = module.Hold(str(daemon.file))
 
     async def scene() -> None:
@@ -163,7 +163,10 @@ def test_past_the_hold_it_is_unavailable_and_says_when_to_come_again(module: Any
         with pytest.raises(module.Unavailable) as refusal:
             await asked(hold, ENGINE, SECOND)
         assert refusal.value.status_code == 503
-        assert str(refusal.value) == "glm is not available: STARTING: it was killed; FATAL: no model"
+        assert str(refusal.value) == (
+            "glm is not available: it is starting; it was stopped. Ask again in about 7 s; the operator sees more with "
+            "`llm-supervisor status`."
+        )
         assert answer == {"seconds": 7}, "as soon as the first of them may be back"
         assert hold.waiting == 0
 

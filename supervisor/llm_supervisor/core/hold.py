@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from llm_supervisor.core.state import Cause, Phase, State, Wanted
 
@@ -12,6 +13,32 @@ LONGEST = 600.0  # seconds; what clients wait for by default (the openai library
 LEAST = 10.0
 # Seconds after which to ask again for an engine that does not come back by itself
 MENDING = 60
+
+
+class Why(StrEnum):
+    """What clients are told. Nothing else reaches them: a reason of the state may hold a file's path, another process's
+    command line or a line of a log, and is for the operator (`llm-supervisor status`)."""
+
+    UP = ""
+    STARTING = "it is starting"
+    RESTARTING = "it is being restarted"
+    WAITING = "it failed, and will be started again"
+    STOPPED = "it was stopped"
+    ENDED = "it has ended, and is not started again"
+    GIVEN_UP = "it failed, and is not started again until the operator has mended it"
+    ELSEWHERE = "it is at another address"
+
+
+_WHY = {
+    Phase.RUNNING: Why.UP,
+    Phase.STARTING: Why.STARTING,
+    Phase.TERMINATING: Why.RESTARTING,
+    Phase.KILLING: Why.RESTARTING,
+    Phase.SWEEPING: Why.RESTARTING,
+    Phase.BACKOFF: Why.WAITING,
+    Phase.FATAL: Why.GIVEN_UP,
+    Phase.STOPPED: Why.ENDED,  # by itself: it is wanted
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +50,7 @@ class Hold:
     until: float
     final: bool
     retry_after: int
-    why: str
+    why: Why
 
 
 def hold(state: State, limit: float | None, now: float) -> Hold:
@@ -42,7 +69,12 @@ def hold(state: State, limit: float | None, now: float) -> Hold:
         starts = 2 if state.startup.warm or state.cold_next else 1
         limit = LONGEST if state.cold_took is None else min(LONGEST, starts * max(1.5 * state.cold_took, LEAST))
     wait = MENDING if final else math.ceil(state.cold_took or LEAST)
-    return Hold(up, since + limit, final, wait, "" if up else f"{state.word}: {state.reason}")
+    return Hold(up, since + limit, final, wait, _why(state))
+
+
+def _why(state: State) -> Why:
+    unwanted = state.wanted is Wanted.DOWN and state.phase not in (Phase.RUNNING, Phase.FATAL)
+    return Why.STOPPED if unwanted else _WHY[state.phase]
 
 
 def hold_elsewhere(state: State, limit: float | None, since: float, now: float) -> Hold:
@@ -52,7 +84,7 @@ def hold_elsewhere(state: State, limit: float | None, since: float, now: float) 
     seen = hold(state, limit, now)
     if not seen.up:
         return seen
-    return replace(hold(replace(state, down_since=since), limit, now), up=False, why="it is at another address")
+    return replace(hold(replace(state, down_since=since), limit, now), up=False, why=Why.ELSEWHERE)
 
 
 # By address -------------------------------------------------------------------------------------------------

@@ -45,8 +45,10 @@ class Unavailable(litellm.NotFoundError):  # type: ignore[misc]
     """The model is not there. NotFoundError, because the router retries every 503 itself, and this one has waited long
     enough; the client sees 503."""
 
-    def __init__(self, model: str, why: str) -> None:
-        super().__init__(message=f"{model} is not available: {why}", model=model, llm_provider="llm-supervisor")
+    def __init__(self, model: str, why: str, seconds: int) -> None:
+        then = f"Ask again in about {seconds} s; the operator sees more with `llm-supervisor status`."
+        message = f"{model} is not available: {why}. {then}"
+        super().__init__(message=message, model=model, llm_provider="llm-supervisor")
         self.status_code = 503
 
 
@@ -139,9 +141,10 @@ class Hold(CustomLogger):  # type: ignore[misc]
         return any(engine_of(deployment, engines) is not None for deployment in deployments)
 
     def _unavailable(self, model: str, down: list[Engine], why: str | None = None) -> Unavailable:
+        seconds = int(min(engine["retry_after"] for engine in down))
         if (answer := _retry_after.get()) is not None:
-            answer["seconds"] = int(min(engine["retry_after"] for engine in down))
-        return Unavailable(model, why or "; ".join(dict.fromkeys(str(engine["why"]) for engine in down)))
+            answer["seconds"] = seconds
+        return Unavailable(model, why or "; ".join(dict.fromkeys(str(engine["why"]) for engine in down)), seconds)
 
 
 def retried(request_kwargs: dict[str, Any] | None) -> bool:

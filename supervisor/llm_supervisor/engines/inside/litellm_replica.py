@@ -69,14 +69,17 @@ def reach_by_socket(sockets: dict[str, str]) -> None:
     async def create_connection(
         self: TCPConnector, req: ClientRequest, traces: list[Any], timeout: ClientTimeout
     ) -> Any:
-        path = sockets.get(req.url.host or "")
+        host = req.url.host or ""
+        path = sockets.get(host)
         if path is None:
             return await connect(self, req, traces, timeout)
         try:
             async with asyncio.timeout(timeout.sock_connect):
                 _, protocol = await self._loop.create_unix_connection(self._factory, path)
         except OSError as error:
-            raise UnixClientConnectorError(path, req.connection_key, error) from error
+            # with the host's name, not the path: clients see the text
+            why = OSError(error.errno or 0, error.strerror or "it does not answer")
+            raise UnixClientConnectorError(host, req.connection_key, why) from error
         return protocol
 
     TCPConnector._create_connection = create_connection
