@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from llm_supervisor.host.output import pump as output_pump
 from llm_supervisor.host.output import reader as output_reader
+from llm_supervisor.host.output import sink as output_sink
 from llm_supervisor.host.output.pump import Pump, make_fifo, pending
 from llm_supervisor.host.output.reader import read_from, split_lines, tail
 from llm_supervisor.host.output.segments import Position, segments
@@ -237,14 +242,127 @@ def test_foreign_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_logs_that_cannot_be_opened_are_refused_at_once(tmp_path: Path) -> None:
-    (tmp_path / "logs").write_text("a file where the folder should be")
-    pump = Pump(tmp_path / "logs")
+def test_a_log_that_cannot_be_opened_blocks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its program writes as if it were there; why it is not is named, and it is opened as soon as that can be done."""
+    monkeypatch.setattr(output_sink, "REOPEN", 0.01)
+    wrong = tmp_path / "logs"
+    wrong.write_text("a file where the folder should be")
     pipe = make_fifo(tmp_path / "fifo", 4096)
-    with pytest.raises(OSError, match="logs"):
+    with pumping(wrong) as pump, open(os.dup(pipe), "wb", buffering=0) as writer:
         pump.add("x", pipe)
-    os.close(pipe)
-    pump.stop()
+        assert pump.problems() == {"x": "Not a directory"} or pump.problems() == {"x": "File exists"}
+        for _ in range(32):
+            until(lambda: pending(pipe) == 0)
+            writer.write(b"y" * 4096)
+        until(lambda: pending(pipe) == 0)
+        wrong.unlink()
+        until(lambda: (writer.write(b"z"), pump.problems() == {})[1])
+        until(lambda: everything(wrong / "x").endswith(b"z"))
+    assert f"[llm-supervisor: {32 * 4096}".encode()[:-2] in everything(wrong / "x"), "the gap is marked"
+
+
+ANY_ERROR = [
+    *(OSError(number, os.strerror(number)) for number in (
+        errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT, errno.ENODEV, errno.EIO, errno.EBADF,
+        errno.EMFILE, errno.EACCES,
+    )),
+    MemoryError(),
+    RuntimeError("a defect"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ANY_ERROR, ids=[getattr(one, "strerror", None) or repr(one) for one in ANY_ERROR])
+@pytest.mark.parametrize("call", ["splice", "open", "write"])
+def test_no_error_of_the_disk_stops_the_pump(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, call: str
+) -> None:
+    """While it lasts the pipe is emptied and the others are served; afterwards the log goes on with a mark."""
+    monkeypatch.setattr(output_sink, "REOPEN", 0.01)
+    broken = threading.Event()
+
+    def faulty(real: Callable[..., Any]) -> Callable[..., Any]:
+        def act(*arguments: Any, **named: Any) -> Any:
+            if broken.is_set():
+                raise error
+            return real(*arguments, **named)
+
+        return act
+
+    fakes = {name: faulty(getattr(os, name)) if name == call else getattr(os, name) for name in dir(os)}
+    pipe = make_fifo(tmp_path / "fifo", 4096)
+    with pumping(tmp_path / "logs", segment_bytes=1000) as pump, open(os.dup(pipe), "wb", buffering=0) as writer:
+        pump.add("x", pipe)
+        monkeypatch.setattr(output_sink, "os", SimpleNamespace(**fakes))
+        writer.write(b"before")
+        until(lambda: everything(tmp_path / "logs/x") == b"before")
+        broken.set()
+        for _ in range(20):
+            writer.write(b"y" * 4096)  # would block for ever once the pipe is full
+        until(lambda: pending(pipe) == 0)
+        assert pump.alive
+        broken.clear()
+        until(lambda: (writer.write(b"z"), everything(tmp_path / "logs/x").endswith(b"z"))[1])
+        assert pump.problems() == {}
+
+
+def wrote(pipe: int, data: bytes) -> bool:
+    """Write if there is room for it: ends of ours do not block."""
+    try:
+        return os.write(pipe, data) == len(data)
+    except BlockingIOError:
+        return False
+
+
+def test_a_write_that_hangs_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread goes on without that log; when the write comes back, so does the log."""
+    monkeypatch.setattr(output_pump, "HUNG", 0.1)
+    release, real = threading.Event(), os.splice
+    pipes = {name: make_fifo(tmp_path / name, 4096) for name in ("hangs", "works")}
+    writers = {name: os.dup(pipe) for name, pipe in pipes.items()}
+
+    def hang(source: int, *arguments: Any, **named: Any) -> int:
+        if source == pipes["hangs"]:
+            assert release.wait(30)
+        return real(source, *arguments, **named)
+
+    monkeypatch.setattr(
+        output_sink, "os", SimpleNamespace(**{name: getattr(os, name) for name in dir(os)} | {"splice": hang})
+    )
+    with pumping(tmp_path / "logs") as pump:
+        for name, pipe in pipes.items():
+            pump.add(name, pipe)
+        os.write(writers["hangs"], b"stuck")
+        until(lambda: (pump.look_after(), "hangs" in pump.problems())[1])
+        began = time.monotonic()
+        for _ in range(20):
+            for writer in writers.values():
+                until(lambda writer=writer: wrote(writer, b"y" * 2048))
+        until(lambda: len(everything(tmp_path / "logs/works")) == 20 * 2048)
+        pump.limit(1000, 3)
+        assert pump.position("hangs") == Position(1, 0)
+        assert time.monotonic() - began < 5
+        release.set()
+        until(lambda: pump.problems() == {})
+        until(lambda: wrote(writers["hangs"], b"z") and everything(tmp_path / "logs/hangs").endswith(b"z"))
+    for writer in writers.values():
+        os.close(writer)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["the folder", "the file"])
+def test_a_log_that_is_removed_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """Else all output would go into a file without a name, without a limit."""
+    monkeypatch.setattr(output_pump, "LOOK", 0.02)
+    folder = tmp_path / "logs/x"
+    pipe = make_fifo(tmp_path / "fifo", 4096)
+    with pumping(tmp_path / "logs") as pump, open(os.dup(pipe), "wb", buffering=0) as writer:
+        pump.add("x", pipe)
+        writer.write(b"before")
+        until(lambda: everything(folder) == b"before")
+        shutil.rmtree(folder) if whole else segments(folder)[0].unlink()
+        until(lambda: segments(folder))
+        writer.write(b"after")
+        until(lambda: everything(folder) == b"after")
+        assert pump.position("x") == Position(2, 5), "the number grows, so that a reader sees that something is missing"
 
 
 def test_make_fifo(tmp_path: Path) -> None:
@@ -318,7 +436,7 @@ def test_a_disk_without_room_for_a_new_segment(tmp_path: Path) -> None:
     pump = Pump(tmp_path / "logs", segment_bytes=4096)
     pump.add("x", pipe)
     sink = pump._sinks["x"]
-    rotate_from, sink.folder = sink.folder, tmp_path / "nowhere"
+    rotate_from, sink.folder = sink.folder, tmp_path / "fifo/nowhere"
     for _ in range(3):
         os.write(pipe, b"y" * 4096)
         assert sink.take(pipe)
@@ -356,6 +474,7 @@ PUMP = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from llm_supervisor.host.output.pump import Pump, make_fifo
 logs, fifo = Path(sys.argv[1]), Path(sys.argv[2])
 pump = Pump(logs, segment_bytes=300_000, kept=100_000)
@@ -601,8 +720,8 @@ def test_the_pump_notes_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Once a second at most, seldom while little is written, and at the beginning of each segment."""
     now = 0.0
     clock = SimpleNamespace(time=lambda: 1000 + now, monotonic=lambda: now)
-    monkeypatch.setattr(output_pump, "time", clock)
-    monkeypatch.setattr(output_pump, "_LITTLE", 6)
+    monkeypatch.setattr(output_sink, "time", clock)
+    monkeypatch.setattr(output_sink, "_LITTLE", 6)
     pump = Pump(tmp_path, segment_bytes=20, kept=2)
     reader, writer = os.pipe()
     os.set_blocking(reader, False)

@@ -2,7 +2,8 @@
 
 The bytes never pass through Python: ``splice`` moves them from the pipe to the file, so a SIGKILL of the daemon
 between two instructions loses none (read+write loses what was read), and the daemon's memory does not grow with
-what children say. A full disk drains the pipe and leaves a mark: a log never blocks an engine.
+what children say. A log never blocks an engine: where the disk is full, read-only or gone, the pipes are emptied all
+the same, and where a write does not come back, another thread goes on without that log.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ import threading
 import time
 from pathlib import Path
 
-from llm_supervisor.host.output.segments import NOTED, NOTED_AT_LEAST, Position, segments
+from llm_supervisor.host.output.segments import Position
+from llm_supervisor.host.output.sink import Sink
 
 SEGMENT_BYTES = 50 * 1024 * 1024  # supervisord's stdout_logfile_maxbytes
 SEGMENTS_KEPT = 10  # supervisord's stdout_logfile_backups
-LOG_MODE, LOG_FOLDER_MODE = 0o640, 0o750
-_CHUNK = 1024 * 1024
-_LITTLE = 200  # bytes; a note has a tenth of that
 TURN = 5.0  # seconds after which the pump shows that it turns, though nothing is written
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+LOOK = 2.0  # seconds between two looks whether somebody has removed a log
+HUNG = 3.0  # seconds after which a write that has not come back is left behind
+LOCK_WITHIN = 0.5  # seconds for which the event loop waits for a log that is being written
 
 
 def make_fifo(path: Path, size: int) -> int:
@@ -64,155 +65,6 @@ def pending(fd: int) -> int:
     return buffer[0]
 
 
-def _make_folder(path: Path) -> None:
-    """A folder that the group may read, whatever the umask is. One that is there keeps its mode."""
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        return
-    path.chmod(LOG_FOLDER_MODE)
-
-
-def _open_log(path: Path, flags: int) -> int:
-    """A file that the group may read, whatever the umask is. One that is there keeps its mode."""
-    flags |= os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, LOG_MODE)
-    except FileExistsError:
-        return os.open(path, flags)
-    os.fchmod(fd, LOG_MODE)
-    return fd
-
-
-class _Sink:
-    """The growing log of one program: the segment being written, and its number."""
-
-    def __init__(self, folder: Path, segment_bytes: int, kept: int) -> None:
-        self.folder, self._limit, self._kept = folder, segment_bytes, kept
-        self._noted, self._noted_to = -NOTED_AT_LEAST, 0
-        for one in (folder.parent, folder):
-            _make_folder(one)
-        existing = segments(folder)
-        self._number = int(existing[-1].stem) if existing else 0
-        self.fd = -1
-        self.size = 0
-        self.lost = 0
-        if existing and existing[-1].stat().st_size < segment_bytes:
-            self._open(existing[-1])
-        else:
-            self.rotate()
-
-    def _open(self, path: Path) -> None:
-        # not O_APPEND: splice refuses that with EINVAL. We are the only writer, at the end
-        fd = _open_log(path, os.O_WRONLY)
-        size = os.lseek(fd, 0, os.SEEK_END)
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd, self.size = fd, size
-        self._noted, self._noted_to = -NOTED_AT_LEAST, 0
-        self._point(path)
-
-    def _point(self, path: Path) -> None:
-        # not with_suffix: a name like glm-4.1v has a dot of its own
-        link = self.folder.parent / f"{self.folder.name}.log"
-        fresh = self.folder.parent / f".{self.folder.name}.link"
-        try:
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(path.relative_to(self.folder.parent))
-            fresh.replace(link)
-        except OSError:
-            pass  # a convenience; the segments are the log
-
-    def rotate(self) -> None:
-        """Begin the next segment and drop the oldest."""
-        self._open(self.folder / f"{self._number + 1:08d}.log")
-        self._number += 1
-        for old in segments(self.folder)[: -self._kept]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".times").unlink(missing_ok=True)
-
-    def _note(self, offset: int) -> None:
-        """Note that what follows this offset was written from now on."""
-        now = time.monotonic()
-        if now - self._noted < (NOTED if offset - self._noted_to >= _LITTLE else NOTED_AT_LEAST):
-            return
-        self._noted, self._noted_to = now, offset
-        try:
-            times = _open_log(self.folder / f"{self._number:08d}.times", os.O_WRONLY | os.O_APPEND)
-            with open(times, "ab", buffering=0) as file:
-                file.write(b"%d %d\n" % (time.time(), offset))
-        except OSError:
-            pass  # a convenience, too
-
-    def limit(self, segment_bytes: int, kept: int) -> None:
-        """Use other limits from now on. Segments beyond them stay until the next one begins."""
-        self._limit, self._kept = segment_bytes, kept
-
-    @property
-    def position(self) -> Position:
-        """The present end of the log."""
-        return Position(self._number, self.size)
-
-    def take(self, pipe: int) -> bool:
-        """Move what waits in the pipe, at most one chunk; False when nothing waits."""
-        if self.size >= self._limit:
-            try:
-                self.rotate()
-            except OSError:
-                pass  # no room for a new file: go on in this one, whose own failure is handled below
-        try:
-            if self.lost:
-                self._mark()
-            moved = os.splice(pipe, self.fd, min(_CHUNK, max(self._limit - self.size, 4096)), flags=_NONBLOCK)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                return self._copy(pipe)
-            if error.errno not in _NO_ROOM:
-                raise
-            return self._drain(pipe)
-        if moved:
-            self._note(self.size)
-        self.size += moved
-        return moved > 0
-
-    def _copy(self, pipe: int) -> bool:
-        """For file systems that cannot splice: at most once for the last buffer, should we be killed in between."""
-        try:
-            data = os.read(pipe, 65536)
-        except BlockingIOError:
-            return False
-        try:
-            self._note(self.size)
-            while data:
-                written = os.write(self.fd, data)
-                self.size += written
-                data = data[written:]
-        except OSError:
-            self.lost += len(data)
-        return True
-
-    def _drain(self, pipe: int) -> bool:
-        """The disk is full: throw away what waits, as a full pipe would block the child."""
-        try:
-            self.lost += len(os.read(pipe, _CHUNK))
-        except BlockingIOError:
-            return False
-        return True
-
-    def _mark(self) -> None:
-        mark = f"\n[llm-supervisor: {self.lost} bytes lost here: no room for the log]\n".encode()
-        self.size += os.write(self.fd, mark)
-        self.lost = 0
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
-_NONBLOCK = 2  # SPLICE_F_NONBLOCK
-
-
 class Pump:
     """The thread that moves the output of all children. Start it before anything else; stop it last."""
 
@@ -222,18 +74,20 @@ class Pump:
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         self._epoll.register(self._wake_r, select.EPOLLIN)
-        self._lock = threading.Lock()
-        self._sinks: dict[str, _Sink] = {}
-        self._pipes: dict[int, tuple[str, _Sink]] = {}
+        self._lock = threading.Lock()  # of the two maps; nobody writes while holding it
+        self._sinks: dict[str, Sink] = {}
+        self._pipes: dict[int, tuple[str, Sink]] = {}
         self._moved: dict[str, int] = {}
         self._stopping = False
+        self._writing: tuple[Sink, float] | None = None  # the log that the thread is at, and since when
+        self._looked = time.monotonic()
         self.turned_at = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="output-pump", daemon=True)
+        self._thread = self._new_thread()
 
     def start(self) -> None:
         """Begin to move bytes, or go on after ``halt``."""
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="output-pump", daemon=True)
+        self._thread = self._new_thread()
         self._thread.start()
 
     def halt(self) -> None:
@@ -241,7 +95,25 @@ class Pump:
         self._stopping = True
         os.write(self._wake_w, b"x")
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(HUNG)
+
+    def look_after(self) -> None:
+        """Replace the thread where it has ended, or does not come back from a write: call this now and then."""
+        writing = self._writing
+        hangs = writing is not None and time.monotonic() - writing[1] > HUNG
+        if self._stopping or (self._thread.is_alive() and not hangs):
+            return
+        if writing is not None and hangs:
+            writing[0].hung = True
+            self._writing = None
+        self.start()
+
+    def problems(self) -> dict[str, str]:
+        """Why the output of a program cannot be written at present, by program."""
+        with self._lock:
+            sinks = dict(self._sinks)
+        found = {name: "the disk does not answer" if sink.hung else sink.problem for name, sink in sinks.items()}
+        return {name: why for name, why in found.items() if why}
 
     def limit(self, segment_bytes: int, kept: int) -> None:
         """Use other limits from now on: bytes of a segment, and the number of segments kept."""
@@ -253,8 +125,12 @@ class Pump:
     def forget(self, name: str) -> None:
         """Close the log of a program that no longer exists. ``add`` opens it again."""
         with self._lock:
-            if not any(name == owner for owner, _ in self._pipes.values()) and (sink := self._sinks.pop(name, None)):
-                sink.close()
+            if any(name == owner for owner, _ in self._pipes.values()) or name not in self._sinks:
+                return
+            sink = self._sinks.pop(name)
+        if sink.lock.acquire(timeout=LOCK_WITHIN):
+            sink.close()
+            sink.lock.release()
 
     @property
     def alive(self) -> bool:
@@ -271,25 +147,30 @@ class Pump:
         return self._logs / name
 
     def add(self, name: str, pipe: int) -> None:
-        """Move what comes out of ``pipe`` into the log of ``name``. Raises OSError when no log can be opened."""
+        """Move what comes out of ``pipe`` into the log of ``name``; where that cannot be opened, it is tried again."""
+        sink = self._sinks.get(name)
+        if sink is None:
+            sink = Sink(self.folder(name), self._segment_bytes, self._kept)
         with self._lock:
-            sink = self._sinks.get(name)
-            if sink is None:
-                sink = self._sinks[name] = _Sink(self.folder(name), self._segment_bytes, self._kept)
+            self._sinks[name] = sink
             self._pipes[pipe] = (name, sink)
-            self._epoll.register(pipe, select.EPOLLIN)
+        self._epoll.register(pipe, select.EPOLLIN)
 
     def remove(self, pipe: int) -> None:
         """Take what still waits in the pipe, then close it."""
         with self._lock:
             entry = self._pipes.pop(pipe, None)
-            if entry is None:
-                return
-            self._epoll.unregister(pipe)
-            name, sink = entry
-            while pending(pipe) and sink.take(pipe):
-                self._moved[name] = self._moved.get(name, 0) + 1
-            os.close(pipe)
+        if entry is None:
+            return
+        self._epoll.unregister(pipe)
+        name, sink = entry
+        if not sink.hung and sink.lock.acquire(timeout=LOCK_WITHIN):
+            try:
+                while pending(pipe) and sink.take(pipe):
+                    self._moved[name] = self._moved.get(name, 0) + 1
+            finally:
+                sink.lock.release()
+        os.close(pipe)
 
     def moved(self, name: str) -> int:
         """A number that grows whenever something of that program was moved."""
@@ -297,28 +178,68 @@ class Pump:
 
     def position(self, name: str) -> Position:
         """The present end of a program's log, to read from there later."""
-        with self._lock:
-            sink = self._sinks.get(name)
-            return sink.position if sink else Position(0, 0)
+        sink = self._sinks.get(name)
+        return sink.position if sink else Position(0, 0)
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="output-pump", daemon=True)
 
     def _run(self) -> None:
-        while not self._stopping:
-            events = self._epoll.poll(TURN)
-            self.turned_at = time.monotonic()
-            for fd, _ in events:
-                if fd == self._wake_r:
-                    os.read(self._wake_r, 4096)
-                    continue
-                with self._lock:
-                    entry = self._pipes.get(fd)
-                    if entry is None:
-                        continue
-                    name, sink = entry
-                    # at most a few chunks a turn, so that one that floods does not silence the others
-                    for _ in range(4):
-                        if not sink.take(fd):
-                            break
-                        self._moved[name] = self._moved.get(name, 0) + 1
+        me = threading.current_thread()
+        while not self._stopping and me is self._thread:
+            try:
+                self._turn(me)
+            except Exception:  # no thread, no output: whatever it was, go on
+                time.sleep(0.1)
+
+    def _turn(self, me: threading.Thread) -> None:
+        events = self._epoll.poll(min(TURN, LOOK))
+        self.turned_at = time.monotonic()
+        for fd, _ in events:
+            if fd == self._wake_r:
+                os.read(self._wake_r, 4096)
+                continue
+            with self._lock:
+                entry = self._pipes.get(fd)
+            if entry is not None and not self._serve(me, fd, *entry):
+                return
+        if self.turned_at - self._looked >= LOOK:
+            self._looked = self.turned_at
+            with self._lock:
+                sinks = [sink for sink in self._sinks.values() if not sink.hung]
+            for sink in sinks:
+                with sink.lock:
+                    self._writing = (sink, time.monotonic())
+                    sink.look()
+                if not self._is_back(me, sink):
+                    return
+
+    def _serve(self, me: threading.Thread, pipe: int, name: str, sink: Sink) -> bool:
+        """Move a few chunks, so that one that floods does not silence the others. False: another thread has taken over
+        because this one did not come back."""
+        for _ in range(4):
+            if sink.hung:
+                moved = sink.drain(pipe)
+            else:
+                with sink.lock:
+                    if self._pipes.get(pipe) != (name, sink):
+                        return True  # it was removed meanwhile, and its descriptor may be another one's by now
+                    self._writing = (sink, time.monotonic())
+                    moved = sink.take(pipe)
+                if not self._is_back(me, sink):
+                    return False
+            if not moved:
+                break
+            self._moved[name] = self._moved.get(name, 0) + 1
+        return True
+
+    def _is_back(self, me: threading.Thread, sink: Sink) -> bool:
+        """Note that a write has come back. False where this thread was left behind for it."""
+        if me is self._thread:
+            self._writing = None
+            return True
+        sink.hung = False  # whoever has taken over may write again
+        return False
 
     def stop(self) -> None:
         """Move what waits everywhere, then end the thread and close everything."""
@@ -326,7 +247,8 @@ class Pump:
         for pipe in list(self._pipes):
             self.remove(pipe)
         for sink in self._sinks.values():
-            sink.close()
+            if not sink.hung:
+                sink.close()
         self._epoll.close()
         os.close(self._wake_r)
         os.close(self._wake_w)
