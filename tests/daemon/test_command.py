@@ -87,7 +87,7 @@ def test_status_in_columns(zoo: Daemon) -> None:
     assert re.fullmatch(r"done +EXITED +unknown +exited with status 0", rows["done"])
     assert re.match(r"failed +EXITED +unknown +.*status 7", rows["failed"])
     assert re.match(
-        r"loops +FATAL +unhealthy +3 failures within 3600 s since it was last ready; .*status 7", rows["loops"]
+        r"loops +FATAL +unhealthy +3 failures within 3600 s without a lasting readiness; .*status 7", rows["loops"]
     )
     assert re.match(r"waits +BACKOFF +starting +.*status 7.*, next start in 3\d\d\d s", rows["waits"])
     assert re.fullmatch(r"absent +FATAL +unhealthy +no such file: /no/such/program", rows["absent"])

@@ -27,7 +27,7 @@ def made(tmp_path: Path) -> Iterator[faults.Faults]:
             "command": [sys.executable, "-S", str(SERVED), port],
             "ready": {"http": f"http://127.0.0.1:{port}/"},
             "health": health,
-            "restart": {"backoff": 0.2, "intensity": 100},
+            "restart": {"backoff": 0, "intensity": 1000},
             "stop": {"grace": 1},
         }
     with faults.small_disk(tmp_path / "home", "48m") as disk, Daemon(tmp_path, {"programs": programs}) as running:

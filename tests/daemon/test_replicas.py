@@ -26,6 +26,7 @@ from llm_supervisor.daemon.rolling import Rolling
 from llm_supervisor.daemon.runners import Runners
 from llm_supervisor.supervision.local.local_world import LocalWorld
 from llm_supervisor.supervision.snapshots import Snapshots
+from llm_supervisor.supervision.troubles import Troubles
 from tests.core.fake_world import ASKING, FakeWorld
 from tests.core.makers import CHECKED, SOME
 from tests.support.virtual_time import play
@@ -77,7 +78,7 @@ class Place:
         self.worlds = Worlds()
         self.seen: list[tuple[str, str]] = []
         self.snapshots = Snapshots()
-        self.lifecycle = Lifecycle(self.snapshots)
+        self.lifecycle = Lifecycle(self.snapshots, Troubles())
         self.runners = Runners(
             cast(LocalWorld, self.worlds), self.lifecycle, self.snapshots,
             publish=self.publish, configured=lambda: self.configured,

@@ -63,8 +63,10 @@ def engines() -> Engines:
 
 
 def config(engines: Engines, **more: object) -> dict[str, object]:
-    """The demo's configuration on free ports."""
+    """The demo's configuration on free ports, with engines that may be killed again and again: no restart waits."""
     demo = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    for program in (demo["gateway"], demo["models"][ALIAS]):
+        program["restart"] = {"backoff": 0, "intensity": 1000}
     demo["gateway"]["port"] = free_port()
     demo["models"][ALIAS] |= {"port": free_port(), "model": str(engines.model)}
     demo["engines"] = {"vllm": {"python": str(engines.vllm)}, "litellm": {"python": str(engines.litellm)}}

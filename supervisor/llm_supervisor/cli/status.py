@@ -152,9 +152,10 @@ def _troubles(supervisor: dict[str, Any]) -> list[str]:
     """What is wrong with the machine, as far as it hinders the daemon."""
     found = [
         f"{one['name']} does not answer (for {clock_text(one['for_s'])}): who needs it waits, the rest goes on"
-        for one in supervisor["not_answering"]
+        for one in supervisor.get("not_answering", [])  # an older daemon says nothing of it
     ]
-    if (lag := supervisor["loop_lag_s"]) > LATE:
+    found += [f"degraded: {text}" for text in supervisor.get("degraded", [])]
+    if (lag := supervisor.get("loop_lag_s", 0.0)) > LATE:
         found.append(f"the daemon was held up for {lag:.1f} s within the last minute: is the machine overloaded?")
     return found
 

@@ -31,7 +31,8 @@ class SilentBody(TypedDict):
 
 class SupervisorBody(TypedDict):
     """What the status says about the daemon itself. ``loop_lag_s``: by how much its event loop was late within the last
-    minute, at worst; ``not_answering``: what it has left alone because it does not answer."""
+    minute, at worst; ``not_answering``: what it has left alone because it does not answer; ``degraded``: what it cannot
+    do at present, in sentences, though it should: to write its state, to keep the output of a program."""
 
     pid: int
     version: str
@@ -45,6 +46,7 @@ class SupervisorBody(TypedDict):
     config_problems: list[str]
     loop_lag_s: float
     not_answering: list[SilentBody]
+    degraded: list[str]
 
 
 class ProgressBody(TypedDict):
@@ -238,6 +240,7 @@ class About:
     config_files: tuple[str, ...] = ()
     loop_lag: float = 0.0
     not_answering: tuple[SilentBody, ...] = ()
+    degraded: tuple[str, ...] = ()
 
 
 def status_message(
@@ -267,6 +270,7 @@ def status_message(
             "config_problems": list(about.config_problems),
             "loop_lag_s": round(about.loop_lag, 3),
             "not_answering": list(about.not_answering),
+            "degraded": list(about.degraded),
         },
         "endpoint": about.endpoint,
         "programs": [

@@ -56,6 +56,7 @@ from llm_supervisor.supervision.local.local_world import LocalWorld
 from llm_supervisor.supervision.resources import Refusal, check_ports
 from llm_supervisor.supervision.runner import Runner
 from llm_supervisor.supervision.snapshots import Snapshots
+from llm_supervisor.supervision.troubles import Troubles
 
 # When the daemon fails: seconds between SIGTERM and SIGKILL, and after SIGKILL until a process counts as stuck
 GRACE, KILL_GRACE = 5.0, 30.0
@@ -78,6 +79,7 @@ class Daemon:
         self._events = EventLog(() if handover is None else handover.events)
         self._active = active = ActiveConfig(bootstrap, config, problems)
         bootstrap.pump.limit(active.plan.logs.max_bytes, active.plan.logs.backups)
+        self._troubles = troubles = Troubles()
         self._world = world = LocalWorld(
             bootstrap.runtime,
             bootstrap.pump,
@@ -86,10 +88,11 @@ class Daemon:
             incidents=paths.incident_dir(bootstrap.environ),
             gpus=gpu.WhenAsked() if active.wants_gpus else None,
             store=bootstrap.notifier,
+            troubles=troubles,
         )
         self._snapshots = snapshots = Snapshots()
         self._loop_watch = LoopWatch(snapshots)
-        self._lifecycle = lifecycle = Lifecycle(snapshots)
+        self._lifecycle = lifecycle = Lifecycle(snapshots, troubles)
         self._runners = runners = Runners(
             world, lifecycle, snapshots, publish=self._publish, configured=lambda: active.plan.programs
         )
@@ -105,7 +108,9 @@ class Daemon:
         self._control = ControlSocket(self, bootstrap.runtime / SOCKET, door, lifecycle, self._upgrade, rolling)
         self._feed = GatewayFeed(active, world, runners)
         self._routes = Routes(active, world, runners, snapshots)
-        self._watchdog = Watchdog(bootstrap.notifier, bootstrap.pump, active, runners, lifecycle, snapshots)
+        self._watchdog = Watchdog(
+            bootstrap.notifier, bootstrap.pump, active, runners, lifecycle, snapshots, self._degraded
+        )
 
     # What is asked of it ----------------------------------------------------------------------------------
 
@@ -159,11 +164,17 @@ class Daemon:
             tuple(str(file) for file in config.files),
             self._loop_watch.lag(now),
             tuple(self._loop_watch.silent()),
+            tuple(self._degraded()),
         )
         proved = frozenset(alias for one in self.plan.programs.values() if one.asking for alias in one.asking.routes)
         names = {name: uuid for name in self._runners if (uuid := self.incarnation(name))}
         servers = {name: one for name in self._runners if (one := self._world.fork_servers.status(name)) is not None}
         return status_message(about, self.specs, self.states, self.plan.groups, now, names, servers, proved)
+
+    def _degraded(self) -> list[str]:
+        """What the daemon cannot do at present though it should."""
+        unwritten = self._bootstrap.pump.problems().items()
+        return [*self._troubles.texts(), *(f"the output of {name} cannot be kept: {why}" for name, why in unwritten)]
 
     def events(self, after: int) -> list[EventBody]:
         """The events since that number, oldest first, as far as they are kept."""
@@ -261,22 +272,22 @@ class Daemon:
         """Let every part of the daemon run: the task of the control socket, and those of the parts that never end by
         themselves."""
         start, former = self._lifecycle.start, self._bootstrap.former
-        answering = start(self._control.run())
+        answering = self._lifecycle.start_vital(self._control.run())
         for name, runner in self._runners.items():
             entry = former.programs.get(name)
             recorded = entry.state if entry else None
-            start(runner.run(sweep_first=entry is not None and recorded is None, recorded=recorded))
+            self._runners.let_run(runner, sweep_first=entry is not None and recorded is None, recorded=recorded)
             if name in gone:
                 self._lifecycle.soon(self._see_off(name))
         # after the runners, whose first turn makes programs wanted: before it, everything seems to be as it should be
         parts = [
-            start(self._watchdog.run()),
-            start(self._loop_watch.run()),
-            start(self._routes.prove()),
-            start(self._routes.watch_needs()),
-            start(self._maintain()),
-            start(self._feed.run()),
-            start(self._reload.catch_up(former)),
+            start("telling systemd", self._watchdog.run),
+            start("measuring the event loop", self._loop_watch.run),
+            start("asking through the gateway", self._routes.prove),
+            start("watching what the gateway needs", self._routes.watch_needs),
+            start("looking after fork servers and replicas", self._maintain),
+            start("telling the gateway", self._feed.run),
+            start("catching up with the configuration", lambda: self._reload.catch_up(former)),
         ]
         self._lifecycle.word = "running"
         return answering, parts

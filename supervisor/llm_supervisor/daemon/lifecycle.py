@@ -6,18 +6,24 @@ The parts of the daemon ask here; none of them stops the daemon by itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from llm_supervisor.host import log
 from llm_supervisor.supervision.snapshots import Snapshots
+from llm_supervisor.supervision.troubles import Troubles
+
+# A part that fails begins again after so long, then after twice as long each time up to the second (seconds)
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
+# A part that has worked for so long is well again (seconds)
+SETTLED = 60.0
 
 
 class Lifecycle:
     """The daemon's own state. Every change of it is published, so that whoever waits for a program looks again."""
 
-    def __init__(self, snapshots: Snapshots) -> None:
-        self._snapshots = snapshots
+    def __init__(self, snapshots: Snapshots, troubles: Troubles) -> None:
+        self._snapshots, self._troubles = snapshots, troubles
         self._own = Snapshots()  # of this alone: programs change all the time, and the daemon ends once
         self._ending = self._down = self._handing_over = False
         self._group = asyncio.TaskGroup()
@@ -80,9 +86,34 @@ class Lifecycle:
         """The task group of the daemon, to be entered once. What fails in it ends the daemon."""
         return self._group
 
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A part of the daemon, in the background: when it fails, the daemon ends."""
+    def start_vital(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A part without which there is no daemon, in the background: when it fails, the daemon ends."""
         return self._group.create_task(work)
+
+    def start(self, part: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """A part of the daemon, in the background. When it fails that is logged and shown, and it begins again: no
+        error that somebody overlooked is worth the lives of all programs."""
+        return self._group.create_task(self._again_and_again(part, work))
+
+    async def _again_and_again(self, part: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        well: asyncio.TimerHandle | None = None
+        while True:
+            began = loop.time()
+            try:
+                await work()
+                self._troubles.clear(part)
+                return
+            except Exception as error:
+                text = f"{part} fails and begins again: {type(error).__name__}: {error}"
+                if self._troubles.note(part, text):
+                    self._log.exception("a part of the daemon failed", part=part)
+            finally:
+                if well is not None:
+                    well.cancel()
+            pause = FIRST_PAUSE if loop.time() - began > SETTLED else min(2 * pause, LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+            well = loop.call_later(SETTLED, self._troubles.clear, part)
 
     def soon(self, work: Coroutine[Any, Any, object]) -> None:
         """One request, in the background. What goes wrong with it is logged, and is no reason for the daemon to end."""

@@ -126,7 +126,19 @@ class Runners(Mapping[str, Runner]):
 
     def start(self, name: str, planned: Planned) -> None:
         """Look after one more program, from now on."""
-        self._lifecycle.start(self.add(name, planned).run())
+        self.let_run(self.add(name, planned))
+
+    def let_run(self, runner: Runner, *, sweep_first: bool = False, recorded: State | None = None) -> None:
+        """Let a runner turn from now on, until it is told to finish. See ``Runner.run``. Should it fail, it goes on
+        from the state that it had, as a new daemon would."""
+        begun = False
+
+        async def run() -> None:
+            nonlocal begun
+            again, begun = begun, True
+            await runner.run(sweep_first=sweep_first, recorded=runner.state if again else recorded)
+
+        self._lifecycle.start(f"the runner of {runner.name}", run)
 
     def renew(self, name: str, planned: Planned) -> None:
         """What the program should be from now on, or one more program. A process that runs stays as it is."""

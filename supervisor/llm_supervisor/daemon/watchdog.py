@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 
 from llm_supervisor.core import fleet
 from llm_supervisor.daemon.active_config import ActiveConfig
@@ -35,20 +36,22 @@ class Watchdog:
         runners: Runners,
         lifecycle: Lifecycle,
         snapshots: Snapshots,
+        degraded: Callable[[], Sequence[str]],
     ) -> None:
+        self._degraded = degraded
         self._notifier, self._pump, self._active = notifier, pump, active
         self._runners, self._lifecycle, self._snapshots = runners, lifecycle, snapshots
         self._told_ready = False
         self._last_words = ""
 
     async def run(self) -> None:
-        """Tell systemd at every change, and now and then, for ever. Raises RuntimeError when the pump has ended."""
+        """Tell systemd at every change, and now and then, for ever; and look after the pump, without which every child
+        blocks on its output sooner or later."""
         pause = min(PERIOD, self._notifier.watchdog / 3) if self._notifier.watchdog else PERIOD
         while True:
             seen = self._snapshots.number
+            self._pump.look_after()
             self._tell()
-            if not self._pump.alive:
-                raise RuntimeError("the output pump has ended: children would block on their output")
             if self._turns():
                 self._notifier.alive()
             try:
@@ -61,7 +64,7 @@ class Watchdog:
     def _tell(self) -> None:
         now = asyncio.get_running_loop().time()
         states = self._runners.states
-        words = fleet.in_words(states)
+        words = "; ".join([fleet.in_words(states), *(f"degraded: {text}" for text in self._degraded())])
         specs = {name: spec for name, spec in self._runners.specs.items() if self._runners.stays(name)}
         staying = {name: states[name] for name in specs}
         if not self._told_ready and fleet.reached(self._active.plan.ready_when, specs, staying):

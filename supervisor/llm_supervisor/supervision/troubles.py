@@ -23,5 +23,5 @@ class Troubles:
         return self._texts.pop(about, None) is not None
 
     def texts(self) -> list[str]:
-        """All that is noted."""
+        """All that is noted at present, what has lasted longest first."""
         return list(self._texts.values())

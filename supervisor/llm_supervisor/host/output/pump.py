@@ -147,14 +147,21 @@ class Pump:
         return self._logs / name
 
     def add(self, name: str, pipe: int) -> None:
-        """Move what comes out of ``pipe`` into the log of ``name``; where that cannot be opened, it is tried again."""
+        """Move what comes out of ``pipe`` into the log of ``name``; where that cannot be opened, it is tried again.
+
+        Raises OSError where the kernel does not watch the pipe for us."""
         sink = self._sinks.get(name)
         if sink is None:
             sink = Sink(self.folder(name), self._segment_bytes, self._kept)
         with self._lock:
             self._sinks[name] = sink
             self._pipes[pipe] = (name, sink)
-        self._epoll.register(pipe, select.EPOLLIN)
+        try:
+            self._epoll.register(pipe, select.EPOLLIN)
+        except BaseException:
+            with self._lock:
+                del self._pipes[pipe]
+            raise
 
     def remove(self, pipe: int) -> None:
         """Take what still waits in the pipe, then close it."""

@@ -92,16 +92,20 @@ class Sink:
         return True
 
     def look(self) -> None:
-        """Begin a new segment where the present one was removed: nobody would ever see what is written into it."""
+        """Begin a new segment where the present one was removed: nobody would ever see what is written into it. And see
+        whether a log that could not be written can be, as its program may have nothing more to say."""
         try:
-            removed = self._fd >= 0 and os.fstat(self._fd).st_nlink == 0
-            if removed:
+            if self._fd >= 0 and os.fstat(self._fd).st_nlink == 0:
                 self._use(*_open_next(self.folder, self._number))
+            if self.problem and (self._fd >= 0 or self._reopen()):
+                if self.lost:
+                    self._mark()
+                self.problem = None
         except Exception as error:
-            self._failed(error, reopen=True)
+            self._failed(error)
 
     def close(self) -> None:
-        """Close the segment."""
+        """Close the segment that is written; ``take`` would open it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -112,13 +116,13 @@ class Sink:
         self._noted, self._noted_to = -NOTED_AT_LEAST, 0
         self._point(self.folder / f"{number:08d}.log")
 
-    def _failed(self, error: Exception, *, reopen: bool = False) -> None:
+    def _failed(self, error: Exception) -> None:
         """Remember why nothing can be written. A file that a moment cannot mend is closed, and opened again later."""
         text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         self.problem = text
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         self._why = "no room for the log" if full else f"the log could not be written: {text}"
-        if reopen or not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+        if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
             self.close()
             self._tried = time.monotonic()
 

@@ -116,31 +116,39 @@ class Launcher:
         try:
             return self._state_file.reserve_cookie(name)
         except OSError as error:
+            # a daemon that died now would leave a process that no later one could find
             summary = f"the state cannot be written: {error}"
-            raise SpawnRefused(Failure("state", summary, f"Free some room in {self._runtime}.")) from error
+            advice = f"It starts as soon as {self._runtime} can be written again."
+            raise SpawnRefused(Failure("state", summary, advice, permanent=False, busy=True)) from error
 
     def _prepare(self, spec: ProgramSpec, number: int, cookie: str) -> Incarnation:
-        """The incarnation without a process: its output is taken from the start. Raises SpawnRefused."""
+        """The incarnation without a process: its output is taken from the start. Raises OSError, and leaves nothing."""
         fifo = fifo_path(self._runtime, cookie)
+        pipe = make_fifo(fifo, spec.launch.pipe_size)
         try:
-            pipe = make_fifo(fifo, spec.launch.pipe_size)
             self._pump.add(spec.name, pipe)
+        except BaseException:
+            os.close(pipe)
+            fifo.unlink(missing_ok=True)
+            raise
+        try:
             self._store.store(fifo.name, pipe)
-        except OSError as error:
-            failure = Failure("log", f"no log can be opened: {error}", "Free some room in the log folder.")
-            raise SpawnRefused(failure) from error
-        at = os.stat(fifo)
-        living = Incarnation(
-            number,
-            cookie,
-            Tree(cookie, fifo=(at.st_dev, at.st_ino)),
-            fifo,
-            pipe,
-            port=spec.launch.port,
-            uds=spec.launch.uds,
-            log_from=self._pump.position(spec.name),
-            shm_before=shared_memory.names() if spec.vital else None,
-        )
+            at = os.fstat(pipe)
+            living = Incarnation(
+                number,
+                cookie,
+                Tree(cookie, fifo=(at.st_dev, at.st_ino)),
+                fifo,
+                pipe,
+                port=spec.launch.port,
+                uds=spec.launch.uds,
+                log_from=self._pump.position(spec.name),
+                shm_before=shared_memory.names() if spec.vital else None,
+            )
+        except BaseException:
+            self._pump.remove(pipe)
+            fifo.unlink(missing_ok=True)
+            raise
         self._incarnations[spec.name] = living
         self._state_file.note_digest(spec.name, spec.digest)
         self._reader.begin(spec.name, living.log_from)

@@ -31,6 +31,7 @@ from llm_supervisor.supervision.local.post_mortem import PostMortem
 from llm_supervisor.supervision.local.teardown import Teardown
 from llm_supervisor.supervision.local.watch import DISK_WITHIN, OutputReader, TreeWatch
 from llm_supervisor.supervision.state_file import Former, Handover, StateFile
+from llm_supervisor.supervision.troubles import Troubles
 from llm_supervisor.supervision.world import Launched, Post, Swept
 
 
@@ -47,6 +48,7 @@ class LocalWorld:
         incidents: Path,
         gpus: gpu.Gpus | None = None,
         store: Store | None = None,
+        troubles: Troubles | None = None,
     ) -> None:
         (runtime / "fifo").mkdir(mode=0o700, exist_ok=True)
         store = store or Notifier(None)
@@ -62,6 +64,7 @@ class LocalWorld:
             living=lambda: {name: living.entry() for name, living in self.incarnations.items()},
             accepting=lambda: self._listeners.accepting,
             limits=lambda: pump.limits,
+            troubles=troubles,
         )
         self.fork_servers = ForkServerPool(runtime / "fork-servers", self._state_file.starting)
         self._launcher = Launcher(

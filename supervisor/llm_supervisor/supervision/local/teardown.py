@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import State
-from llm_supervisor.host import bounded
+from llm_supervisor.host import bounded, log
 from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.process import Row, cgroup, find, reap_strangers, shared_memory, signal_process
 from llm_supervisor.supervision.confinement import is_own_socket
@@ -70,7 +70,11 @@ class Teardown:
             for name in (living.uds, f"{living.uds}.listener"):
                 if is_own_socket(name):
                     Path(name).unlink(missing_ok=True)
-        failure = await self._post_mortem.examine(spec, state, living)
+        failure = None
+        try:
+            failure = await self._post_mortem.examine(spec, state, living)
+        except Exception:  # how it left is known all the same
+            log.get().exception("it cannot be found out why a program left", program=spec.name)
         await self._gpu_turns.await_memory(spec.name, living.baselines)
         return replace(swept, failure=failure)
 
@@ -120,16 +124,21 @@ class Teardown:
         """Nothing of the incarnation is alive: take its last output, and let go of everything that was held for it."""
         if self._incarnations.get(name) is not living:
             return  # another sweep of the same incarnation was quicker
-        if living.pipe is not None:
-            self._pump.remove(living.pipe)
-            self._store.forget(living.fifo.name)
-        living.fifo.unlink(missing_ok=True)
-        if living.leader is not None:
-            living.leader.reap()
-        if living.tree.cgroup is not None:
-            cgroup.remove(living.tree.cgroup)
+        # what cannot be let go of is left: the program must not wait for it
+        letting_go: list[Callable[[], object]] = [lambda: living.fifo.unlink(missing_ok=True)]
+        if (pipe := living.pipe) is not None:
+            letting_go += [lambda: self._pump.remove(pipe), lambda: self._store.forget(living.fifo.name)]
+        if (leader := living.leader) is not None:
+            letting_go.append(leader.reap)
+        if (group := living.tree.cgroup) is not None:
+            letting_go.append(lambda: cgroup.remove(group))
         if living.shared:
-            self._clean(living)
+            letting_go.append(lambda: self._clean(living))
+        for let_go in letting_go:
+            try:
+                let_go()
+            except Exception:
+                log.get().exception("something of a dead program is left", program=name, incarnation=living.uuid)
         self._incarnations.pop(name, None)
         self.reap()  # the state file names the incarnation until the next save: a later daemon finds it dead
 
