@@ -180,8 +180,8 @@ class Restart(Block):
     backoff_cap: Duration = Field(default=_RESTART.backoff_cap, description="no wait is longer than this")
     intensity: Count = Field(
         default=_RESTART.intensity,
-        description="so many failures within the window end in FATAL; a readiness that has lasted (10 s, twice as long for each "
-        "failure, at most 10 minutes) forgives those before it",
+        description="so many failures within the window end in FATAL; a readiness that has lasted (10 s, twice as long "
+        "for each failure, at most 10 minutes) forgives those before it",
     )
     window: Positive = Field(default=_RESTART.window, description="the time within which failures are counted")
 
