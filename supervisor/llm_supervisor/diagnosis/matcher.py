@@ -241,7 +241,10 @@ class _Look:
         return pattern.frames is None or (raised is not None and pattern.frames.search(raised.frames) is not None)
 
     def _holds(self, pattern: Pattern, match: re.Match[str]) -> bool:
-        return pattern.when is None or pattern.when(self._values(match))
+        try:
+            return pattern.when is None or pattern.when(self._values(match))
+        except (ValueError, ArithmeticError):
+            return False  # a number of the log may be too long to be one
 
     def _values(self, match: re.Match[str]) -> dict[str, str]:
         return {**self.facts, **{name: value for name, value in match.groupdict().items() if value is not None}}
@@ -249,8 +252,10 @@ class _Look:
     def _found(self, pattern: Pattern, match: re.Match[str], line: int, evidence: list[Line]) -> Candidate:
         def finish() -> Diagnosis:
             values = self._values(match)
-            if pattern.derive is not None:
-                values.update(pattern.derive(values))
+            try:
+                values.update(pattern.derive(values) if pattern.derive is not None else {})
+            except (ValueError, ArithmeticError):
+                pass  # the same; the sentences that need what was derived are left out
             summary = next(iter(filled(pattern.summary, values)), pattern.kind.replace("_", " "))
             advice = " ".join(filled(pattern.advice, values))
             return Diagnosis(

@@ -198,6 +198,13 @@ class Probing:
                 return await self._world.ask(self._name, asking, question, timeout)
         return ProbeResult(Answer.OK, "nothing to ask")
 
+    def _read(self, line: bytes) -> Step | None:
+        """What a line says about the start. A program may write anything: what cannot be read says nothing."""
+        try:
+            return self._reader(line) if self._reader else None
+        except Exception:
+            return None
+
     async def _watch_start(self, incarnation: int) -> None:
         """Post what a starting program writes, burns and downloads, as signs of progress."""
         cpu, had = 0, await self._world.downloaded(self._spec())
@@ -205,7 +212,7 @@ class Probing:
             lines, wrote = await self._world.output(self._name)
             step: Step | None = None
             for line in lines:
-                step = (self._reader(line) if self._reader else None) or step
+                step = self._read(line) or step
             burned = self._world.worked(self._spec())
             if (has := await self._world.downloaded(self._spec())) > had:
                 step = step or Step("downloading")  # vLLM writes nothing about it

@@ -61,9 +61,9 @@ def read_metrics(page: bytes) -> Counters | None:
     )
 
 
-_SHARDS = re.compile(rb"Loading safetensors checkpoint shards:\s+\d+% Completed \| (\d+)/(\d+)")
-# bounded: a log may hold lines of megabytes, and this runs on the daemon's loop
-_CAPTURE = re.compile(rb"Capturing CUDA graphs?[^|]{0,80}\|[^|]{0,80}\| (\d+)/(\d+)")
+_SHARDS = re.compile(rb"Loading safetensors checkpoint shards:\s+\d{1,3}% Completed \| (\d{1,9})/(\d{1,9})\b")
+# bounded: a log may hold lines and numbers of megabytes, and this runs on the daemon's loop
+_CAPTURE = re.compile(rb"Capturing CUDA graphs?[^|]{0,80}\|[^|]{0,80}\| (\d{1,9})/(\d{1,9})\b")
 _STEPS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"vLLM API server version|Initializing a V1 LLM engine"), "starting the engine"),
     (re.compile(rb"Starting to load model"), "loading weights"),

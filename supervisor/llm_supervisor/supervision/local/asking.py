@@ -34,7 +34,7 @@ class ProbeClient:
             return reply
         if question.signal == "catalogue" and (stranger := self._stranger(name)) is not None:
             return replace(stranger, took=reply.took)
-        return replace(question.judge(reply.status, reply.body), took=reply.took)
+        return _judged(question.judge, reply, question.path)
 
     async def read(
         self, name: str, asking: ProbePlan, reading: MetricsProbe, timeout: float
@@ -43,7 +43,10 @@ class ProbeClient:
         reply = await (await self._target(name, asking)).ask(reading.path, timeout)
         if isinstance(reply, ProbeResult):
             return reply, None
-        counters = reading.read(reply.body) if reply.status == 200 else None
+        try:
+            counters = reading.read(reply.body) if reply.status == 200 else None
+        except Exception:
+            counters = None  # whatever was sent: it shows no counters
         if counters is None:
             return ProbeResult(Answer.INVALID, f"{reading.path} ({reply.status}) shows no counters", reply.took), None
         return ProbeResult(Answer.OK, f"{counters.running} running, {counters.waiting} waiting", reply.took), counters
@@ -56,7 +59,7 @@ class ProbeClient:
         reply = await target.ask(canary.path, timeout, body, {"X-Request-Id": f"llm-supervisor-canary-{nonce}"})
         if isinstance(reply, ProbeResult):
             return reply
-        return replace(canary.judge(reply.status, reply.body), took=reply.took)
+        return _judged(canary.judge, reply, canary.path)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -87,3 +90,13 @@ class ProbeClient:
         # every process is read to find the holder
         holder = net_ports.holder(living.port, listening - ours) if use.by_others else None
         return judge_port(use, living.port, name, str(holder) if holder else "another process")
+
+
+def _judged(judge: Callable[[int, bytes], ProbeResult], reply: http.Reply, path: str) -> ProbeResult:
+    """The judgement on an answer. One that no judge can read was sent by the program: it is invalid, and no defect of
+    ours that would count against nobody."""
+    try:
+        return replace(judge(reply.status, reply.body), took=reply.took)
+    except Exception as error:
+        detail = f"{path} answers {reply.status} with something that cannot be read ({type(error).__name__})"
+        return ProbeResult(Answer.INVALID, detail, reply.took)
