@@ -105,7 +105,9 @@ class Daemon:
             handover=self._handover, close_door=lambda: self._control.stop(),
         )  # fmt: skip
         door = None if handover is None else handover.control
-        self._control = ControlSocket(self, bootstrap.runtime / SOCKET, door, lifecycle, self._upgrade, rolling)
+        self._control = ControlSocket(
+            self, bootstrap.runtime / SOCKET, door, lifecycle, self._upgrade, rolling, troubles
+        )
         self._feed = GatewayFeed(active, world, runners)
         self._routes = Routes(active, world, runners, snapshots)
         self._watchdog = Watchdog(

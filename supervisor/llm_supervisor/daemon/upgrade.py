@@ -181,16 +181,17 @@ class Upgrade:
         if self._lifecycle.ending:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             return
-        self._bootstrap.pump.halt()
         argv = command()
         try:
+            self._bootstrap.pump.halt()
             door.set_inheritable(True)
             os.set_inheritable(self._bootstrap.lock, True)
             self._world.hand_over(self._handover(self._bootstrap.lock, door.fileno(), self.done + 1))
             sys.stdout.flush()
             os.execve(argv[0], argv, environment())
-        except OSError as error:
-            self._log.error("not upgraded: exec failed", error=str(error), argv=argv)
+        except Exception as error:
+            defect = not isinstance(error, OSError)
+            self._log.error("not upgraded: exec failed", error=str(error), argv=argv, exc_info=defect)
         self._world.keep_on()
         self._bootstrap.pump.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
