@@ -24,6 +24,7 @@ import pytest
 from llm_supervisor.control.client import NoDaemon
 from tests.daemon.test_adoption import pair
 from tests.support.harness import Daemon, cookie_of, free_port, marked
+from tests.support.programs import until
 
 SERVED = Path(__file__).parent.parent / "support/programs/served.py"
 SEED = int(os.environ.get("WORLD_SEED", "20261128"))
@@ -31,6 +32,7 @@ ERRORS = (
     "ENOSPC EROFS EIO ESTALE ENOMEM ETIMEDOUT ENODEV EMFILE ENFILE EACCES EPERM EAGAIN ENOENT EBUSY EINTR EDQUOT "
     "RuntimeError RuntimeError RuntimeError"
 ).split()
+OF_A_COMMAND = ("ENOENT", "EACCES", "EPERM")  # nobody can tell them from those of a wrong command
 VICTIM, OTHERS = "victim", ("other", "plain", "glm", "gateway")
 HOLD = 0.25  # seconds for which an error without an end lasts
 
@@ -56,10 +58,30 @@ class FailingDaemon(Daemon):
             answer: dict[str, Any] = json.loads(sock.makefile().readline())
             return answer
 
-    def pids(self) -> dict[str, tuple[int, str]]:
-        """The pid and the incarnation of each of the others."""
+    def disarmed(self) -> bool:
+        """Let nothing fail any more; False while it is not there to be told."""
+        try:
+            self.tell(arm=None)
+        except OSError:
+            return False
+        return True
+
+    def pids(self, *names: str) -> dict[str, tuple[int, str]]:
+        """The pid and the incarnation of each of these programs."""
         seen = {one["name"]: one for one in self.status()["programs"]}
-        return {name: (seen[name]["pid"], seen[name]["incarnation"]) for name in OTHERS}
+        return {name: (seen[name]["pid"], seen[name]["incarnation"]) for name in names}
+
+    def helped(self, error: str) -> None:
+        """Ask for a start where that request was what failed, or where the command seemed to be wrong."""
+
+        def settled() -> bool:
+            victim = self.program(VICTIM)
+            refused = victim["state"] == "FATAL" and error in OF_A_COMMAND
+            if victim["wanted"] == "down" or refused:
+                self.ask("POST", f"/v1/programs/{VICTIM}/start?wait=0")
+            return victim["state"] == "RUNNING"
+
+        self.wait_for(settled, f"{VICTIM} runs", 60)
 
     def well(self, what: str) -> None:
         """Wait until all programs are ready, and nothing of an older incarnation is left."""
@@ -153,7 +175,7 @@ def fail(world: FailingDaemon, count: int, seed: int) -> int:
         }
         act = dice.choice(actions)
         what = f"{number} of seed {seed}: {armed}, {act.__name__}"
-        before = world.pids()
+        before = world.pids(*OTHERS)
         world.tell(arm=armed)
         act()
         until_met = time.monotonic() + HOLD
@@ -162,14 +184,87 @@ def fail(world: FailingDaemon, count: int, seed: int) -> int:
         met += world.tell(arm=None)["hits"] > 0
         assert world.process is not None
         assert world.process.poll() is None, f"the daemon ended at {what}\n{world.stderr()[-5000:]}"
-        if world.program(VICTIM)["wanted"] == "down":
-            world.ask("POST", f"/v1/programs/{VICTIM}/start?wait=0")  # the request for a start was what failed
+        try:
+            world.helped(armed["error"])
+            world.well(what)
+        except AssertionError as error:
+            raise AssertionError(f"{what}\n{error}") from None
+        assert world.pids(*OTHERS) == before, f"another program was touched at {what}\n{world.stderr()[-5000:]}"
+    return met
+
+
+def adopt(world: FailingDaemon, count: int, seed: int) -> int:
+    """The daemon dies, and something fails when the next one starts. That one may refuse to start; then the third one
+    has to adopt everything. How many of the errors were met while it started."""
+    dice, met = random.Random(seed), 0
+    names = sorted(world.tell()["calls"])
+    for number in range(count):
+        times = dice.choice([1, 1, 2, 5])
+        armed = {
+            "name": dice.choice(names),
+            "error": dice.choice(ERRORS),
+            "nth": dice.choice([1, 1, 2, 3]),
+            "times": times,
+        }
+        what = f"adoption {number} of seed {seed}: {armed}"
+        before = world.pids(VICTIM, *OTHERS)
+        world.wait_written()
+        assert world.process is not None
+        world.end(signal.SIGKILL)
+        world.env["FAILING_PLAN"] = json.dumps(armed)
+        world.start()
+        del world.env["FAILING_PLAN"]
+        until(lambda: world.status()["supervisor"] or world.process is None or world.process.poll() is not None)
+        if world.process.poll() is not None:
+            met += 1
+            world.start()
+        world.wait_for(lambda: world.status()["supervisor"], f"it answers after {what}")
+        met += world.tell(arm=None)["hits"] > 0
         try:
             world.well(what)
         except AssertionError as error:
             raise AssertionError(f"{what}\n{error}") from None
-        assert world.pids() == before, f"another program was touched at {what}\n{world.stderr()[-5000:]}"
+        assert world.pids(VICTIM, *OTHERS) == before, f"not adopted after {what}\n{world.stderr()[-5000:]}"
     return met
+
+
+def upgrade(world: FailingDaemon, count: int, seed: int) -> None:
+    """Something fails while the daemon becomes another version: it does, or stays what it is, and no program ends."""
+    dice = random.Random(seed)
+    names = sorted(world.tell()["calls"])
+    for number in range(count):
+        times = dice.choice([1, 2, 10**9])
+        armed = {"name": dice.choice(names), "error": dice.choice(ERRORS), "nth": dice.choice([1, 2]), "times": times}
+        what = f"upgrade {number} of seed {seed}: {armed}"
+        before = world.pids(VICTIM, *OTHERS)
+        world.tell(arm=armed)
+        with contextlib.suppress(NoDaemon):
+            world.ask("POST", "/v1/upgrade")
+        world.wait_for(lambda: world.status()["supervisor"], f"it answers after {what}")
+        world.wait_for(lambda: world.disarmed(), f"it can be told after {what}")
+        assert world.process is not None
+        assert world.process.poll() is None, f"the daemon ended at {what}\n{world.stderr()[-5000:]}"
+        try:
+            world.well(what)
+        except AssertionError as error:
+            raise AssertionError(f"{what}\n{error}") from None
+        assert world.pids(VICTIM, *OTHERS) == before, f"a program was touched at {what}\n{world.stderr()[-5000:]}"
+
+
+@pytest.mark.slow
+def test_errors_at_an_adoption_end_nothing(world: FailingDaemon) -> None:
+    assert adopt(world, 12, SEED) >= 3
+
+
+@pytest.mark.slow
+def test_errors_at_an_upgrade_end_nothing(world: FailingDaemon) -> None:
+    upgrade(world, 6, SEED)
+
+
+@pytest.mark.soak
+def test_hundreds_of_errors_at_adoptions_and_upgrades_end_nothing(world: FailingDaemon) -> None:
+    adopt(world, 300, SEED + 1)
+    upgrade(world, 200, SEED + 1)
 
 
 @pytest.mark.slow

@@ -32,7 +32,11 @@ class SpawnError(Exception):
         self.permanent = permanent
 
 
-_SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+# Errors of an exec that say that the program is wrong. Any other is the machine's: no memory, a disk that is gone
+_WRONG = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EINVAL, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.E2BIG,
+)  # fmt: skip
 
 
 def become_subreaper() -> None:
@@ -175,7 +179,7 @@ def spawn(
                 setsigdef=[s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)],
             )
     except OSError as error:
-        raise SpawnError(f"{program}: {error.strerror}", permanent=error.errno not in _SHORTAGES) from error
+        raise SpawnError(f"{program}: {error.strerror}", permanent=error.errno in _WRONG) from error
     except ValueError as error:  # a NUL, or = in a variable's name: nothing that the kernel can take
         raise SpawnError(f"{program}: {error}") from error
     finally:

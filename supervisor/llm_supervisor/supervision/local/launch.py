@@ -195,8 +195,9 @@ def _start_cold(spec: ProgramSpec, fifo: Path, environment: Mapping[str, str], f
     try:
         pid = spawn(launch.argv, environment, output=fifo, cwd=launch.cwd, pass_fds=fds)
     except SpawnError as error:
-        advice = "Correct the command, or install it." if error.permanent else "The machine is short of something."
-        raise SpawnRefused(Failure("spawn_failed", str(error), advice, permanent=error.permanent)) from error
+        advice = "Correct the command, or install it." if error.permanent else "It is tried again until it works."
+        failure = Failure("spawn_failed", str(error), advice, permanent=error.permanent, busy=not error.permanent)
+        raise SpawnRefused(failure) from error
     leader = Child.open(pid)
     assert leader is not None, "nobody else reaps, so a fresh child is there at least as a zombie"
     return leader
