@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from llm_supervisor.core.health import Answer, ProbeResult
+from llm_supervisor.core.health import Answer, ProbeResult, Rank
 from llm_supervisor.core.probe import Step
 from llm_supervisor.engines.litellm import probes as litellm_probes
 from llm_supervisor.engines.vllm import probes as vllm_probes
@@ -130,6 +130,10 @@ vllm:generation_tokens_total{engine="1",model_name="glm"} 1.0
     seen = vllm_probes.read_metrics(page)
     assert seen is not None
     assert (seen.work, seen.running, seen.waiting) == ((101.0, 1234500.0, 7.0), 2, 1)
+    assert seen.ranks == {"0": Rank((100.0, 1234500.0, 7.0), 2, 1), "1": Rank((1.0, 0.0, 0.0))}
+    alone = vllm_probes.read_metrics(page.replace(b'engine="1"', b'engine="0"'))
+    assert alone is not None
+    assert (alone.work, alone.ranks) == (seen.work, {}), "one engine is its own sum"
 
 
 @pytest.mark.parametrize(

@@ -794,3 +794,47 @@ def test_the_words_that_count_as_ready() -> None:
         state = at(Phase.RUNNING)
         state = replace(state, health=replace(state.health, verdict=replace(state.health.verdict, word=word)))
         assert state.ready == (word in (Word.READY, Word.BUSY)), word
+
+
+# Several engines behind one API server ----------------------------------------------------------------------
+
+
+def ranks(*shown: tuple[float, int], canary: Answer | None = None) -> hl.Observation:
+    """A reading of the counters: of each engine its work, and how many requests it has."""
+    each = {str(n): hl.Rank((work,), running=running) for n, (work, running) in enumerate(shown)}
+    counters = Counters((sum(work for work, _ in shown),), sum(running for _, running in shown), ranks=each)
+    canary_probe = None if canary is None else hl.ProbeResult(canary)
+    return hl.Observation(metrics=hl.ProbeResult(Answer.OK), counters=counters, canary=canary_probe)
+
+
+def test_an_engine_that_hangs_is_not_hidden_by_the_others() -> None:
+    """Not by their work, and not by a canary, which one of the others has answered."""
+    health = fold(ranks((1.0, 1), (1.0, 1)), ranks((2.0, 1), (2.0, 1)))
+    assert (health.moved, health.suspect_since) == (True, None)
+    for turn in range(2, 20):
+        health = observe(health, ranks((turn + 1.0, 1), (2.0, 3), canary=Answer.OK), NOW + 10 * turn)
+        assert health.suspect_since == NOW + 20
+    judged = fuse(SPEC, health, NOW + 20 + SPEC.stall_grace)
+    assert (judged.rule, judged.action) == ("stalled", Reaction.KILL)
+    assert "while engine 1 has 3 running and 0 waiting" in judged.reason
+
+
+@pytest.mark.parametrize(
+    ("then", "since"),
+    [
+        (ranks((9.0, 1), (3.0, 1)), None),  # it moves again
+        (ranks((9.0, 1), (2.0, 0)), None),  # it has nothing to do any more
+        (ranks((9.0, 1)), None),  # it has left: there is one engine, which moves
+        (ranks((3.0, 1), (2.0, 1)), 20),  # the other one hangs, too
+        (seen(liveness=Answer.OK), 20),
+        (seen(metrics=Answer.SILENT), 20),
+    ],
+)
+def test_what_ends_the_suspicion_of_one_of_several(then: hl.Observation, since: int | None) -> None:
+    still = fold(ranks((1.0, 1), (1.0, 1)), ranks((2.0, 1), (2.0, 1)), ranks((3.0, 1), (2.0, 1)))
+    assert still.suspect_since == NOW + 20
+    assert observe(still, then, NOW + 30).suspect_since == (None if since is None else NOW + since)
+
+
+def test_an_idle_engine_among_several_is_not_suspect() -> None:
+    assert fold(*(ranks((float(turn), 1), (5.0, 0)) for turn in range(9))).suspect_since is None

@@ -33,15 +33,26 @@ class ProbeResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Rank:
+    """What one of several engines behind one API server counts (vLLM's data-parallel ranks); see ``Counters``."""
+
+    work: tuple[float, ...]
+    running: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """What an engine counts. ``work`` only grows while it works (tokens and iterations); a smaller value than
     before is a restart of the counting, which is no progress and no stall. ``finished`` counts requests that have
-    ended; None where the engine does not say."""
+    ended; None where the engine does not say. ``ranks``: where there are several engines, each by its name; the rest is
+    their sum."""
 
     work: tuple[float, ...]
     running: int = 0
     waiting: int = 0
     finished: float | None = None
+    ranks: Mapping[str, Rank] = field(default_factory=dict)
 
 
 ROUTE = "route "
@@ -115,7 +126,9 @@ class Health:
     compared with one before it; ``moved``: and they differed; ``served``: others' requests that ended in between (or,
     where these are not counted, 1 when more was done than canaries do). ``suspect_since`` is when
     work was first seen to stand still while there was some to do (or the canary got no answer, or a member is stopped);
-    None while there is nothing to suspect. ``proved_at`` is when the last canary was answered.
+    None while there is nothing to suspect. ``proved_at`` is when the last canary was answered. ``standing``: of several
+    engines those that do nothing though they have something to do, each with the time since when; the sums of all, and
+    canaries, which reach one of them, say nothing of these.
     """
 
     probes: Mapping[str, ProbeResult] = field(default_factory=dict)
@@ -127,6 +140,7 @@ class Health:
     suspect_since: float | None = None
     stopped: tuple[str, ...] = ()
     proved_at: float | None = None
+    standing: Mapping[str, float] = field(default_factory=dict)
     verdict: Verdict = Verdict("new", Word.STARTING, Reaction.KEEP, "not asked yet")
 
     @property
@@ -146,9 +160,11 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
         probes[name] = probe
         failures[name] = failures.get(name, 0) + 1 if probe.answer in FAILED else 0
     counters, compared, moved, served = health.counters, health.compared, health.moved, health.served
+    standing = health.standing
     if seen.counters is not None:
+        standing = _standing(health, seen.counters, now)
         compared = counters is not None and _comparable(counters.work, seen.counters.work)
-        moved = compared and counters is not None and counters.work != seen.counters.work
+        moved = compared and counters is not None and counters.work != seen.counters.work and not standing
         served = _served(counters, seen.counters, seen.own) if moved and counters is not None else 0.0
         counters = seen.counters
     elif seen.metrics is not None and seen.metrics.answer in FAILED:
@@ -173,12 +189,15 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
         served=served,
         stopped=health.stopped if seen.stopped is None else seen.stopped,
         proved_at=now if answered else health.proved_at,
+        standing=standing,
     )
+    if standing:
+        return replace(folded, suspect_since=min(standing.values()))
     unanswered = failures.get("canary", 0) > 0 and probes["canary"].answer is Answer.SILENT
-    standing = folded.pending and compared
+    still = folded.pending and compared
     # without counters a stall cannot be told from rest: there the liveness of a stopped program falls silent soon
     frozen = bool(folded.stopped) and counters is not None
-    if moved or not (standing or unanswered or frozen):
+    if moved or not (still or unanswered or frozen):
         return replace(folded, suspect_since=None)
     if proved:
         return replace(folded, suspect_since=now)  # it answers, whatever it counts: the grace begins anew
@@ -187,6 +206,17 @@ def observe(health: Health, seen: Observation, now: float) -> Health:
     # a question that got no answer shows a stall that began when it was sent, at the latest
     asked = seen.canary or seen.metrics
     return replace(folded, suspect_since=now - asked.took if asked is not None else now)
+
+
+def _standing(health: Health, seen: Counters, now: float) -> dict[str, float]:
+    """The engines that have something to do and have done nothing since the last reading, with the time since when."""
+    known = health.counters.ranks if health.counters is not None else {}
+    found = {}
+    for name, rank in seen.ranks.items():
+        before = known.get(name)
+        if before is not None and rank.running + rank.waiting > 0 and rank.work == before.work:
+            found[name] = health.standing.get(name, now)
+    return found
 
 
 def _comparable(before: tuple[float, ...], after: tuple[float, ...]) -> bool:

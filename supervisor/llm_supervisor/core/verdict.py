@@ -191,6 +191,9 @@ def _reason(template: str, health: Health, now: float) -> str:
 def _why(health: Health) -> str:
     if health.stopped:
         return ", ".join(health.stopped)
+    if health.standing and health.counters is not None:
+        ranks = ((name, health.counters.ranks[name]) for name in sorted(health.standing))
+        return ", ".join(f"engine {name} has {one.running} running and {one.waiting} waiting" for name, one in ranks)
     if health.failures.get("canary", 0) > 0:
         return "the canary gets no answer"
     load = health.counters or Counters(())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 
-from llm_supervisor.core.health import Answer, Counters, ProbeResult
+from llm_supervisor.core.health import Answer, Counters, ProbeResult, Rank
 from llm_supervisor.core.probe import Step
 
 
@@ -36,29 +37,38 @@ def judge_models(status: int, body: bytes, served_name: str) -> ProbeResult:
 
 _SERIES = re.compile(
     rb"^vllm:(generation_tokens_total|prompt_tokens_total|iteration_tokens_total_count"
-    rb"|request_success_total|num_requests_running|num_requests_waiting)(?:\{[^}\n]*\})? ([0-9.eE+]+)$",
+    rb"|request_success_total|num_requests_running|num_requests_waiting)(?:\{([^}\n]*)\})? ([0-9.eE+]+)$",
     re.MULTILINE,
 )
+_RANK = re.compile(rb'(?:^|,)engine="(\d{1,6})"')
 _WORK = (b"generation_tokens_total", b"prompt_tokens_total", b"iteration_tokens_total_count")
 
 
 def read_metrics(page: bytes) -> Counters | None:
-    """Six series of ``/metrics``, summed over engines; None when the page shows none of them. A pattern over the
-    bytes: a parser of the whole page (50 KB) would block the loop thirty times as long."""
+    """Six series of ``/metrics``, summed over engines, and by engine where there are several (data-parallel ranks: one
+    that hangs does not show in the sums). None when the page shows none of them. A pattern over the bytes: a parser of
+    the whole page (50 KB) would block the loop thirty times as long."""
     sums: dict[bytes, float] = {}
+    by_rank: dict[str, dict[bytes, float]] = {}
     try:
-        for name, value in _SERIES.findall(page):
-            sums[name] = sums.get(name, 0.0) + float(value)
+        for name, labels, value in _SERIES.findall(page):
+            number = float(value)
+            sums[name] = sums.get(name, 0.0) + number
+            if (rank := _RANK.search(labels)) is not None:
+                of_rank = by_rank.setdefault(rank[1].decode(), {})
+                of_rank[name] = of_rank.get(name, 0.0) + number
     except ValueError:
         return None
     if not sums or not all(map(math.isfinite, sums.values())):
         return None
-    return Counters(
-        work=tuple(sums.get(name, 0.0) for name in _WORK),
-        running=int(sums.get(b"num_requests_running", 0)),
-        waiting=int(sums.get(b"num_requests_waiting", 0)),
-        finished=sums.get(b"request_success_total"),
-    )
+    ranks = {name: Rank(*_counted(of_rank)) for name, of_rank in by_rank.items()} if len(by_rank) > 1 else {}
+    return Counters(*_counted(sums), finished=sums.get(b"request_success_total"), ranks=ranks)
+
+
+def _counted(sums: Mapping[bytes, float]) -> tuple[tuple[float, ...], int, int]:
+    """The work, and the requests that run and that wait."""
+    work = tuple(sums.get(name, 0.0) for name in _WORK)
+    return work, int(sums.get(b"num_requests_running", 0)), int(sums.get(b"num_requests_waiting", 0))
 
 
 _SHARDS = re.compile(rb"Loading safetensors checkpoint shards:\s+\d{1,3}% Completed \| (\d{1,9})/(\d{1,9})\b")
