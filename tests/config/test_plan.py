@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -174,7 +175,7 @@ def test_a_key_of_the_daemons_does_not_become_an_engines(place: Place) -> None:
 
 def test_the_environment_of_vllm(place: Place) -> None:
     base = {"VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
-    base |= {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600"}
+    base |= {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
     assert env(one_model(place, "vision: true")) == base
     gpus = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1,0"}
     assert env(one_model(place, "gpus: [1, 0]")) == base | gpus
@@ -283,9 +284,12 @@ def test_the_gateways_specification(place: Place) -> None:
     python, replica, *rest = spec.launch.argv
     assert python == PYTHONS.litellm
     assert Path(replica).is_file()
+    *rest, media = rest
     assert rest == [
-        "--listen-fd", "3", "--uds", f"{RUN}/gateway.sock", "--drain", "35", "--hold", f"{RUN}/engines.json",
+        "--listen-fd", "3", "--uds", f"{RUN}/gateway.sock", "--drain", "35", "--hold", f"{RUN}/engines.json", "--media",
     ]  # fmt: skip
+    limits = {"body": 512 << 20, "files": 1000, "pixels": 1_000_000_000}
+    assert json.loads(media) == {"allow": [], "elsewhere": [], **limits}
     assert env(made_, "gateway") == {
         "CONFIG_FILE_PATH": f"{RUN}/litellm_config.yaml",
         "LITELLM_MASTER_KEY": KEY,
@@ -298,6 +302,55 @@ def test_the_gateways_specification(place: Place) -> None:
     assert questions == ["/health/liveliness", "/model_group/info"]
     general = {"master_key": "os.environ/LITELLM_MASTER_KEY"}
     assert made_.litellm_config == {"model_list": [], "general_settings": general}
+
+
+def test_what_clients_may_send_and_have_fetched(place: Place) -> None:
+    def told(media: str) -> tuple[dict[str, Any], str]:
+        spec = made(place, f"gateway: {{port: 4001{media}}}\n").programs["gateway"].spec
+        said: dict[str, Any] = json.loads(spec.launch.argv[spec.launch.argv.index("--media") + 1])
+        return said, spec.digest
+
+    usual, digest = told("")
+    assert told(", media: {}") == (usual, digest) == told(", media: {max_body: 512MB, allow_hosts: []}")
+    given = ", media: {allow_hosts: ['*.lan', 10.0.0.0/8], max_body: 1MB, max_files: 2, max_pixels: 3}"
+    changed, other = told(given)
+    assert changed == {"allow": ["*.lan", "10.0.0.0/8"], "body": 1 << 20, "files": 2, "pixels": 3, "elsewhere": []}
+    assert other != digest, "a replica has it for life"
+    assert told(", media: {allow_hosts: all}")[0]["allow"] == "all"
+
+
+def group(name: str, base: str = "https://cloud/v1") -> str:
+    return f"{{model_name: {name}, litellm_params: {{model: openai/x, api_key: k, api_base: '{base}'}}}}"
+
+
+ENGINE = "http://localhost:8000/v1"
+
+
+@pytest.mark.parametrize(
+    ("groups", "more", "elsewhere"),
+    [
+        ([group("x"), group("y"), group("'z/*'")], "", ["x", "y"]),
+        ([group("x"), group("x", ENGINE)], "", []),
+        ([group("x"), group("y")], "router_settings: {fallbacks: [{x: [a]}]}", ["y"]),
+        ([group("x"), group("y")], "litellm_settings: {context_window_fallbacks: [{x: [{model: y}]}, {y: [a]}]}", []),
+        ([group("x"), group("y")], "router_settings: {fallbacks: [{x: [y]}]}", ["x", "y"]),
+        ([group("x")], "router_settings: {fallbacks: [{'*': [a]}]}", []),
+        ([group("x")], "litellm_settings: {default_fallbacks: [a]}", []),
+        ([group("x")], "router_settings: {model_group_alias: {other: x, mine: a}}", ["other", "x"]),
+        ([group("x")], "router_settings: {model_group_alias: {mine: a}, fallbacks: [{x: [mine]}]}", []),
+        ([group("x")], "general_settings: {completion_model: a}", []),
+    ],
+)
+def test_groups_that_lead_to_no_engine_of_ours(
+    place: Place, groups: list[str], more: str, elsewhere: list[str]
+) -> None:
+    place.write(f"model_list: [{', '.join(groups)}]\n{more}\n", "native.yaml")
+    launch = (
+        made(place, "gateway: {litellm_config: native.yaml}\nmodels: {a: {model: o/a, port: 8000}}\n")
+        .programs["gateway"]
+        .spec.launch
+    )
+    assert json.loads(launch.argv[launch.argv.index("--media") + 1])["elsewhere"] == elsewhere
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,21 @@ def test_all_is_well(host: Host) -> None:
     assert not (host.folder / "home").exists(), "nothing is made"
 
 
+def test_from_where_images_are_fetched(host: Host) -> None:
+    (model,) = host.config["models"].values()
+    assert "media" not in {one.check for one in host.look()}, "it takes none"
+    model["vision"] = True
+    usual = "fetches images by address from any public host and from no private address; no redirect is followed"
+    assert (host.find("media").verdict, host.find("media").detail) == (FINE, usual)
+    model["vllm"] = {**model.get("vllm", {}), "allowed-media-domains": ["a.example", "b.example"]}
+    model["env"] = {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": "1"}
+    host.config["gateway"]["media"] = {"allow_hosts": ["*.lan"]}
+    said = host.find("media").detail
+    assert "from a.example, b.example only and from the private addresses of *.lan; redirects are followed" in said
+    host.config["gateway"]["media"] = {"allow_hosts": "all"}
+    assert "and from any private address" in host.find("media").detail
+
+
 # Engines ----------------------------------------------------------------------------------------------------
 
 

@@ -57,6 +57,30 @@ def test_each_group_is_asked_what_it_can(tmp_path: Path) -> None:
     assert not asked(tmp_path, "many", vision=True)["two images"].refused
 
 
+@pytest.mark.parametrize(
+    ("allow", "domains", "refused"),
+    [
+        ("[]", "", True),
+        ("[images.lan, 10.0.0.0/8]", "", True),
+        ("[127.0.0.1]", "", False),
+        ("[127.0.0.0/8]", "", False),
+        ("['*']", "", False),
+        ("all", "", False),
+        ("all", "a.example", True),
+        ("all", "127.0.0.1", False),
+    ],
+)
+def test_a_picture_of_this_machine_is_refused_unless_it_is_allowed(
+    tmp_path: Path, allow: str, domains: str, refused: bool
+) -> None:
+    config = CONFIG.replace("gateway: {{}}", f"gateway: {{{{media: {{{{allow_hosts: {allow}}}}}}}}}")
+    if domains:
+        config = config.replace(
+            "video: 1}},", f"video: 1}}}}, allowed-media-domains: [{domains}],".replace("}}}}", "}}")
+        )
+    assert asked(tmp_path, "many", vision=True, config=config)["image (URL)"].refused is refused
+
+
 @pytest.mark.parametrize("listening", [True, False])
 @pytest.mark.parametrize(
     ("state", "words"),
@@ -149,7 +173,7 @@ EMBED = Question("m", "embeddings", "/v1/embeddings", {})
         (CHAT, 500, {"error": {"message": "broken\nhere"}}, False, "500: broken here"),
         (CHAT, 401, {"error": "no"}, False, "401: no"),
         (TWO, 400, {"error": {"message": "at most 1 image"}}, True, "refused, as it should be (400: at most 1 image)"),
-        (TWO, 200, completion(), False, "refused, as it should be (200"),
+        (TWO, 200, completion(), False, "should be refused (200"),
         (TWO, 500, {"error": {"message": "oh"}}, False, "(500: oh)"),
         (LISTED, 200, {"data": [{"id": "m"}]}, True, ""),
         (LISTED, 200, {"data": [{"id": "n"}]}, False, "listed are ['n']"),

@@ -6,6 +6,7 @@ from there, so that each is defined once.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import shlex
@@ -208,6 +209,34 @@ class Supervised(Block):
     )
 
 
+def _host(name: str) -> str:
+    """A host, a pattern of hosts, an address or a network. Raises ValueError."""
+    try:
+        ipaddress.ip_network(name, strict=False)
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9*]([A-Za-z0-9*._-]{0,252})", name):
+            text = f"{short(name)} is no host; write a name (images.lan, *.lan), an address or a network (10.0.0.0/8)"
+            raise ValueError(text) from None
+    return name
+
+
+class Media(Block):
+    """What clients may send to local models, and have them fetch."""
+
+    allow_hosts: Literal["all"] | list[Annotated[str, AfterValidator(_host)]] = Field(
+        default=[],
+        description="hosts with private addresses from which models may fetch images, videos and sounds: names "
+        "(`images.lan`, `*.lan`), addresses and networks (`10.0.0.0/8`), or all. Without it, private, loopback and "
+        "link-local addresses are refused",
+    )
+    max_body: Size = Field(default=512 << 20, description="a larger request is refused")
+    max_files: Count = Field(default=1000, description="a request with more images, videos and sounds is refused")
+    max_pixels: Count = Field(
+        default=1_000_000_000,
+        description="a request whose images, as far as they are in it as base64, have more pixels together is refused",
+    )
+
+
 class Gateway(Supervised):
     """The LiteLLM proxy: the one address that clients use."""
 
@@ -230,6 +259,7 @@ class Gateway(Supervised):
     max_rss: Annotated[Size, AfterValidator(_most_memory)] | None = Field(
         default=None, description="a replica whose memory has grown beyond this is replaced while another one serves"
     )
+    media: Media = Field(default=Media(), description="what clients may send to local models, and have them fetch")
     warm: Warm = Field(
         default="auto",
         description="whether a restart forks a process that has imported LiteLLM already; off: never, any other "

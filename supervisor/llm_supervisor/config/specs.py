@@ -49,6 +49,7 @@ _FOR_THE_GATEWAY = frozenset({"litellm", "vision", "chat"})
 _ALWAYS_OURS = frozenset(
     {"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "SPT_NOENV", "VLLM_API_KEY", "VLLM_USE_MODELSCOPE"}
 )
+_LONGEST_WORD = 32 * 1024  # characters of the names that a replica is told on its command line
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -283,7 +284,13 @@ def replica(setting: Setting, name: str, gateway: schema.Gateway, file: GatewayF
         kind=Kind.LITELLM,
         launch=Launch(
             argv=litellm_process.argv(
-                python, uds, max(int(gateway.stop.grace) - _DRAIN_MARGIN, 1), hold, sockets, modules
+                python,
+                uds,
+                max(int(gateway.stop.grace) - _DRAIN_MARGIN, 1),
+                hold,
+                sockets,
+                modules,
+                _media(setting, gateway.media, file.content),
             ),
             env=tuple(env.items()),
             listener=(gateway.host, gateway.port),
@@ -308,10 +315,26 @@ def replica(setting: Setting, name: str, gateway: schema.Gateway, file: GatewayF
             master_key,
             keys,
             sockets,
+            *([media] if (media := _set_by_user(gateway.media)) else []),
         ),
         settings=_digest(_set_by_user(gateway), {alias: _decides_canary(model) for alias, model in models.items()}),
     )
     return Planned(spec, _replica_asking(config, uds, {**config.environ, **env}, file.content, master_key))
+
+
+def _media(setting: Setting, media: schema.Media, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a replica is told of what clients may send, and have fetched."""
+    config = setting.config
+    engines = {proxy_config.engine_base(alias, model.port): alias for alias, model in config.root.models.items()}
+    elsewhere = proxy_config.elsewhere(content, engines, config.environ)
+    return {
+        "allow": media.allow_hosts,
+        "body": media.max_body,
+        "files": media.max_files,
+        "pixels": media.max_pixels,
+        # one word of a command line has its limit (128 KiB); without the names, these requests are looked at, too
+        "elsewhere": elsewhere if sum(map(len, elsewhere)) < _LONGEST_WORD else (),
+    }
 
 
 def _replica_asking(

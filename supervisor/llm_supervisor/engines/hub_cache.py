@@ -283,12 +283,8 @@ def _listed(repository: Repository, commit: str) -> list[File] | None:
     """The files of a commit, as huggingface_hub (2 and later) has noted them beside the cache."""
     try:
         said = json.loads((repository.folder / "trees" / f"{commit}.json").read_bytes())
-        rows = [
-            {"path": path, "size": one["size"], "sha256": one.get("lfs_sha256"), "oid": one.get("blob_id")}
-            for path, one in said["files"].items()
-            if said["format_version"] == 1
-        ]
-        return files_of(rows) or None
+        rows = said["files"].items() if said["format_version"] == 1 else ()
+        return files_of({"path": path, "size": one["size"]} for path, one in rows) or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from llm_supervisor import paths
-from llm_supervisor.config import Config, ConfigError, repositories_of, schema
+from llm_supervisor.config import Config, ConfigError, media, repositories_of, schema
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import hub_cache, known_releases, memory_estimate, site_packages
 from llm_supervisor.engines.memory_estimate import Footprint
@@ -90,6 +90,7 @@ class Preflight:
             (f"{data} or that of the logs", self._folders),
             (f"the folder {self._shm}", self._shared_memory),
             ("the limits of this process", self._descriptors),
+            ("the configuration", self._media),
         )
         return [finding for thing, check in checks for finding in _answered(thing, check)]
 
@@ -136,6 +137,10 @@ class Preflight:
             yield Finding("driver", "nvidia", Verdict.ERROR, detail, advice)
         else:
             yield _fine("driver", "nvidia", f"{driver.version} (CUDA {there}), the wheel wants {wanted}")
+
+    def _media(self) -> Iterator[Finding]:
+        for alias, text in media.sources(self._config).items():
+            yield _fine("media", alias, text)
 
     # Models and GPUs ----------------------------------------------------------------------------------------
 

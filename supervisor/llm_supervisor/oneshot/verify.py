@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 from llm_supervisor.config import Config, groups_of, schema
+from llm_supervisor.config.media import fetches_from_here
 from llm_supervisor.engines import canary
 from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.engines.vllm import options as engine_options
@@ -138,7 +139,9 @@ def _pictures(config: Config, name: str, model: schema.Model | None) -> Iterator
     yield Question(name, "image (base64)", chat, with_parts(image(data)))
     if model is None:
         return  # a cloud cannot fetch what this machine serves
-    yield Question(name, "image (URL)", chat, with_parts(image(BY_URL)))
+    # it is served on a loopback address, which is refused unless the configuration allows it
+    inside = not fetches_from_here(config, model)
+    yield Question(name, "image (URL)", chat, with_parts(image(BY_URL)), refused=inside)
     options = engine_options.by_name(model.vllm)
     if folder := options.get("allowed-local-media-path"):
         yield Question(name, "image (file)", chat, with_parts(image(BY_FILE)), media=str(folder))
@@ -206,7 +209,8 @@ def judge(question: Question, status: int, body: bytes) -> tuple[bool, str, int 
     """Whether that is the right answer, in words, and how many tokens were made. Pure."""
     if question.refused:
         said = _error(body)
-        return (400 <= status < 500 and bool(said)), f"refused, as it should be ({status}: {said})"[:160], None
+        ok = 400 <= status < 500 and bool(said)
+        return ok, f"{'refused, as it should be' if ok else 'should be refused'} ({status}: {said})"[:160], None
     if status != 200:
         return False, f"{status}: {_error(body)}"[:240], None
     try:

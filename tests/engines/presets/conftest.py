@@ -103,7 +103,9 @@ def running(
     }
     lines = (folder / "keys.env").read_text().splitlines()
     keys = dict(line.split("=", 1) for line in lines if "=" in line)
-    with shared.using({"models": changed}, at_model), httpx.Client(trust_env=False, timeout=120) as http:
+    # pictures by address are served by the tests, on this machine
+    here_too = {"gateway": {"media": {"allow_hosts": ["127.0.0.1"]}}, "models": changed}
+    with shared.using(here_too, at_model), httpx.Client(trust_env=False, timeout=120) as http:
         client = openai.OpenAI(
             base_url=shared.status()["endpoint"] + "/v1",
             api_key=keys["LITELLM_MASTER_KEY"],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -91,6 +92,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--listen-fd", type=int, required=True, help="inherited listening TCP socket")
     parser.add_argument("--uds", required=True, help="path of the private unix socket")
     parser.add_argument("--hold", help="file in which the daemon says how its engines are")
+    parser.add_argument("--media", metavar="JSON", help="what clients may send, and have fetched: see litellm_media.py")
     parser.add_argument("--modules", metavar="DIR", help="a folder in which Python modules of the configuration may be")
     parser.add_argument("--drain", type=int, default=25, help="seconds that requests in hand get after SIGTERM")
     parser.add_argument(
@@ -149,13 +151,17 @@ def main() -> int:
 
     if options.engine:
         reach_by_socket(dict(pair.split("=", 1) for pair in options.engine))
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     if options.hold:
-        sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
         import litellm
         from litellm_hold import Hold, RetryAfter
 
         litellm.callbacks.append(Hold(options.hold))
         app = RetryAfter(app)
+    if options.media:
+        from litellm_media import Media
+
+        app = Media(app, json.loads(options.media))
 
     # longer than clients keep an idle connection: it is theirs to close, or a request meets its end
     config = uvicorn.Config(

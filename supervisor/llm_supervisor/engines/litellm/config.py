@@ -215,6 +215,42 @@ def engines_behind(
 ) -> dict[str, tuple[str, ...]]:
     """The engines of ours behind each group that has no other deployment, by their ``engine_base``. As
     ``inside/litellm_hold.py`` knows them."""
+    found = _deployments(config, engines_at, environ)
+    engines = {name: tuple(one for one in ours if one is not None) for name, ours in found.items()}
+    return {name: engines[name] for name, ours in found.items() if len(engines[name]) == len(ours)}
+
+
+def elsewhere(config: Mapping[str, Any], engines_at: Mapping[str, str], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The groups that never lead to an engine of ours, neither by a deployment nor by a fallback. None of them, where
+    LiteLLM is told to take another group than the one that a request names."""
+    found = _deployments(config, engines_at, environ)
+    leads: dict[str, set[str]] = {alias: {of} for alias, of in aliases(config).items()}
+    after_all: set[str] = set()
+    for place in ("router_settings", "litellm_settings"):
+        settings = _mapping(config.get(place))
+        for entry in (entry for kind in _FALLBACKS for entry in settings.get(kind) or []):
+            for group, targets in _mapping(entry).items():
+                leads.setdefault(group, set()).update(_targets(targets))
+        after_all |= _targets(settings.get("default_fallbacks"))
+    after_all |= leads.pop("*", set())
+    ours = {name for name, engines in found.items() if any(engines)}
+    while more := {group for group, targets in leads.items() if targets & ours} - ours:
+        ours |= more
+    if after_all & ours or _mapping(config.get("general_settings")).get("completion_model"):
+        return ()
+    return tuple(sorted(name for name in found.keys() - ours if "*" not in name))
+
+
+def _targets(fallbacks: Any) -> set[str]:
+    """The names of the groups in a list of fallbacks."""
+    said = fallbacks if isinstance(fallbacks, list) else []
+    return {str(one.get("model") if isinstance(one, Mapping) else one) for one in said}
+
+
+def _deployments(
+    config: Mapping[str, Any], engines_at: Mapping[str, str], environ: Mapping[str, str]
+) -> dict[str, list[str | None]]:
+    """For each group the engine of ours behind each deployment, None for somebody else's."""
     found: dict[str, list[str | None]] = {}
     for entry in config.get("model_list") or []:
         base = _mapping(entry.get("litellm_params")).get("api_base") or ""
@@ -225,8 +261,7 @@ def engines_behind(
     for alias, of in aliases(config).items():
         if of in found:
             found.setdefault(alias, found[of])
-    engines = {name: tuple(one for one in ours if one is not None) for name, ours in found.items()}
-    return {name: engines[name] for name, ours in found.items() if len(engines[name]) == len(ours)}
+    return found
 
 
 def fits_in_header(key: str) -> bool:

@@ -83,6 +83,8 @@ def environment(
         # seconds; longer than the gateway keeps an idle connection (120): by default vLLM closes it after 5, perhaps
         # just when the gateway sends the next request on it
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
+        # an address that clients name may be looked at before; where it sends vLLM to may not
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "PYTHONUNBUFFERED": "1",
         # setproctitle otherwise overwrites the environment area of /proc, and our cookie with it
         "SPT_NOENV": "1",
