@@ -22,6 +22,7 @@ _SECRET_NAME = re.compile(
       | (?:.*[_-])?per(?:[_-]\w+)?[_-]token$  # a price
       | (?:.*[_-])?(?:bos|eos|pad|unk|sep|cls|mask|start|end|special)[_-]token$  # a tokenizer's
       | (?:.*[_-])?(?:image|video|audio|max|min)[_-]token$
+      | (?:.*[_-])?disable[_-]implicit[_-]token$  # a flag of huggingface_hub's
     )
     (?: .*(?: passwords? | passwd | passphrase | pwd | secrets? | credentials? | authorization | database_ur[li]
             | webhooks?(?:[_-]?ur[li])? | api[_-]?keys | auth[_-]?value

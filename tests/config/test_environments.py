@@ -39,6 +39,7 @@ ORDINARY = {
     "HF_ENDPOINT": "https://mirror",
     "VLLM_LOGGING_LEVEL": "INFO",
     "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
 }
 HUBS = {"HF_TOKEN": "hf_abcdefghijklmnop", "MODELSCOPE_API_TOKEN": "ms-1234567"}
 OTHERS = {
