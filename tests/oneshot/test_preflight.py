@@ -17,10 +17,11 @@ import yaml
 
 from llm_supervisor.cli import main
 from llm_supervisor.config import load
+from llm_supervisor.core.gpu_memory import Memory
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import known_releases
 from llm_supervisor.host import gpu, memory
-from llm_supervisor.host.gpu import Driver, Memory
+from llm_supervisor.host.gpu import Driver
 from llm_supervisor.oneshot.preflight import Finding, Preflight, Verdict, worst
 from llm_supervisor.units import GIB
 from tests.oneshot.test_memory_estimate import GLM_41V

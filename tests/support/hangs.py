@@ -47,6 +47,7 @@ for name in "isdir isfile exists getsize realpath".split():
     setattr(os.path, name, held_up(getattr(os.path, name)))
 builtins.open = held_up(builtins.open)
 
+from llm_supervisor.core.gpu_memory import Memory
 from llm_supervisor.host import gpu
 
 class Gpus:
@@ -55,7 +56,7 @@ class Gpus:
         with real_open(os.path.join(FOLDER, "gpus.json")) as file:
             import json
             said = json.load(file)[index]
-        return gpu.Memory(said["used"], said["total"], tuple(map(tuple, said["holders"])))
+        return Memory(said["used"], said["total"], tuple(map(tuple, said["holders"])))
 
     def names(self):
         return ["played"]

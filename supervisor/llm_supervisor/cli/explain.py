@@ -104,7 +104,10 @@ def _print_remains(facts: dict[str, Any]) -> None:
     """What was left when its leader had died: memory of the GPUs, and processes."""
     for one in facts.get("gpus") or ():
         if one["used"] is not None:
-            by = ", ".join(f"pid {pid}: {used // 2**20} MiB" for pid, used in one["processes"].items())
+            ours = one.get("programs") or {}
+            by = ", ".join(
+                f"{ours.get(pid, 'not ours')}, pid {pid}: {used // 2**20} MiB" for pid, used in one["processes"].items()
+            )
             used = f"{one['used'] // 2**20} of {one['total'] // 2**20} MiB in use"
             say()
             say(f"GPU {one['index']}: {used}; {by or 'by no visible process'}")

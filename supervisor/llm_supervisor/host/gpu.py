@@ -10,25 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from llm_supervisor.core.gpu_memory import MIB, Held, Memory
 from llm_supervisor.host import bounded
 
-MIB = 1024 * 1024
+Judge = Callable[[Memory], Held | None]  # what is still held of a GPU that is like this
 WITHIN = 0.8  # seconds that a GPU may take to answer; usually it takes some milliseconds
 AT_FIRST = 10.0  # the same for the first question, which may have to wake the driver
 DRIVER = "the NVIDIA driver"
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """A GPU's memory: ``used`` of ``total`` bytes, and what each compute process has of it, by pid."""
-
-    used: int
-    total: int
-    holders: tuple[tuple[int, int], ...] = ()
 
 
 class Gpus(Protocol):
@@ -144,13 +136,12 @@ class Bounded:
     """The GPUs of this machine for a command that may not hang with them: each question raises ``bounded.NoAnswer``
     where the driver does not answer it in time."""
 
-    def __init__(self, detect: Callable[[], Survey] = detect) -> None:
-        self._detect = detect
+    def __init__(self) -> None:
         self._found: Survey | None = None
 
     def _survey(self) -> Survey:
         if self._found is None:
-            self._found = bounded.call(DRIVER, self._detect, within=AT_FIRST)
+            self._found = bounded.call(DRIVER, detect, within=AT_FIRST)
         return self._found
 
     def any(self) -> bool:
@@ -184,49 +175,35 @@ async def ask(gpus: Gpus, index: int) -> Memory | None:
     return await bounded.ask(called(index), gpus.memory, index, within=WITHIN)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A GPU whose memory did not come back: how much more is used than before, and by which processes."""
-
-    index: int
-    used: int
-    baseline: int
-    holders: tuple[tuple[int, int], ...]
-
-    def __str__(self) -> str:
-        who = ", ".join(f"pid {pid} ({used // MIB} MiB)" for pid, used in self.holders) or "no process that NVML names"
-        return f"GPU {self.index} has {(self.used - self.baseline) // MIB} MiB more in use than before: {who}"
-
-
 async def wait_for_memory(
     gpus: Gpus,
-    baselines: Sequence[tuple[int, int]],
+    ended: Mapping[int, Judge],
     *,
     patience: float = 60.0,
     period: float = 0.5,
     flat: int = 4,
-    slack: int = 256 * MIB,
 ) -> list[Held]:
-    """Wait until the memory in use on every (index, baseline) is back there, give or take ``slack``, and has been the
-    same for ``flat`` readings: a driver lets go late and in steps, and vLLM measures free memory while it starts.
+    """Wait until nothing is held on any of these GPUs any more (each with the function that judges its memory), and
+    what is nobody's there has been the same for ``flat`` readings: a driver lets go late and in steps, and vLLM
+    measures free memory while it starts.
 
     Returns those that did not come back within ``patience`` seconds. Raises ``bounded.NoAnswer`` for a GPU that does
     not answer: it is not waited for.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + patience
-    history: dict[int, list[int]] = {index: [] for index, _ in baselines}
+    history: dict[int, list[int]] = {index: [] for index in ended}
     while True:
         late: list[Held] = []
         settled = True
-        for index, baseline in baselines:
+        for index, judge in ended.items():
             memory = await ask(gpus, index)
             if memory is None:
                 continue
             seen = history[index]
-            seen.append(memory.used)
-            if memory.used > baseline + slack:
-                late.append(Held(index, memory.used, baseline, memory.holders))
+            seen.append(memory.nobodys())
+            if (held := judge(memory)) is not None:
+                late.append(held)
             settled = settled and len(seen) >= flat and max(seen[-flat:]) - min(seen[-flat:]) <= 16 * MIB
         if settled and not late:
             return []

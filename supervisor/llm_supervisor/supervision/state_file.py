@@ -58,9 +58,9 @@ class Entry:
     """One program. ``pid`` and ``started`` (clock ticks since boot) are its leader's.
 
     ``next`` is the cookie of its next incarnation, which is written before that starts. ``members`` are vital
-    processes: pid, start time, name. ``baselines`` are pairs of GPU and bytes in use before the start. ``stop`` is how
-    it is to be ended; older daemons did not write it. ``state`` is None where it cannot be understood: then the
-    processes can be found and ended, but not adopted.
+    processes: pid, start time, name. ``baselines`` are pairs of GPU and bytes that nobody used there before the start.
+    ``stop`` is how it is to be ended; older daemons did not write it. ``state`` is None where it cannot be understood:
+    then the processes can be found and ended, but not adopted.
     """
 
     cookie: str

@@ -31,7 +31,8 @@ class Incarnation:
     leader: Child | None = None
     members: list[Child] = field(default_factory=list)  # vital members that are watched
     log_from: Position = BEGINNING
-    baselines: list[tuple[int, int]] = field(default_factory=list)  # (GPU, bytes in use before the start)
+    baselines: list[tuple[int, int]] = field(default_factory=list)  # (GPU, bytes in use by nobody before the start)
+    pids: set[int] = field(default_factory=set)  # of its tree, as they were seen when it ended
     stacks: str = ""  # where its processes stood when it was suspected to hang
     outlived: list[str] = field(default_factory=list)  # processes that the sweep found
     began: float = field(default_factory=time.time)  # wall clock, to compare with the times of files

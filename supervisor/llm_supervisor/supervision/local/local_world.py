@@ -56,7 +56,7 @@ class LocalWorld:
         self._runtime, self._pump = runtime, pump
         self._environments = Environments(own_environ, engine_environs)
         self._listeners = Listeners(store)
-        self._gpu_turns = GpuTurns(gpus or gpu.NoGpus())
+        self._gpu_turns = GpuTurns(gpus or gpu.NoGpus(), self._pids)
         self._watch = TreeWatch()
         self._output = OutputReader(pump.folder)
         self._state_file = StateFile(
@@ -117,14 +117,15 @@ class LocalWorld:
         await self._teardown.orphans_gone(name)
 
     def take_baseline(self, spec: ProgramSpec, incarnation: int, post: Post) -> None:
-        self._gpu_turns.end(spec.name)
         living = self.incarnations.get(spec.name)
         if living is None or living.number != incarnation:
+            self._gpu_turns.end(spec.name)
             return
         if living.warm:
             self.fork_servers.succeeded(spec.name)
         self.fork_servers.want(spec.name, spec.launch, self._environments.of(spec, living.cookie))
         self._watch.take_baseline(spec, living, post)
+        self._gpu_turns.ready(spec.name)
         self._state_file.save_soon()
 
     def stopped(self, spec: ProgramSpec) -> tuple[str, ...]:
@@ -234,6 +235,12 @@ class LocalWorld:
             living = Incarnation.from_entry(entry, self._runtime, former.pipes.get(name))
             self.incarnations[name] = living
             self._output.begin(name, living.log_from)
+            self._gpu_turns.inherit(name, living.baselines)
+
+    def _pids(self, name: str) -> set[int]:
+        """The pids of a program's tree, as far as they were seen."""
+        living = self.incarnations.get(name)
+        return set() if living is None else {pid for pid, _ in living.tree.seen} | {pid for pid, *_ in living.expected}
 
     async def recover_listeners(self, former: Former, kept: dict[str, int]) -> None:
         """Get back the sockets on which a former daemon's programs listen; used descriptors are taken out of

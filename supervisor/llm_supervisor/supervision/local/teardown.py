@@ -64,6 +64,8 @@ class Teardown:
         self._gpu_turns.end(spec.name)
         if (leaving := state.leaving) is not None and state.startup.warm and leaving.failed and not leaving.was_ready:
             self._fork_servers.distrust(spec.name, leaving.summary)
+        if living is None:
+            self._gpu_turns.forget_use(spec.name)
         if swept.left or living is None:
             return swept
         if living.uds is not None:  # nobody else listens there, so these are left over
@@ -75,7 +77,7 @@ class Teardown:
             failure = await self._post_mortem.examine(spec, state, living)
         except Exception:  # how it left is known all the same
             log.get().exception("it cannot be found out why a program left", program=spec.name)
-        await self._gpu_turns.await_memory(spec.name, living.baselines)
+        await self._gpu_turns.await_memory(spec.name, living.pids)
         return replace(swept, failure=failure)
 
     async def end(self, name: str, grace: float, kill_grace: float) -> Swept:
@@ -91,6 +93,7 @@ class Teardown:
         loop = asyncio.get_running_loop()
         left = find(living.tree)
         living.outlived = [shown(row) for row in left]
+        living.pids |= {pid for pid, _ in living.tree.seen} | {pid for pid, *_ in living.expected}
         found, began, pause = len(left), loop.time(), FIRST_PAUSE
         asked: set[tuple[int, int]] = set()
         while left:
@@ -99,6 +102,7 @@ class Teardown:
                 return Swept(found, tuple(shown(row) for row in left))
             if waited >= grace and living.tree.cgroup is not None:
                 cgroup.kill(living.tree.cgroup)
+            living.pids |= {row.pid for row in left}
             for row in left:
                 if waited >= grace:
                     signal_row(row, signal.SIGKILL)
