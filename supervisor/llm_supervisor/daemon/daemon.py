@@ -347,6 +347,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGUSR2, lambda: self._lifecycle.soon(self._upgrade.by_signal()))
         loop.add_signal_handler(signal.SIGCHLD, self._world.reap)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self._world.reap()  # children that ended before: as process 1 of a container we may have inherited some
 
     def _close_unclaimed(self) -> None:
         """Close inherited sockets that no program claims: clients that connect there must be refused."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llm_supervisor.core.failure import ExitStatus
-from llm_supervisor.host.process.proc import Identity, identify, read_row
+from llm_supervisor.host.process.proc import Identity, identify, read_row, read_rows
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -297,6 +297,8 @@ def signal_process(pid: int, started: int, signum: int) -> bool:
 def our_children() -> list[int]:
     """Pids of our direct children, adopted orphans included, in every thread (they belong to the one that forked)."""
     pids: list[int] = []
+    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):  # the kernel was built without that
+        return [row.pid for row in read_rows().values() if row.ppid == os.getpid()]
     for task in os.listdir("/proc/self/task"):
         try:
             with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:

@@ -14,6 +14,7 @@ COOKIE = "LLM_SUPERVISOR_INCARNATION"
 NO_COOKIE = "fork-server"  # where a fork server's children will have theirs
 _COOKIE_PREFIX = COOKIE.encode() + b"="
 _EXEC_TRIES = 100
+_PF_KTHREAD = 0x00200000  # include/linux/sched.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What ``/proc/PID/stat`` says. ``state`` is the kernel's letter (R S D T t Z X I)."""
+    """What ``/proc/PID/stat`` says. ``state`` is the kernel's letter (R S D T t Z X I). ``kernel``: it is a thread of
+    the kernel, which its parent does not tell: in a container anybody may be process 2, and have children."""
 
     pid: int
     comm: str
@@ -37,6 +39,7 @@ class Row:
     session: int
     started: int
     cpu: int = 0  # clock ticks, user and system
+    kernel: bool = False
 
     @property
     def dead(self) -> bool:
@@ -81,6 +84,7 @@ def read_row(pid: int) -> Row | None:
         session=int(fields[3]),
         started=int(fields[19]),
         cpu=int(fields[11]) + int(fields[12]),
+        kernel=bool(int(fields[6]) & _PF_KTHREAD),
     )
 
 

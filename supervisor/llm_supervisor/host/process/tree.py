@@ -109,7 +109,7 @@ def find(tree: Tree, sources: frozenset[Source] = ALL_SOURCES) -> list[Row]:
     mine: dict[int, Row] = {}
     others: list[Row] = []
     for row in rows.values():
-        if row.started < oldest or row.ppid == 2 or row.pid == 2 or row.dead:
+        if row.started < oldest or row.kernel or row.dead:
             continue  # older than the tree, a kernel thread, or gone
         if (
             row.key in known
