@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
 
 from llm_supervisor.ownership import NotOurs, require_own_folder, require_own_place
 
 NAME = "llm-supervisor"
+_LONGEST_NAME = 200  # characters of a folder's name; file systems take 255 bytes
 SOCKET = "control.sock"  # in the runtime folder
 CONFIGS = ("supervisor.yaml", "/etc/llm-supervisor/supervisor.yaml")
 
@@ -75,9 +78,18 @@ def log_dir(environ: Mapping[str, str]) -> Path:
     return data_dir(environ) / "logs"
 
 
-def incident_dir(environ: Mapping[str, str]) -> Path:
-    """``incidents`` in the data folder."""
-    return data_dir(environ) / "incidents"
+def incident_dir(environ: Mapping[str, str], runtime: Path) -> Path:
+    """Where the daemon with that runtime folder keeps its incidents: in ``incidents`` in the data folder, which several
+    daemons may share, in a folder that is called like the runtime folder, with %2F for /."""
+    name = quote(str(runtime), safe="")
+    if len(name) > _LONGEST_NAME:
+        name = "%" + sha256(str(runtime).encode()).hexdigest()
+    return data_dir(environ) / "incidents" / name
+
+
+def incident_dirs(environ: Mapping[str, str]) -> list[Path]:
+    """Where incidents may be found, the likeliest first; the last is where older versions kept those of all daemons."""
+    return [*(incident_dir(environ, place) for place in runtime_dirs(environ)), data_dir(environ) / "incidents"]
 
 
 def find_config(given: Sequence[str] | None) -> list[Path]:

@@ -50,7 +50,7 @@ def incidents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setenv("LLM_SUPERVISOR_HOME", str(tmp_path / "home"))
-    folder = paths.incident_dir(os.environ)
+    folder = paths.incident_dir(os.environ, tmp_path / "run")
     facts = {"summary": EVIL, "kind": "k", "permanent": None, "left": EVIL, "advice": EVIL, "tree": [EVIL], "gpus": []}
     incident.write(folder, "evidence", {**facts, "evidence": [EVIL, LONG]}, b"")
     incident.write(folder, "lines", {**facts, "evidence": []}, EVIL.replace("\n", " ").encode() + b"\x9b\x00\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ def explain(options: argparse.Namespace) -> int:
     from llm_supervisor.host import incident
     from llm_supervisor.suggest import nearest
 
-    folder = paths.incident_dir(os.environ)
-    known = _known_programs(folder, options.name)
+    folders = paths.incident_dirs(os.environ)
+    known = _known_programs(folders, options.name)
     if options.name not in known:
         return complain(nearest(options.name, sorted(known)))
+    # those of this daemon; else those that an older version has kept for all daemons
+    folder = next((one for one in folders if incident.ids(one, options.name)), folders[0])
     ids = incident.ids(folder, options.name)
     if not ids:
         if options.json:
@@ -50,9 +53,10 @@ def explain(options: argparse.Namespace) -> int:
     return OK
 
 
-def _known_programs(folder: Path, asked: str) -> set[str]:
+def _known_programs(folders: Sequence[Path], asked: str) -> set[str]:
     """The programs that have incidents and, if the one that was asked for is not among them, those of the daemon."""
-    known = {path.name for path in folder.glob("*")} if folder.is_dir() else set()
+    found = {path.name for folder in folders if folder.is_dir() for path in folder.glob("*")}
+    known = {name for name in found if not name.startswith("%")}  # those are the folders of daemons
     if asked in known:
         return known
     from llm_supervisor.cli.connection import ask

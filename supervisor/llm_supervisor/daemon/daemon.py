@@ -85,7 +85,7 @@ class Daemon:
             bootstrap.pump,
             own_environ=of_commands(bootstrap.environ),
             engine_environs=active.plan.environs,
-            incidents=paths.incident_dir(bootstrap.environ),
+            incidents=paths.incident_dir(bootstrap.environ, bootstrap.runtime),
             gpus=gpu.WhenAsked() if active.wants_gpus else None,
             store=bootstrap.notifier,
             troubles=troubles,

@@ -43,7 +43,8 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
             former = fm.read(runtime) or fm.Former({})
             strange += [f"{one} in {runtime / fm.STATE}" for one in former.refused]
             fm.reopen(former, runtime, pump, {})
-            world = LocalWorld(runtime, pump, own_environ={}, engine_environs={}, incidents=paths.incident_dir(environ))
+            incidents = paths.incident_dir(environ, runtime)
+            world = LocalWorld(runtime, pump, own_environ={}, engine_environs={}, incidents=incidents)
             world.inherit(former)
             for name in sorted(world.incarnations):
                 ended = await world.end(name, GRACE, KILL_GRACE)

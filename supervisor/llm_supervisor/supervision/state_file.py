@@ -59,8 +59,8 @@ class Entry:
 
     ``next`` is the cookie of its next incarnation, which is written before that starts. ``members`` are vital
     processes: pid, start time, name. ``baselines`` are pairs of GPU and bytes that nobody used there before the start.
-    ``stop`` is how it is to be ended; older daemons did not write it. ``state`` is None where it cannot be understood:
-    then the processes can be found and ended, but not adopted.
+    ``scratch`` is the folder of its temporary files. ``stop`` is how it is to be ended; older daemons did not write it.
+    ``state`` is None where it cannot be understood: then the processes can be found and ended, but not adopted.
     """
 
     cookie: str
@@ -74,6 +74,7 @@ class Entry:
     warm: bool = False
     port: int | None = None
     uds: str = ""
+    scratch: str = ""
     listener: Address | None = None
     began: float = 0.0
     log_from: tuple[int, int] = (0, 0)

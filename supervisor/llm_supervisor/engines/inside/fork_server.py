@@ -29,6 +29,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -365,6 +366,7 @@ def become(job: Job, link: int) -> int:
     write_cookie(job.cookie)
     os.environ.clear()
     os.environ.update(job.env)
+    tempfile.tempdir = None  # found out anew: TMPDIR is another one now
     if job.cwd is not None:
         os.chdir(job.cwd)
     sys.argv = program_of(job.argv)[1]

@@ -105,9 +105,11 @@ class ForkServerPool:
         cookie: str,
         output: Path,
         pass_fds: Sequence[int],
+        late: Mapping[str, str] | None = None,
         patience: float | None = None,
     ) -> int | None:
-        """Fork the program; its pid, or None where there is no fork server that is ready. ``patience`` in seconds.
+        """Fork the program; its pid, or None where there is no fork server that is ready. ``late`` are variables beside
+        those in which the fork server has imported it. ``patience`` in seconds.
 
         Raises ForkError, and then something may have been started all the same."""
         kind = self._kinds.get(_key(launch, env)) if launch.warm else None
@@ -116,7 +118,7 @@ class ForkServerPool:
         try:
             pid = await server.fork(
                 launch.argv,
-                {**env, **dict(launch.warm_env)},
+                {**env, **dict(launch.warm_env), **(late or {})},
                 cookie=cookie,
                 output=output,
                 cwd=launch.cwd,

@@ -28,6 +28,7 @@ class Incarnation:
     warm: bool = False  # forked from a fork server
     port: int | None = None  # the TCP port on which it alone should listen
     uds: str | None = None  # the unix socket on which it listens
+    scratch: Path | None = None  # the folder of its temporary files
     leader: Child | None = None
     members: list[Child] = field(default_factory=list)  # vital members that are watched
     log_from: Position = BEGINNING
@@ -65,6 +66,7 @@ class Incarnation:
             warm=entry.warm,
             port=entry.port,
             uds=entry.uds or None,
+            scratch=Path(entry.scratch) if entry.scratch else None,
             log_from=Position(*entry.log_from),
             baselines=list(entry.baselines),
             began=entry.began,
@@ -84,6 +86,7 @@ class Incarnation:
             warm=self.warm,
             port=self.port,
             uds=self.uds or "",
+            scratch=str(self.scratch or ""),
             began=self.began,
             log_from=(self.log_from.segment, self.log_from.offset),
             baselines=tuple(self.baselines),

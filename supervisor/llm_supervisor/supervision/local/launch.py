@@ -11,6 +11,7 @@ from pathlib import Path
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.spec import Kind, ProgramSpec
+from llm_supervisor.host import bounded, scratch
 from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.host.net import ports as net_ports
 from llm_supervisor.host.output.pump import Pump, make_fifo
@@ -31,7 +32,7 @@ from llm_supervisor.supervision.local.gpu_turns import GpuTurns
 from llm_supervisor.supervision.local.incarnation import Incarnation
 from llm_supervisor.supervision.local.listeners import Listeners, Store, port_taken
 from llm_supervisor.supervision.local.teardown import signal_row
-from llm_supervisor.supervision.local.watch import OutputReader
+from llm_supervisor.supervision.local.watch import DISK_WITHIN, OutputReader
 from llm_supervisor.supervision.state_file import StateFile, fifo_path
 from llm_supervisor.supervision.world import Launched, Post, SpawnRefused
 
@@ -98,11 +99,12 @@ class Launcher:
         living = self._prepare(spec, incarnation, self._reserve_cookie(spec.name))
         living.baselines = baselines
         environment = self._environments.of(spec, living.cookie)
+        late = await _scratch(living, environment) if spec.kind is Kind.VLLM else {}
         fds = [sock.fileno() for sock in sockets]
-        leader = await self._fork(spec, living, environment, fds) if warm else None
+        leader = await self._fork(spec, living, environment, late, fds) if warm else None
         living.warm = leader is not None
         if leader is None:
-            leader = _start_cold(spec, living.fifo, environment, fds)
+            leader = _start_cold(spec, living.fifo, {**environment, **late}, fds)
         living.leader = leader
         tree = living.tree
         tree.leader = living.first = (leader.pid, leader.identity.started)
@@ -155,7 +157,12 @@ class Launcher:
         return living
 
     async def _fork(
-        self, spec: ProgramSpec, living: Incarnation, environment: Mapping[str, str], fds: list[int]
+        self,
+        spec: ProgramSpec,
+        living: Incarnation,
+        environment: Mapping[str, str],
+        late: Mapping[str, str],
+        fds: list[int],
     ) -> Child | None:
         """Start from a fork server. None where there is none, or it did not work; then no process of it is left.
 
@@ -165,6 +172,7 @@ class Launcher:
                 spec.name,
                 spec.launch,
                 environment,
+                late=late,
                 cookie=living.cookie,
                 output=living.fifo,
                 pass_fds=fds,
@@ -187,6 +195,19 @@ class Launcher:
                 raise SpawnRefused(Failure("unkillable", summary, busy=True))
             await asyncio.sleep(0.01)
         return None
+
+
+async def _scratch(living: Incarnation, environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Make the folder of its temporary files; the variables that lead there. None where it cannot be made."""
+    try:
+        living.scratch = await bounded.ask(
+            f"the folder {scratch.usual(environment)}",
+            lambda: scratch.make(environment, living.cookie),
+            within=DISK_WITHIN,
+        )
+    except OSError:
+        return {}  # then they are where they would be anyway
+    return scratch.variables(living.scratch, environment)
 
 
 def _start_cold(spec: ProgramSpec, fifo: Path, environment: Mapping[str, str], fds: list[int]) -> Child:

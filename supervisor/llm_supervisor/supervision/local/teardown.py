@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import State
-from llm_supervisor.host import bounded, log
+from llm_supervisor.host import bounded, log, scratch
 from llm_supervisor.host.output.pump import Pump
 from llm_supervisor.host.process import Row, cgroup, find, reap_strangers, shared_memory, signal_process
 from llm_supervisor.supervision.confinement import is_own_socket
@@ -136,7 +136,7 @@ class Teardown:
             letting_go.append(leader.reap)
         if (group := living.tree.cgroup) is not None:
             letting_go.append(lambda: cgroup.remove(group))
-        if living.shared:
+        if living.shared or living.scratch is not None:
             letting_go.append(lambda: self._clean(living))
         for let_go in letting_go:
             try:
@@ -147,14 +147,19 @@ class Teardown:
         self.reap()  # the state file names the incarnation until the next save: a later daemon finds it dead
 
     def _clean(self, living: Incarnation) -> None:
-        """Remove what it left in /dev/shm, beside whatever comes next, as every process of the machine is asked what it
-        has mapped."""
+        """Remove its temporary files and what it left in /dev/shm, beside whatever comes next, as every process of the
+        machine is asked what it has mapped."""
+
+        def clean() -> None:
+            if living.scratch is not None:
+                scratch.remove(living.scratch, living.cookie)
+            shared_memory.remove_unmapped(living.shared)
 
         async def remove() -> None:
             try:
                 await bounded.ask(
-                    f"what {living.cookie} has left in /dev/shm",
-                    lambda: shared_memory.remove_unmapped(living.shared),
+                    f"what {living.cookie} has left",
+                    clean,
                     within=CLEANING,
                 )
             except OSError:
