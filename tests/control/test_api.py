@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -153,6 +154,11 @@ def test_the_other_requests_are_answered_as_documented() -> None:
     daemon.upgraded = {"ok": False, "error": "the daemon is about to end"}
     check("/v1/upgrade", ask(daemon, "POST", "/v1/upgrade").json(), method="post")
     check("/v1/shutdown", ask(daemon, "POST", "/v1/shutdown").json(), method="post")
+    daemon.states["engine"] = replace(at(Phase.STOPPED, ENGINE), orphaned=True)
+    answer = ask(daemon, "POST", "/v1/shutdown").json()
+    check("/v1/shutdown", answer, method="post")
+    assert (answer["ok"], list(answer["left"])) == (False, ["engine"])
+    assert answer["left"]["engine"].startswith("still alive: ")
 
 
 def test_the_document_is_served_and_names_every_route() -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.daemon.conftest import Make, program
 from tests.support.hangs import Hangs
 from tests.support.harness import Daemon
-from tests.support.programs import command, free_port
+from tests.support.programs import alive, command, free_port, gone
 
 pytestmark = pytest.mark.slow
 SECOND = 1.0
@@ -125,3 +125,30 @@ def test_a_daemon_starts_while_nothing_answers(make: Make, hangs: Hangs, strange
     daemon.start()
     daemon.wait("p", state="RUNNING")
     assert daemon.end() == 0
+
+
+@pytest.mark.parametrize("how", ["stop", "shutdown"])
+def test_what_survives_sigkill_is_not_called_stopped(make: Make, hangs: Hangs, how: str) -> None:
+    daemon = make({"p": program("stubborn", stop={"grace": 0.1}), "q": program("obedient")}, env=hangs.env)
+    pid = daemon.wait("p", state="RUNNING")["pid"]
+    daemon.wait("q", state="RUNNING")
+    hangs.begin("unkillable", pid)
+    done = daemon.call(*(["stop", "p", "q"] if how == "stop" else ["shutdown"]))
+    assert done.returncode == 1
+    assert "p: still alive: survives SIGKILL for" in done.stderr
+    assert f"(pid {pid}, state S)" in done.stderr
+    assert done.stdout == ("q: stopped\n" if how == "stop" else "")
+    if how == "shutdown":
+        assert alive(pid)
+        hangs.end()
+        os.kill(pid, signal.SIGKILL)
+        gone(pid)
+        daemon.clean_up()
+        return
+    assert daemon.call("stop", "p").returncode == 1, "asked again: it is alive all the same"
+    assert daemon.call("start", "p").returncode == 1, "nothing starts beside it"
+    assert daemon.call("stop", "p").returncode == 1
+    hangs.end()
+    os.kill(pid, signal.SIGKILL)
+    gone(pid)
+    daemon.wait_for(lambda: daemon.call("stop", "p").returncode == 0, "it counts as stopped when it is gone")

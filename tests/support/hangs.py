@@ -47,6 +47,21 @@ for name in "isdir isfile exists getsize realpath".split():
     setattr(os.path, name, held_up(getattr(os.path, name)))
 builtins.open = held_up(builtins.open)
 
+import signal
+real_send = signal.pidfd_send_signal
+
+def send(pidfd, signum, *more):
+    # a process that hangs in the kernel survives SIGKILL
+    with real_open("/proc/self/fdinfo/%d" % pidfd) as file:
+        pid = next(line.split()[1] for line in file if line.startswith("Pid:"))
+    if signum != signal.SIGKILL or not real_exists(os.path.join(FOLDER, "hangs", "unkillable-" + pid)):
+        real_send(pidfd, signum, *more)
+
+signal.pidfd_send_signal = send
+
+from llm_supervisor.core.spec import StopSpec
+StopSpec.__init__.__defaults__ = (15, 30.0, 30.0, 0.1, 0.2)  # nobody waits half a minute after SIGKILL
+
 from llm_supervisor.core.gpu_memory import Memory
 from llm_supervisor.host import gpu
 
@@ -87,7 +102,9 @@ class Hangs:
         fresh.replace(self._folder / "gpus.json")
 
     def begin(self, what: str, pid: int = 0) -> None:
-        """From now on ``gpu0``, ``disk`` or ``process`` (with its pid) hangs."""
+        """From now on ``gpu0``, ``disk`` or ``process`` (with its pid) hangs, or one is ``unkillable``."""
+        if what == "unkillable":
+            what = f"unkillable-{pid}"
         if what == "process":
             (self._folder / "pid").write_text(str(pid))
         (self._folder / "hangs" / what).touch()

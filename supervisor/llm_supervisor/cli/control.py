@@ -144,11 +144,15 @@ def shutdown(options: argparse.Namespace) -> int:
     try:
         _, answer = ask("GET", "/v1/status")
         daemon = _pidfd(answer["supervisor"]["pid"])
-        ask("POST", "/v1/shutdown", timeout=None)
+        _, ended = ask("POST", "/v1/shutdown", timeout=None)
     except NoDaemon as error:
         return report_no_daemon(error)
     if daemon >= 0:
         select.select([daemon], [], [], SHUTDOWN_WAIT)
+    for name, alive in ended.get("left", {}).items():
+        say(f"{name}: {alive}", error=True)
+    if not ended["ok"]:
+        return FAILED
     say("everything is stopped")
     return OK
 

@@ -210,9 +210,11 @@ class UpgradeBody(TypedDict):
 
 
 class ShutdownBody(TypedDict):
-    """The answer of ``POST /v1/shutdown``, given when everything is stopped."""
+    """The answer of ``POST /v1/shutdown``, given when everything is stopped. ``left`` is what could not be ended: by
+    program, what is still alive and why."""
 
     ok: bool
+    left: NotRequired[dict[str, str]]
 
 
 class ErrorBody(TypedDict):

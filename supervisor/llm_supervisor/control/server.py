@@ -41,7 +41,7 @@ from llm_supervisor.control.protocol import (
     program_message,
 )
 from llm_supervisor.core import event as ev
-from llm_supervisor.core.request import RequestOutcome
+from llm_supervisor.core.request import RequestOutcome, still_alive
 from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.core.state import State
 from llm_supervisor.suggest import nearest
@@ -146,7 +146,8 @@ def application(fleet: Fleet) -> Starlette:
     async def shutdown(request: Request) -> JSONResponse:
         fleet.shut_down("asked by shutdown")
         await fleet.is_down()
-        body: ShutdownBody = {"ok": True}
+        left = {name: alive for name, state in fleet.states.items() if (alive := still_alive(state)) is not None}
+        body: ShutdownBody = {"ok": False, "left": left} if left else {"ok": True}
         return JSONResponse(body)
 
     return Starlette(

@@ -28,9 +28,27 @@ def settled(action: str, state: State, since: int) -> bool:
     return state.phase is Phase.RUNNING and (state.incarnation > since or action == "start")
 
 
+_UNENDED = ("unkillable", "sweep_overdue")  # the failures that say that processes live on
+
+
+def still_alive(state: State) -> str | None:
+    """What of a program that should be down is alive all the same, and why; None where nothing is."""
+    if not state.orphaned:
+        return None
+    failure = state.failure
+    # else it was given up for something else before a start made one more process
+    why = failure.summary if failure and failure.kind in _UNENDED else "what a start has made that answered too late"
+    return (
+        f"still alive: {why}. The kernel does not let go of it (a GPU driver, a dead network file system): it is "
+        "watched, and counts as stopped when it is gone. If that does not happen, reset the GPU or reboot"
+    )
+
+
 def outcome(action: str, state: State) -> RequestOutcome:
     """What came of a settled request, judged by the state that it ended in."""
     if action == "stop":
+        if state.phase in (Phase.STOPPED, Phase.FATAL) and (alive := still_alive(state)) is not None:
+            return RequestOutcome(False, alive)
         stopped = state.phase in (Phase.STOPPED, Phase.FATAL)
         return RequestOutcome(stopped, "stopped" if stopped else "was started again by somebody else")
     if state.phase is Phase.RUNNING:
