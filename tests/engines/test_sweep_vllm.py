@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import stat
 import time
 import urllib.request
 import uuid
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from llm_supervisor.engines.vllm import process as vllm_process
+from llm_supervisor.host import scratch
 from llm_supervisor.host.output import reader as output_reader
 from llm_supervisor.host.output.pump import Pump, make_fifo
 from llm_supervisor.host.process import (
@@ -31,6 +34,11 @@ from tests.engines.conftest import Engines
 from tests.support.harness import free_port
 
 
+def is_litter(name: str) -> bool:
+    """Whether it is a file of the kind that a killed vLLM leaves."""
+    return name.startswith("vllm_dist_") or re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", name) is not None
+
+
 def healthy(port: int) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -48,10 +56,13 @@ def test_engine_core_and_worker_are_found_by_what_is_left(engines: Engines, tmp_
     pipe = make_fifo(tmp_path / "fifo", 1 << 20)
     pump.add("tiny", pipe)
     at = os.stat(tmp_path / "fifo")
+    there = set(os.listdir("/tmp"))
+    folder = scratch.make(os.environ, cookie)
     options = {"enforce-eager": True, "dtype": "bfloat16", "max-model-len": 2048}
     env = {
         **os.environ,
         **vllm_process.environment(gpus=(), api_key=None, cpu=True, offline=True),
+        **scratch.variables(folder, os.environ),
         COOKIE: cookie,
     }
     argv = vllm_process.argv(str(engines.vllm), str(engines.model), "tiny", port, options, 30)
@@ -64,6 +75,7 @@ def test_engine_core_and_worker_are_found_by_what_is_left(engines: Engines, tmp_
         while not healthy(port):
             assert time.monotonic() < end, output_reader.tail(tmp_path / "logs/tiny", 30)[0]
             time.sleep(0.2)
+        sockets = [os.stat(folder / name).st_mode for name in os.listdir(folder)]
         tree.look(read_rows())  # as the daemon does while it lives
         assert leader.signal(signal.SIGKILL)
         while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
@@ -88,7 +100,13 @@ def test_engine_core_and_worker_are_found_by_what_is_left(engines: Engines, tmp_
         leader.reap()
         reap_strangers(())
         pump.stop()
+        litter = os.listdir(folder)
+        scratch.remove(folder, cookie)
     assert not find(tree)
+    assert any(stat.S_ISSOCK(mode) for mode in sockets), f"its sockets are not where they should be: {litter}"
+    assert not folder.exists()
+    fresh = {name for name in set(os.listdir("/tmp")) - there if is_litter(name)}
+    assert not fresh, "what it leaves is in its folder, and goes with that"
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from llm_supervisor.core import gpu_memory
 from llm_supervisor.core.failure import Failure
 from llm_supervisor.core.gpu_memory import Ended, Held, Memory, Share
 from llm_supervisor.core.spec import ProgramSpec
-from llm_supervisor.host import bounded, gpu
+from llm_supervisor.host import bounded, gpu, log
 from llm_supervisor.host.process import read_row
 from llm_supervisor.supervision.world import SpawnRefused
 
@@ -109,7 +109,8 @@ class GpuTurns:
         for index, before in use.before.items():
             try:
                 memory = await gpu.ask(self._gpus, index)
-            except OSError:
+            except Exception:  # then it counts as not measured
+                log.get().exception("the memory of a GPU cannot be measured", gpu=index)
                 continue
             if memory is not None and index not in use.spoiled:
                 use.shares[index] = Share(memory.of(pids), max(memory.nobodys() - before, 0))

@@ -162,8 +162,8 @@ class Teardown:
                     clean,
                     within=CLEANING,
                 )
-            except OSError:
-                pass  # then it stays there
+            except Exception:
+                log.get().exception("something of a dead program is left", program=living.cookie)
 
         task = asyncio.get_running_loop().create_task(remove())
         self._cleaning.add(task)
