@@ -127,6 +127,27 @@ def test_a_daemon_starts_while_nothing_answers(make: Make, hangs: Hangs, strange
     assert daemon.end() == 0
 
 
+def test_a_program_on_a_disk_that_does_not_answer(make: Make, hangs: Hangs) -> None:
+    """Its start would hang in the exec, and the daemon with it."""
+    far = hangs.disk / "far"
+    far.write_text("#!/bin/sh\nexec sleep 1000\n")
+    far.chmod(0o755)
+    away = {**program("obedient"), "command": [str(far)]}
+    daemon = make({"p": program("obedient"), "away": away}, env=hangs.env)
+    for name in ("p", "away"):
+        daemon.wait(name, state="RUNNING")
+    hangs.begin("disk")
+    os.kill(daemon.program("away")["pid"], signal.SIGKILL)
+    for _ in range(3):
+        assert quick(lambda: daemon.call("restart", "p")).returncode == 0
+    failure = daemon.wait("away", state="BACKOFF")["failure"]
+    assert (failure["kind"], failure["summary"]) == ("disk_silent", f"the disk of {far} does not answer")
+    assert quick(lambda: daemon.call("stop", "away")).returncode == 0
+    assert quick(lambda: daemon.call("start", "away")).returncode == 1
+    hangs.end()
+    daemon.wait("away", state="RUNNING")
+
+
 @pytest.mark.parametrize("how", ["stop", "shutdown"])
 def test_what_survives_sigkill_is_not_called_stopped(make: Make, hangs: Hangs, how: str) -> None:
     daemon = make({"p": program("stubborn", stop={"grace": 0.1}), "q": program("obedient")}, env=hangs.env)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -104,6 +106,7 @@ class Launcher:
         leader = await self._fork(spec, living, environment, late, fds) if warm else None
         living.warm = leader is not None
         if leader is None:
+            await _require_disk(spec, environment)
             leader = _start_cold(spec, living.fifo, {**environment, **late}, fds)
         living.leader = leader
         tree = living.tree
@@ -208,6 +211,29 @@ async def _scratch(living: Incarnation, environment: Mapping[str, str]) -> Mappi
     except OSError:
         return {}  # then they are where they would be anyway
     return scratch.variables(living.scratch, environment)
+
+
+async def _require_disk(spec: ProgramSpec, environment: Mapping[str, str]) -> None:
+    """Read what a cold start reads: on a disk that does not answer, the exec would hang, and we with it. Raises
+    SpawnRefused."""
+    argv, cwd = spec.launch.argv, spec.launch.cwd
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the start itself says what is wrong
+            if cwd is not None:
+                os.stat(cwd)
+            program = argv[0] if "/" in argv[0] else shutil.which(argv[0], path=environment.get("PATH", os.defpath))
+            if program is not None:
+                with open(program, "rb") as file:
+                    file.read(1)
+
+    try:
+        await bounded.ask(f"the disk of {cwd or argv[0]}", read, within=DISK_WITHIN)
+    except bounded.NoAnswer as silent:
+        advice = (
+            "It waits until the disk answers, without counting it as a failure. Is it mounted, and its server there?"
+        )
+        raise SpawnRefused(Failure("disk_silent", str(silent), advice, permanent=False, busy=True)) from silent
 
 
 def _start_cold(spec: ProgramSpec, fifo: Path, environment: Mapping[str, str], fds: list[int]) -> Child:
