@@ -38,7 +38,7 @@ EACH = pytest.mark.parametrize("document", [pytest.param(file, id=file.stem) for
 
 WHOLE = "<!-- whole configuration -->"
 # Commands of others that the documents may name. What follows them is not looked at, except for make and paths.
-OTHERS = frozenset({"cp", "curl", "eval", "journalctl", "make", "pip", "python3", "python", "systemctl"})
+OTHERS = frozenset({"cp", "curl", "eval", "journalctl", "loginctl", "make", "pip", "python3", "python", "systemctl"})
 # Words that begin a path in these documents, when a slash follows
 FOLDERS = frozenset(
     """.ci cli config configs control core daemon diagnosis docs engines host oneshot supervision supervisor systemd

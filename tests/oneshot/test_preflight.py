@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import resource
 import socket
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from llm_supervisor.config import load
 from llm_supervisor.core.gpu_memory import Memory
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import known_releases
-from llm_supervisor.host import gpu, memory
+from llm_supervisor.host import gpu, memory, systemd
 from llm_supervisor.host.gpu import Driver
 from llm_supervisor.oneshot.preflight import Finding, Preflight, Verdict, worst
 from llm_supervisor.units import GIB
@@ -346,6 +347,41 @@ def test_a_folder_that_is_none(host: Host) -> None:
     assert host.find("folder", "data").verdict is ERROR
     host.environ["RUNTIME_DIRECTORY"] = str(host.folder / "home/run")
     assert host.find("folder", "runtime").verdict is ERROR
+
+
+def test_a_runtime_folder_of_somebody_else(host: Host) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make another user's folder")
+    above = host.folder / "above"
+    above.mkdir()
+    (above / "run").mkdir()
+    above.chmod(0o777)
+    host.environ["RUNTIME_DIRECTORY"] = str(above / "run")
+    found = host.find("folder", "runtime")
+    assert (found.verdict, "can be written by everybody" in found.detail) == (ERROR, True)
+
+
+@pytest.mark.parametrize(("logind", "lingers", "verdict"), [(1, 0, WARNING), (1, 1, FINE), (0, 0, FINE)])
+def test_a_runtime_folder_that_goes_at_logout(
+    host: Host, monkeypatch: pytest.MonkeyPatch, logind: bool, lingers: bool, verdict: Verdict
+) -> None:
+    places = {name: host.folder / name for name in ("SESSIONS", "LOGIND", "LINGER")}
+    for name, path in places.items():
+        monkeypatch.setattr(systemd, name, path)
+    session = places["SESSIONS"] / str(os.geteuid())
+    session.mkdir(parents=True)
+    places["LINGER"].mkdir()
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    if logind:
+        places["LOGIND"].mkdir()
+    if lingers:
+        (places["LINGER"] / user).touch()
+    del host.environ["RUNTIME_DIRECTORY"]
+    host.environ["XDG_RUNTIME_DIR"] = str(session)
+    found = host.find("folder", "runtime")
+    assert found.verdict is verdict
+    assert (f"loginctl enable-linger {user}" in found.advice) is (verdict is WARNING)
+    assert str(session / "llm-supervisor") in found.detail
 
 
 def test_the_disk_of_the_logs(host: Host) -> None:

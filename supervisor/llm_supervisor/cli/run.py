@@ -25,6 +25,7 @@ def run(options: argparse.Namespace) -> int:
     from llm_supervisor.config import ConfigError
     from llm_supervisor.daemon import daemon, upgrade
     from llm_supervisor.host import log
+    from llm_supervisor.supervision import leftovers
     from llm_supervisor.supervision.resources import Refusal
 
     files = paths.find_config(options.config)
@@ -37,7 +38,8 @@ def run(options: argparse.Namespace) -> int:
     log.configure(level="warning" if showing and sys.stderr.isatty() else "info")
     try:
         if options.rehearse:
-            return upgrade.perform(files, paths.make_runtime_dir(environ), environ)
+            runtime = leftovers.runtime_in_use(environ) or paths.make_runtime_dir(environ)
+            return upgrade.perform(files, runtime, environ)
         return daemon.run(files, environ, _show if showing else None)
     except ConfigError as error:
         return print_problems(error)

@@ -44,11 +44,11 @@ class ActiveConfig:
         key, self.key_file = master_key(config, self._bootstrap.data) if config.root.gateway else ("", None)
         return plan(config, runtime=self._bootstrap.runtime, pythons=pythons, master_key=key)
 
-    def take(self, config: Config, pythons: Pythons, fresh: Plan) -> None:
-        """From now on this configuration holds. Raises OSError when its files cannot be written; then the one before
-        holds on."""
+    def take(self, config: Config, pythons: Pythons, fresh: Plan, problems: tuple[Problem, ...] = ()) -> None:
+        """From now on this configuration holds, with these problems of a newer one. Raises OSError when its files
+        cannot be written; then the one before holds on."""
         before = (self.config, self.pythons, self.plan, self.problems)
-        self.config, self.pythons, self.plan, self.problems = config, pythons, fresh, ()
+        self.config, self.pythons, self.plan, self.problems = config, pythons, fresh, problems
         try:
             self.write_files()
         except OSError:

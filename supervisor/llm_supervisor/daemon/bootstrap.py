@@ -29,6 +29,7 @@ from llm_supervisor.host.process import (
     set_umask_of_children,
 )
 from llm_supervisor.host.systemd import Notifier, take_descriptors
+from llm_supervisor.supervision import leftovers
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.resources import Refusal
 
@@ -41,9 +42,12 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
+LOCK = "daemon.lock"  # in the runtime folder
+
+
 def take_lock(runtime: Path) -> int:
     """Be the only daemon in this runtime folder, for as long as we live. Raises Refusal naming the other."""
-    fd = os.open(runtime / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = os.open(runtime / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -84,7 +88,7 @@ class Bootstrap:
         raise_descriptor_limit()
         make_files_private()
         notifier = Notifier.from_environment(environ)
-        runtime = paths.make_runtime_dir(environ)
+        runtime = leftovers.runtime_in_use(environ) or paths.make_runtime_dir(environ)
         former = fm.read(runtime) or fm.Former({})
         if former.handover is not None:
             lock = former.handover.lock

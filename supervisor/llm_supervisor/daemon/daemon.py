@@ -45,6 +45,7 @@ from llm_supervisor.daemon.reload import Reload
 from llm_supervisor.daemon.rolling import Rolling
 from llm_supervisor.daemon.routes import Routes
 from llm_supervisor.daemon.runners import Runners
+from llm_supervisor.daemon.runtime_folder import RuntimeFolder
 from llm_supervisor.daemon.upgrade import Upgrade
 from llm_supervisor.daemon.watchdog import Watchdog
 from llm_supervisor.host import gpu, log
@@ -105,9 +106,8 @@ class Daemon:
             handover=self._handover, close_door=lambda: self._control.stop(),
         )  # fmt: skip
         door = None if handover is None else handover.control
-        self._control = ControlSocket(
-            self, bootstrap.runtime / SOCKET, door, lifecycle, self._upgrade, rolling, troubles
-        )
+        self._control = ControlSocket(self, bootstrap.runtime, door, lifecycle, self._upgrade, rolling, troubles)
+        self._folder = RuntimeFolder(bootstrap, active, world, self._control, self._reload, lifecycle, troubles)
         self._feed = GatewayFeed(active, world, runners)
         self._routes = Routes(active, world, runners, snapshots)
         self._watchdog = Watchdog(
@@ -288,6 +288,7 @@ class Daemon:
             start("asking through the gateway", self._routes.prove),
             start("watching what the gateway needs", self._routes.watch_needs),
             start("looking after fork servers and replicas", self._maintain),
+            start("looking after the runtime folder", self._folder.run),
             start("telling the gateway", self._feed.run),
             start("catching up with the configuration", lambda: self._reload.catch_up(former)),
         ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached
@@ -87,6 +89,28 @@ class Reload:
                 line["outcome"] = result.words
                 line["ok"] = result.done
         return {**answer, "ok": all(result.done for result in results.values())}
+
+    async def plan_again(self, lost: Path) -> None:
+        """Plan the configuration that holds again, as the runtime folder ``lost`` was removed: it is elsewhere now, or
+        empty. Programs whose private sockets were in it are started again, the replicas one after the other. Raises
+        OSError when its files cannot be written."""
+        async with self._in_hand:
+            if self._lifecycle.ending or self._lifecycle.handing_over:
+                return
+            active = self._active
+            fresh = active.planned(active.config, active.pythons)
+            sockets = {name: spec.launch.uds or "" for name, spec in self._runners.specs.items()}
+            active.take(active.config, active.pythons, fresh, active.problems)
+            for name, planned in fresh.programs.items():
+                if name in self._runners:
+                    self._runners.renew(name, planned, moved=True)
+        replicas = self._runners.replicas()
+        gone = [name for name, uds in sockets.items() if Path(uds).parent == lost and not os.path.exists(uds)]
+        cut_off = [name for name in gone if not self._runners.stays_down(name)]
+        await self._rolling.roll([name for name in replicas if name in cut_off], changed=False)
+        for name in cut_off:
+            if name in self._runners and name not in replicas:
+                await self._runners.ask(name, "restart")
 
     async def by_signal(self) -> None:
         """Reload as SIGHUP asks for it: the answer is in the log."""

@@ -140,14 +140,16 @@ class Runners(Mapping[str, Runner]):
 
         self._lifecycle.start(f"the runner of {runner.name}", run)
 
-    def renew(self, name: str, planned: Planned) -> None:
-        """What the program should be from now on, or one more program. A process that runs stays as it is."""
+    def renew(self, name: str, planned: Planned, *, moved: bool = False) -> None:
+        """What the program should be from now on, or one more program. A process that runs stays as it is. ``moved``:
+        its files and sockets are elsewhere from now on, which is no part of what is compared."""
         if name not in self._runners:
             self.start(name, planned)
             return
         runner = self._runners[name]
         self._world.note_stop(name, planned.spec.stop)
-        if (runner.spec.digest, runner.spec.settings) == (planned.spec.digest, planned.spec.settings):
+        settled = (runner.spec.digest, runner.spec.settings) == (planned.spec.digest, planned.spec.settings)
+        if settled and not (moved and runner.spec.launch != planned.spec.launch):
             runner.spec = planned.spec  # perhaps a default value of ours is another one, for its next start
             return
         same = runner.spec.digest == planned.spec.digest

@@ -7,9 +7,25 @@ from __future__ import annotations
 
 import array
 import os
+import pwd
 import socket
 import time
 from collections.abc import MutableMapping
+from pathlib import Path
+
+SESSIONS = Path("/run/user")  # logind makes and removes a folder for each user here
+LOGIND = Path("/run/systemd/users")  # is there where logind runs
+LINGER = Path("/var/lib/systemd/linger")  # a file for each user whose folder stays (loginctl enable-linger)
+
+
+def removed_at_logout(place: Path) -> str | None:
+    """The user at whose logout logind will remove that place, and with it what is in it; None when it stays."""
+    try:
+        uid = int(place.relative_to(SESSIONS).parts[0])
+        user = pwd.getpwuid(uid).pw_name
+    except (ValueError, IndexError, KeyError):
+        return None
+    return user if LOGIND.is_dir() and not (LINGER / user).exists() else None
 
 
 def take_descriptors(environ: MutableMapping[str, str]) -> dict[str, int]:

@@ -21,6 +21,7 @@ from llm_supervisor.engines import hub_cache, known_releases, memory_estimate, s
 from llm_supervisor.engines.memory_estimate import Footprint
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.host import bounded, gpu, memory
+from llm_supervisor.host.systemd import removed_at_logout
 from llm_supervisor.ownership import NotOurs, owner_to_ask
 from llm_supervisor.supervision import leftovers, resources
 from llm_supervisor.units import GIB, size_text
@@ -323,6 +324,10 @@ class Preflight:
         if usable is None:
             wrong = next(iter(places.values())) or ""
             yield Finding("folder", "runtime", Verdict.ERROR, wrong, "set RUNTIME_DIRECTORY to one that is writable")
+        elif (user := removed_at_logout(usable)) is not None:
+            detail = f"{usable} is removed when {user} logs out, as lingering is off; the daemon then has to move"
+            advice = f"`loginctl enable-linger {user}`, or set RUNTIME_DIRECTORY to a folder that stays"
+            yield Finding("folder", "runtime", Verdict.WARNING, detail, advice)
         else:
             yield _fine("folder", "runtime", str(usable))
 

@@ -10,6 +10,22 @@ from llm_supervisor.host.process import find
 from llm_supervisor.supervision.state_file import Former, read
 
 
+def runtime_in_use(environ: Mapping[str, str]) -> Path | None:
+    """The first runtime folder of ours where a daemon runs, or one has left something running; None without one.
+
+    It need not be the first place: a daemon whose folder was removed has moved, and that place may be there again by
+    now. Raises NotOurs for a state file there that is not ours."""
+    for runtime in paths.runtime_dirs(environ):
+        try:
+            ownership.require_own_folder(runtime)
+        except OSError:
+            continue
+        former = read(runtime)
+        if former is not None and (former.is_running() or former.lives()):
+            return runtime
+    return None
+
+
 def formers(environ: Mapping[str, str]) -> dict[Path, Former]:
     """By runtime folder: what a daemon that runs, or one before it, wrote down there. Only to show it to people: it may
     be another user's. A folder that a client would not use is left out."""

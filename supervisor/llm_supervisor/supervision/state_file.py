@@ -29,9 +29,11 @@ from llm_supervisor.host.output.pump import Pump, open_fifo
 from llm_supervisor.host.process import Identity, boot_id, find, identify, read_rows
 from llm_supervisor.host.process.tree import Tree
 from llm_supervisor.supervision import confinement
+from llm_supervisor.supervision.lost_fifo import open_fifo_of
 from llm_supervisor.supervision.troubles import Troubles
 
 STATE = "state.json"
+FIFOS = "fifo"  # the folder of the FIFOs, in the runtime folder
 # 2: the state of each program, and not only its processes
 STATE_VERSION = 2
 SAVE_WITHIN = 0.02  # seconds; changes within that time are written once
@@ -190,11 +192,17 @@ class Former:
     limits: tuple[int, int] | None = None
     handover: Handover | None = None
     pipes: dict[str, int] = field(default_factory=dict)  # our ends of the FIFOs, by program, once they are open again
+    writer: Writer | None = None  # the daemon itself
     refused: tuple[str, ...] = ()  # what the file names and is not ours, for people; nothing is done with it
 
     def paths(self, runtime: Path) -> list[Path]:
         """The FIFOs of its programs."""
         return [path for entry in self.programs.values() if (path := fifo_of(runtime, entry)) is not None]
+
+    def is_running(self) -> bool:
+        """Whether the daemon itself is alive; it may be ourselves, before an exec."""
+        seen = None if self.writer is None else identify(self.writer.pid)
+        return seen is not None and self.writer == Writer(seen.pid, seen.started)
 
     def lives(self) -> bool:
         """Whether any process of its programs is alive."""
@@ -229,7 +237,8 @@ def read(runtime: Path, owner: int | None = None) -> Former | None:
     programs = {
         name: one for name, one in confined.items() if one is not None and (one.cookie or one.next or one.state)
     }
-    return Former(programs, content.limits, content.handover if is_ours else None, refused=tuple(refused))
+    handover = content.handover if is_ours else None
+    return Former(programs, content.limits, handover, writer=content.daemon, refused=tuple(refused))
 
 
 def _confined(name: str, entry: Entry, runtime: Path, refused: list[str]) -> Entry | None:
@@ -252,7 +261,7 @@ def _confined(name: str, entry: Entry, runtime: Path, refused: list[str]) -> Ent
 
 def fifo_path(runtime: Path, cookie: str) -> Path:
     """Where the FIFO of the incarnation with that cookie is."""
-    return runtime / "fifo" / f"{cookie.partition('/')[0]}.{cookie[-8:]}"
+    return runtime / FIFOS / f"{cookie.partition('/')[0]}.{cookie[-8:]}"
 
 
 def fifo_of(runtime: Path, entry: Entry) -> Path | None:
@@ -276,9 +285,12 @@ def reopen(former: Former, runtime: Path, pump: Pump, kept: Mapping[str, int]) -
         if fifo is None:
             continue
         try:
-            pipe = open_fifo(fifo) if fifo.exists() else held.pop(fifo.name)
+            if fifo.exists():
+                pipe = open_fifo(fifo)
+            else:
+                pipe = held.pop(fifo.name) if fifo.name in held else open_fifo_of(entry.tree(), fifo)
             pump.add(name, pipe)
-        except (OSError, KeyError):
+        except OSError:
             continue  # it has no FIFO yet, or not any more
         former.pipes[name] = pipe
     for fd in held.values():
@@ -320,6 +332,16 @@ class StateFile:
         self._stops: dict[str, StopSpec] = {}
         self._handover: Handover | None = None
         self._saving: asyncio.TimerHandle | None = None
+
+    @property
+    def file(self) -> Path:
+        """The path of the file, in the present runtime folder."""
+        return self._file
+
+    def move(self, runtime: Path) -> None:
+        """Write it to that runtime folder from now on. Raises OSError when it cannot be written there."""
+        self._file = runtime / STATE
+        self.save()
 
     def remember(self, name: str, state: State) -> None:
         """Note the state of a program; written within ``SAVE_WITHIN`` seconds."""

@@ -49,9 +49,11 @@ def make_fifo(path: Path, size: int) -> int:
     return fd
 
 
-def open_fifo(path: Path) -> int:
-    """Our end of an existing FIFO, with the size it has. Raises OSError when it does not exist or is no FIFO."""
-    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+def open_fifo(path: Path, *, link: bool = False) -> int:
+    """Our end of an existing FIFO, with the size it has. Raises OSError when it does not exist or is no FIFO. With
+    ``link`` the path may be a link to it, as below ``/proc/PID/fd``."""
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags if link else flags | os.O_NOFOLLOW)
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EEXIST, f"{path} is not a FIFO")

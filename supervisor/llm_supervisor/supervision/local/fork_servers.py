@@ -69,6 +69,10 @@ class ForkServerPool:
         self._wanted: dict[str, Key] = {}  # by program
         self._dying: list[ForkServer] = []
 
+    def move(self, logs: Path) -> None:
+        """Write what the next ones say to that folder."""
+        self._logs = logs
+
     def want(self, name: str, launch: Launch, env: Mapping[str, str]) -> None:
         """The program is ready: from now on its next start may be warm."""
         if not launch.warm:

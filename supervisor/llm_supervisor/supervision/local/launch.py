@@ -87,6 +87,10 @@ class Launcher:
         self._environments, self._state_file, self._gpu_turns = environments, state_file, gpu_turns
         self._listeners, self._fork_servers, self._reader = listeners, fork_servers, reader
 
+    def move(self, runtime: Path) -> None:
+        """Make pipes in that runtime folder from now on."""
+        self._runtime = runtime
+
     async def spawn(self, spec: ProgramSpec, incarnation: int, post: Post, *, warm: bool) -> Launched:
         """Start the program, warm if asked for and possible; its exit is posted. Raises SpawnRefused."""
         launch = spec.launch
@@ -120,6 +124,8 @@ class Launcher:
     def _reserve_cookie(self, name: str) -> str:
         try:
             return self._state_file.reserve_cookie(name)
+        except FileNotFoundError as error:
+            raise self._no_runtime_folder(error) from error
         except OSError as error:
             # a daemon that died now would leave a process that no later one could find
             summary = f"the state cannot be written: {error}"
@@ -127,9 +133,13 @@ class Launcher:
             raise SpawnRefused(Failure("state", summary, advice, permanent=False, busy=True)) from error
 
     def _prepare(self, spec: ProgramSpec, number: int, cookie: str) -> Incarnation:
-        """The incarnation without a process: its output is taken from the start. Raises OSError, and leaves nothing."""
+        """The incarnation without a process: its output is taken from the start. Raises OSError or SpawnRefused, and
+        leaves nothing."""
         fifo = fifo_path(self._runtime, cookie)
-        pipe = make_fifo(fifo, spec.launch.pipe_size)
+        try:
+            pipe = make_fifo(fifo, spec.launch.pipe_size)
+        except FileNotFoundError as error:
+            raise self._no_runtime_folder(error) from error
         try:
             self._pump.add(spec.name, pipe)
         except BaseException:
@@ -158,6 +168,13 @@ class Launcher:
         self._state_file.note_digest(spec.name, spec.digest)
         self._reader.begin(spec.name, living.log_from)
         return living
+
+    def _no_runtime_folder(self, error: FileNotFoundError) -> SpawnRefused:
+        """The runtime folder is gone. The daemon makes another one within seconds (``daemon.runtime_folder``), so this
+        is no failure of the program."""
+        summary = f"the runtime folder is gone: {self._runtime}: {error.strerror}"
+        advice = "The daemon makes it again, or uses another folder, within seconds: see its log."
+        return SpawnRefused(Failure("runtime", summary, advice, busy=True))
 
     async def _fork(
         self,

@@ -30,7 +30,7 @@ from llm_supervisor.supervision.local.listeners import Listeners, Store
 from llm_supervisor.supervision.local.post_mortem import PostMortem
 from llm_supervisor.supervision.local.teardown import Teardown
 from llm_supervisor.supervision.local.watch import DISK_WITHIN, OutputReader, TreeWatch
-from llm_supervisor.supervision.state_file import Former, Handover, StateFile
+from llm_supervisor.supervision.state_file import FIFOS, Former, Handover, StateFile
 from llm_supervisor.supervision.troubles import Troubles
 from llm_supervisor.supervision.world import Launched, Post, Swept
 
@@ -50,7 +50,7 @@ class LocalWorld:
         store: Store | None = None,
         troubles: Troubles | None = None,
     ) -> None:
-        (runtime / "fifo").mkdir(mode=0o700, exist_ok=True)
+        (runtime / FIFOS).mkdir(mode=0o700, exist_ok=True)
         store = store or Notifier(None)
         self.incarnations: dict[str, Incarnation] = {}
         self._runtime, self._pump = runtime, pump
@@ -213,6 +213,21 @@ class LocalWorld:
         return {name: digest for name, digest in digests.items() if digest is not None}
 
     # What the daemon needs: its own end, and what it inherits ------------------------------------------------
+
+    def runtime_files(self) -> tuple[Path, ...]:
+        """What has to be in the runtime folder as long as the daemon runs."""
+        return self._runtime / FIFOS, self._state_file.file
+
+    def move(self, runtime: Path) -> None:
+        """Use that runtime folder from now on, which may be the same one made again. The pipes stay open; their names
+        are gone, and a later daemon finds them by their processes. Raises OSError."""
+        (runtime / FIFOS).mkdir(mode=0o700, exist_ok=True)
+        self._runtime = runtime
+        self._launcher.move(runtime)
+        self.fork_servers.move(runtime / "fork-servers")
+        for living in self.incarnations.values():
+            living.fifo = runtime / FIFOS / living.fifo.name
+        self._state_file.move(runtime)
 
     def remember(self, name: str, state: State) -> None:
         """Write down the state of a program, within a moment."""
