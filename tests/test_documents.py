@@ -38,7 +38,9 @@ EACH = pytest.mark.parametrize("document", [pytest.param(file, id=file.stem) for
 
 WHOLE = "<!-- whole configuration -->"
 # Commands of others that the documents may name. What follows them is not looked at, except for make and paths.
-OTHERS = frozenset({"cp", "curl", "eval", "journalctl", "loginctl", "make", "pip", "python3", "python", "systemctl"})
+OTHERS = frozenset(
+    "cd chown cp curl eval journalctl loginctl make pip python3 python systemctl systemd-sysusers".split()
+)
 # Words that begin a path in these documents, when a slash follows
 FOLDERS = frozenset(
     """.ci cli config configs control core daemon diagnosis docs engines host oneshot supervision supervisor systemd
@@ -75,10 +77,9 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def inner(words: list[str]) -> list[str]:
-    """The command within ``eval "$(...)"`` or behind ``sudo -u USER [env NAME=VALUE]``, else the command itself."""
+    """The command within ``eval "$(...)"`` or behind ``sudo -u USER [env NAME=VALUE...]``, else the command itself."""
     if words[:2] == ["sudo", "-u"]:
-        words = words[3:]
-        return words[2:] if words[0] == "env" else words
+        return [word for word in words[3:] if word != "env" and "=" not in word]
     if words[0] == "eval" and (found := re.fullmatch(r"\$\((.*)\)", words[1])):
         return shlex.split(found[1])
     return words

@@ -8,9 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import select
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
+from llm_supervisor import paths
 from llm_supervisor.cli.connection import ask, find_daemon, report_no_daemon
 from llm_supervisor.cli.output import FAILED, OK, WRONG, complain, say, say_json
 from llm_supervisor.control.client import NoDaemon, lines
@@ -26,10 +29,11 @@ def stop(options: argparse.Namespace) -> int:
         return act(options) if options.name else complain("stop: name a program, or all, or --orphans")
     import asyncio
 
-    from llm_supervisor.daemon.orphans import sweep_orphans
+    from llm_supervisor.daemon.orphans import services, sweep_orphans
     from llm_supervisor.ownership import NotOurs
     from llm_supervisor.supervision.resources import Refusal
 
+    codes = [_stop_orphans_of(runtime, uid) for runtime, uid in services(os.environ).items()]
     try:
         found = asyncio.run(sweep_orphans(os.environ))
     except NotOurs as error:
@@ -39,9 +43,26 @@ def stop(options: argparse.Namespace) -> int:
         return FAILED
     for name, count in found.items():
         say(f"{name}: {count} process{'es' if count != 1 else ''} ended")
-    if not found:
+    if not found and not codes:
         say("nothing was left running")
-    return OK
+    return max(codes, default=OK)
+
+
+def _stop_orphans_of(runtime: Path, uid: int) -> int:
+    """The same command as the user of a service, with no more rights than that user has; its exit status."""
+    import subprocess
+
+    environ = {**os.environ, "RUNTIME_DIRECTORY": str(runtime)}
+    environ.setdefault("LLM_SUPERVISOR_HOME", str(paths.data_dir(os.environ)))
+    argv = [sys.executable, "-m", "llm_supervisor.cli", "stop", "--orphans"]
+    sys.stdout.flush()
+    try:
+        gid = runtime.stat().st_gid
+        done = subprocess.run(argv, env=environ, user=uid, group=gid, extra_groups=[gid], cwd="/", check=False)
+    except OSError as error:
+        complain(f"what uid {uid} has left in {runtime} cannot be ended: {error}")
+        return FAILED
+    return done.returncode
 
 
 def act(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from llm_supervisor import paths
 from llm_supervisor.config.last_good import LAST_GOOD
 from llm_supervisor.daemon.bootstrap import take_lock
 from llm_supervisor.host.output.pump import Pump
-from llm_supervisor.ownership import NotOurs, command_as, require_own_folder, user
+from llm_supervisor.ownership import ROOT, NotOurs, command_as, owner_to_ask, require_own_folder, user
 from llm_supervisor.paths import SOCKET
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.local.local_world import LocalWorld
@@ -21,7 +21,7 @@ GRACE, KILL_GRACE = 5.0, 30.0
 
 
 async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
-    """End the programs of a daemon that is gone. By program: the number of processes that were found.
+    """End the programs of a daemon that is gone, but those of ``services``. By program: how many processes were found.
 
     Raises Refusal when a daemon lives, or when something cannot be ended; and, after the other folders, NotOurs for one
     that is somebody else's: what is written there could name any process of this host."""
@@ -29,7 +29,10 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
     stuck: list[str] = []
     strange: list[str] = []
     refused: NotOurs | None = None
+    elsewhere = services(environ)
     for runtime in paths.runtime_dirs(environ):
+        if runtime in elsewhere:
+            continue
         try:
             if not _may_have_orphans(runtime):
                 continue
@@ -63,6 +66,20 @@ async def sweep_orphans(environ: Mapping[str, str]) -> dict[str, int]:
         raise Refusal(f"left alone, because the daemon does not use such names: {'; '.join(strange)}")
     if refused is not None:
         raise refused
+    return found
+
+
+def services(environ: Mapping[str, str]) -> dict[Path, int]:
+    """For root: the runtime folders with a state file that root has given to other users, with these. Their orphans are
+    ended with the rights of that user: the state file could name any process of this host."""
+    found: dict[Path, int] = {}
+    for runtime in paths.runtime_dirs(environ) if os.geteuid() == ROOT else ():
+        try:
+            owner = owner_to_ask(runtime, environ)
+        except OSError:
+            continue
+        if owner.trusted and owner.uid != ROOT and (runtime / fm.STATE).exists():
+            found[runtime] = owner.uid
     return found
 
 

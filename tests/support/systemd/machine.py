@@ -17,12 +17,14 @@ from typing import Any
 import yaml
 
 from tests.support.systemd import inside
-from tests.support.systemd.box import Box, booted
+from tests.support.systemd.box import Box, NoSystemd, booted
 from tests.support.systemd.inside import CONFIG, DROPIN, NAME
 
 ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "systemd" / "llm-supervisor.service"
+USERS = ROOT / "systemd" / "sysusers.d" / "llm-supervisor.conf"
 BIN = Path(sys.prefix) / "bin"
+AS_USER = f"setpriv --reuid={NAME} --regid={NAME} --init-groups"
 # A bound for what should take little time: reaching it is a failure, never a way to wait
 PATIENCE = 30.0
 
@@ -32,7 +34,9 @@ def a_machine() -> Iterator[Machine]:
     """A systemd for some tests. Raises NoSystemd."""
     # by their own path, wherever they lie: a box hides /tmp, and has none of this machine's other file systems
     with booted({ROOT, Path(sys.prefix), Path(sys.base_prefix)} - {Path("/usr")}) as box:
-        yield Machine(box)
+        machine = Machine(box)
+        machine.make_user()
+        yield machine
 
 
 class Machine:
@@ -47,6 +51,15 @@ class Machine:
         done = self._box.run(command, given, timeout)
         assert not (check and done.returncode), f"{command}: exit {done.returncode}\n{done.stdout}\n{self.journal()}"
         return done.stdout.strip()
+
+    def make_user(self) -> None:
+        """Make the unit's user, as its sysusers.d file says. Raises NoSystemd where that user cannot reach the commands
+        under test: the folders that are shown from this machine are as they are."""
+        self.run(f"mkdir -p /etc/sysusers.d && cp {USERS} /etc/sysusers.d/ && systemd-sysusers")
+        for path in (BIN / "python", Path(sys.base_prefix) / "bin", UNIT):
+            self.open_to_everybody(path)
+        if NAME not in self.run(f"{AS_USER} {BIN}/llm-supervisor --version", check=False).split():
+            raise NoSystemd(f"the unit's user cannot run {BIN}/llm-supervisor")
 
     def inside(self, *words: object, given: str = "") -> Any:
         """One of the commands of ``inside.py``."""
