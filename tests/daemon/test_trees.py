@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.conftest import Make, program
+from tests.daemon.conftest import Make, played, program
 from tests.support.harness import Daemon, died
-from tests.support.programs import alive, gone, open_gate
+from tests.support.programs import alive, free_port, gone, open_gate
 
 pytestmark = pytest.mark.slow
 
@@ -223,3 +223,23 @@ def test_what_the_child_said_while_no_daemon_lived_is_in_its_log(make: Make, tmp
     daemon.wait_for(lambda: b"end %d\n" % pid in daemon.log("p"), "its words")
     assert daemon.log("p").count(b"\n") >= 1001
     assert daemon.wait("p", state="RUNNING")["pid"] == pid, "and it is still there"
+
+
+def test_an_engine_that_dies_while_it_starts_leaves_nothing_in_shared_memory(make: Make, tmp_path: Path) -> None:
+    """What its worker has mapped is known when that is swept, although the engine was never ready."""
+    name = f"test-{os.getpid()}-{tmp_path.name}"
+    env = {"SHARED_MEMORY": name, "NEVER_READY": "1"}
+    model = {
+        "model": "org/glm",
+        "port": free_port(),
+        "env": env,
+        "restart": {"policy": "never"},
+        "health": {"canary": False},
+    }
+    daemon = make({}, gateway={"port": free_port()}, models={"glm": model}, engines=played(tmp_path))
+    daemon.wait_for(lambda: b"loading" in daemon.log("glm"), "its worker")
+    assert (Path("/dev/shm") / name).exists()
+    assert len(daemon.tree("glm")) == 2
+    os.kill(daemon.program("glm")["pid"], signal.SIGKILL)
+    daemon.wait_for(lambda: not daemon.tree("glm"), "the worker's end")
+    daemon.wait_for(lambda: not (Path("/dev/shm") / name).exists(), "its segment's end", 10)

@@ -2,12 +2,14 @@
 
 Run by path with any Python, standard library only. With ``--uds`` it is a LiteLLM replica on the inherited listening
 socket (descriptor 3) and on a private unix socket, and shows the groups of the file that CONFIG_FILE_PATH names; else
-it is a vLLM server. It prints ``serving`` when it serves.
+it is a vLLM server. It prints ``serving`` when it serves. With ``SHARED_MEMORY`` in its environment it holds a segment
+of that name, and with ``NEVER_READY`` it forks a worker that holds it, too, and goes no further.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 import signal
@@ -99,8 +101,20 @@ def private_socket(path: str) -> socket.socket:
     return sock
 
 
+def hold_shared_memory(name: str) -> mmap.mmap:
+    """A segment in /dev/shm, as a real engine leaves it there when it is killed."""
+    with open(f"/dev/shm/{name}", "w+b") as file:
+        file.truncate(4096)
+        return mmap.mmap(file.fileno(), 4096)
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    held = hold_shared_memory(os.environ["SHARED_MEMORY"]) if "SHARED_MEMORY" in os.environ else None
+    if held is not None and "NEVER_READY" in os.environ:
+        if os.fork() > 0:
+            print("loading", flush=True)
+        signal.pause()
     uds, port = after("--uds"), after("--port")
     if uds is not None:
         sockets = [socket.socket(fileno=int(after("--listen-fd") or 3)), private_socket(uds)]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llm_supervisor.host import bounded
 from llm_supervisor.host.output.segments import Position
-from llm_supervisor.host.process import Child, Row, Tree
+from llm_supervisor.host.process import Child, Row, Tree, shared_memory
 from llm_supervisor.supervision.state_file import Entry, fifo_of, fifo_path
 
 BEGINNING = Position(0, 0)
@@ -40,12 +42,26 @@ class Incarnation:
     shm_before: frozenset[str] | None = None  # names in /dev/shm before its start; None where that is not known
     shared: dict[str, int] = field(default_factory=dict)  # what its tree has made in /dev/shm: name and inode
     waiting: set[tuple[int, int]] = field(default_factory=set)  # members that were in state D at the last look
+    maps_read: float = float("-inf")  # loop time at which it was last looked what the tree has mapped
     looked: float = float("-inf")  # loop time at which the whole process table was last searched for its members
 
     @property
     def uuid(self) -> str:
         """The part of the cookie behind the program's name."""
         return self.cookie.rpartition("/")[2]
+
+    async def note_shared(self, rows: Iterable[Row], within: float) -> None:
+        """Note what these processes of its tree have made in /dev/shm, if they show it ``within`` so many seconds. Only
+        of engines, which leave it there when they are killed; other programs remove their shared memory themselves."""
+        if (before := self.shm_before) is None:
+            return
+        pids = [row.pid for row in rows]
+        try:
+            self.shared |= await bounded.ask(
+                f"what {self.cookie} has mapped", lambda: shared_memory.made_by(pids, before), within=within
+            )
+        except bounded.NoAnswer:
+            pass  # then it stays there
 
     @classmethod
     def from_entry(cls, entry: Entry, runtime: Path, pipe: int | None) -> Incarnation:

@@ -60,6 +60,8 @@ class Teardown:
     async def sweep(self, spec: ProgramSpec, state: State, grace: float, kill_grace: float) -> Swept:
         """End the tree, find out why the program left, and wait for its GPU memory."""
         living = self._incarnations.get(spec.name)
+        if living is not None:
+            await self._note_shared(living)
         swept = await self.end(spec.name, grace, kill_grace)
         self._gpu_turns.end(spec.name)
         if (leaving := state.leaving) is not None and state.startup.warm and leaving.failed and not leaving.was_ready:
@@ -79,6 +81,13 @@ class Teardown:
             log.get().exception("it cannot be found out why a program left", program=spec.name)
         await self._gpu_turns.await_memory(spec.name, living.pids)
         return replace(swept, failure=failure)
+
+    async def _note_shared(self, living: Incarnation) -> None:
+        """What it has made in /dev/shm: it may never have been ready, so that nobody has looked."""
+        try:
+            await living.note_shared(find(living.tree), within=shared_memory.WITHIN)
+        except Exception:  # the sweep must not wait for it
+            log.get().exception("what a program has in shared memory cannot be found out", incarnation=living.uuid)
 
     async def end(self, name: str, grace: float, kill_grace: float) -> Swept:
         """End every process of the present incarnation: SIGTERM, after ``grace`` seconds SIGKILL, and what is alive

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 
 from llm_supervisor.core import event as ev
@@ -13,13 +13,14 @@ from llm_supervisor.core.spec import ProgramSpec
 from llm_supervisor.host import bounded, pyspy
 from llm_supervisor.host.output.reader import read_from
 from llm_supervisor.host.output.segments import Position
-from llm_supervisor.host.process import Child, Row, read_rows, shared_memory, transferred
+from llm_supervisor.host.process import Child, Row, read_rows, transferred
 from llm_supervisor.host.process.tree import WITHIN, named
 from llm_supervisor.supervision.local.incarnation import BEGINNING, Incarnation
 from llm_supervisor.supervision.world import Post
 
 MIB = 1024 * 1024
 RESCAN = 30.0  # seconds between two searches of the whole process table for new members of a program that runs
+MAPS_AGE = 2.0  # seconds between two readings of the maps of an engine that starts: milliseconds each
 TABLE_AGE = 0.4  # seconds for which one reading of the process table serves all programs
 SHARED_WITHIN = 30.0  # seconds for reading what all processes of a tree have mapped
 LONGEST_LINE = 4096  # bytes of an unfinished line that are kept
@@ -31,7 +32,7 @@ class TreeWatch:
 
     def __init__(self) -> None:
         self._rows: tuple[float, dict[int, Row]] = (float("-inf"), {})
-        self._noting: set[asyncio.Task[None]] = set()
+        self._noting: dict[str, asyncio.Task[None]] = {}  # by cookie
 
     def take_baseline(self, spec: ProgramSpec, living: Incarnation, post: Post) -> None:
         """Watch every vital member from now on. Those that were expected and are not there are posted as lost."""
@@ -40,11 +41,7 @@ class TreeWatch:
         for pid, started, comm in living.expected:
             if (pid, started) not in here:  # it died while no daemon lived
                 post(ev.MemberLost(living.number, pid, comm))
-        if living.shm_before is not None:  # an engine; other programs remove their shared memory themselves
-            note = _note_shared(living, [row.pid for row in rows], living.shm_before)
-            task = asyncio.get_running_loop().create_task(note)
-            self._noting.add(task)
-            task.add_done_callback(self._noting.discard)
+        self._note_shared(living, rows)
         for row in rows:
             if row.key == living.tree.leader or not _is_vital(spec, row):
                 continue
@@ -65,9 +62,20 @@ class TreeWatch:
         living.looked = now
         return living.tree.look(self._rows[1])
 
+    def _note_shared(self, living: Incarnation, rows: Iterable[Row]) -> None:
+        """Have it noted what an engine has made in /dev/shm, unless that is being looked at."""
+        if living.shm_before is None or living.cookie in self._noting:
+            return
+        loop = asyncio.get_running_loop()
+        living.maps_read = loop.time()
+        self._noting[living.cookie] = task = loop.create_task(living.note_shared(rows, within=SHARED_WITHIN))
+        task.add_done_callback(lambda _: self._noting.pop(living.cookie, None))
+
     def worked(self, living: Incarnation) -> int:
-        """Clock ticks of CPU time plus MiB read and written, of the whole tree."""
+        """Clock ticks of CPU time plus MiB read and written, of the whole tree, while it starts."""
         rows = self.look(living)
+        if asyncio.get_running_loop().time() - living.maps_read >= MAPS_AGE:
+            self._note_shared(living, rows)  # it may die before it is ready
         moved = bounded.each(transferred, {row.pid: named(row) for row in rows}, within=WITHIN)
         return sum(row.cpu for row in rows) + sum(size // MIB for size in moved.values())
 
@@ -124,18 +132,6 @@ class OutputReader:
     def forget(self, name: str) -> None:
         """The program is no longer configured."""
         self._read.pop(name, None)
-
-
-async def _note_shared(living: Incarnation, pids: list[int], before: frozenset[str]) -> None:
-    """Note in the incarnation what its processes have made in /dev/shm."""
-    try:
-        living.shared = await bounded.ask(
-            f"what {living.cookie} has mapped",
-            lambda: shared_memory.made_by(pids, before),
-            within=SHARED_WITHIN,
-        )
-    except bounded.NoAnswer:
-        pass  # then it stays there
 
 
 def _is_vital(spec: ProgramSpec, row: Row) -> bool:
