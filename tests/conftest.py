@@ -1,13 +1,14 @@
 """Settings for all tests: Hypothesis without a clock (a loaded machine is no bug), and the same examples every time;
 what needs what (markers), and which tests run beside which.
 
-``make test`` has two processes for tests (pytest-xdist). The real engines run one set at a time, so all tests that need
-them are one group, which one process gets at its start and runs in order. The other process runs everything else
-meanwhile. A module whose tests share something is a group, too.
+``make test`` has two processes for tests (pytest-xdist). The real vLLM runs one at a time, so all tests that need it
+are one group, which one process gets at its start and runs in order. The other process runs everything else meanwhile:
+first the other groups that take long, then the modules, each of which is a group. Whoever is done takes what is left.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -23,15 +24,20 @@ settings.load_profile("project")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The tests start hundreds of daemons and commands: each would compile the sources anew, for half a second and more
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 FOLDER = Path(__file__).parent
 # All tests of these folders have that marker
 MARKERS = {"engines": "real", "systemd": "systemd"}
+# The tests of these folders are a group, for one process; what stands first is begun first
+GROUPS = ("engines/beside", "engines", "systemd")
 
 
 def group(nodeid: str) -> str:
-    """The tests that one process runs in order: those of the real engines, those under a systemd, else a module's."""
+    """The tests that one process runs in order: those of a folder of ``GROUPS``, else a module's."""
     file = nodeid.partition("::")[0].removeprefix("tests/")
-    return MARKERS.get(file.partition("/")[0], file)
+    return next((folder for folder in GROUPS if file.startswith(f"{folder}/")), file)
 
 
 class Groups(LoadScopeScheduling):

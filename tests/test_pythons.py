@@ -1,6 +1,8 @@
 """The daemon's own fast tests on every other supported Python that is installed here.
 
-Each gets an environment of its own, made with uv, and runs what `make check` runs. The engines have their own Pythons.
+Each gets an environment of its own, made with uv. `make test` asks the ends of the range, and of the tests those of the
+modules that use the standard library for more than plain values; `make soak` asks each one for what `make check` runs.
+The engines have their own Pythons.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from llm_supervisor.oneshot import uv
 
 ROOT = Path(__file__).parents[1]
 OLDEST, BETWEEN, NEWEST = "3.11", "3.12", "3.13"
-# Minutes each: what both ends of the range pass, the one between them is asked only by `make soak`
-EACH = [OLDEST, pytest.param(BETWEEN, marks=pytest.mark.soak), NEWEST]
+# Processes, sockets, asyncio, annotations that are read at run time: where versions of Python differ
+PARTS = ["tests/cli", "tests/control", "tests/daemon", "tests/host", "tests/inside", "tests/supervision"]
+PARTS += ["tests/config/test_plan.py", "tests/config/test_right.py", "tests/config/test_wrong.py"]
 FAST = "not real and not slow and not systemd and not soak and not clients"
 
 
@@ -33,8 +36,19 @@ def interpreter(minor: str) -> str | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("minor", EACH)
+@pytest.mark.parametrize("minor", [OLDEST, NEWEST])
+def test_the_parts_pass_where_versions_differ(minor: str, tmp_path: Path) -> None:
+    check(minor, tmp_path, PARTS)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("minor", [OLDEST, BETWEEN, NEWEST])
 def test_the_fast_tests_pass(minor: str, tmp_path: Path) -> None:
+    check(minor, tmp_path, ["tests"])
+
+
+def check(minor: str, tmp_path: Path, parts: list[str]) -> None:
+    """These tests pass on that Python."""
     if minor == f"{sys.version_info[0]}.{sys.version_info[1]}":
         pytest.skip("it is the Python that runs these tests")
     found = interpreter(minor)
@@ -46,7 +60,7 @@ def test_the_fast_tests_pass(minor: str, tmp_path: Path) -> None:
     subprocess.run([uv.binary(), "venv", "-q", "--python", found, str(tmp_path / "venv")], check=True, env=environ)
     install = [uv.binary(), "pip", "install", "-q", "--python", str(python), "-e", str(ROOT), *wanted]
     subprocess.run(install, check=True, env=environ, cwd="/")
-    command = [str(python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", FAST]
+    command = [str(python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", FAST, *parts]
     inner = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=ROOT, env=inner, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:]

@@ -1,17 +1,19 @@
 """The real engines: environments made by ``llm-supervisor install``, a tiny model, and a daemon over them.
 
-One set of engines at a time: two cores and the memory of one set is all there is. So the daemon is shared by the tests
-of a module, which leave it ready.
+One vLLM at a time: two cores and the memory of one is all there is. So a running set of engines is shared by the tests
+of a module, which leave it ready, and the daemon by many modules (``shared``). What needs no vLLM that runs, or needs
+one that fails to start, is in ``beside/``: another process runs it meanwhile.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ import yaml
 
 from llm_supervisor import paths
 from llm_supervisor.engines import environment as envs
+from llm_supervisor.host.process import read_rows, shared_memory
+from tests.daemon.conftest import played
 from tests.support.harness import Daemon, free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -62,9 +66,9 @@ def engines() -> Engines:
     return Engines(envs.environment("vllm", data).python, envs.environment("litellm", data).python, model)
 
 
-def config(engines: Engines, **more: object) -> dict[str, object]:
+def config(engines: Engines, **more: object) -> dict[str, Any]:
     """The demo's configuration on free ports, with engines that may be killed again and again: no restart waits."""
-    demo = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    demo: dict[str, Any] = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
     for program in (demo["gateway"], demo["models"][ALIAS]):
         program["restart"] = {"backoff": 0, "intensity": 1000}
     demo["gateway"]["port"] = free_port()
@@ -121,8 +125,11 @@ class Shared(Daemon):
 
     A fork server is kept for as long as a program is configured that could be started by it. So there is always a model
     more, ``keeper``, which was started once and is stopped. And it is another one for another path of a model: so all
-    models are at the same path, ``model``, which is a symbolic link to the model of the moment. What is not in the
-    environment of the keeper, too, or at another path, is started cold, as elsewhere.
+    models are at the same path, ``model``, a folder of links to the files of the model of the moment. (Not a link
+    itself: the daemon follows it.) What is not in the environment of the keeper, too, or at another path, is started
+    cold, as elsewhere.
+
+    Its engines are stopped by SIGKILL, which takes a moment; by SIGTERM they take five seconds. Other modules do that.
     """
 
     def __init__(self, folder: Path, engines: Engines) -> None:
@@ -135,6 +142,7 @@ class Shared(Daemon):
             "warm": "full",
             "gpus": [],
             "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+            "stop": {"signal": "KILL"},
             "vllm": {"dtype": "bfloat16", "enforce-eager": True, "max-model-len": 2048},
         }
         self._empty = {"gateway": {"port": free_port()}}
@@ -144,8 +152,10 @@ class Shared(Daemon):
         self.start()
 
     def _link(self, model: Path) -> None:
-        self.model.unlink(missing_ok=True)
-        self.model.symlink_to(model)
+        shutil.rmtree(self.model, ignore_errors=True)
+        self.model.mkdir()
+        for file in model.resolve().iterdir():
+            (self.model / file.name).symlink_to(file)
 
     def _make_empty(self) -> None:
         self.current.mkdir()
@@ -172,29 +182,54 @@ class Shared(Daemon):
 
     def config(self) -> dict[str, Any]:
         """The demo's configuration on free ports, with the model that is at ``model`` and a fork server for it."""
-        settings: dict[str, Any] = config(self._engines)
-        settings["models"][ALIAS] |= {name: self._keeper[name] for name in ("model", "warm", "gpus", "env")}
+        settings = config(self._engines)
+        settings["models"][ALIAS] |= self.like_the_keeper
         return settings
+
+    @property
+    def like_the_keeper(self) -> dict[str, Any]:
+        """What a model must have to be started by the keeper's fork server, and how it is stopped."""
+        return copy.deepcopy({name: self._keeper[name] for name in ("model", "warm", "gpus", "env", "stop")})
 
     @contextmanager
     def using(self, changes: dict[str, Any], model: Path | None = None, *, ready: bool = True) -> Iterator[Shared]:
         """Take what is in ``current`` and these changes of it, with that model at ``model``; all is ready then.
 
-        Afterwards only the keeper is there, so that nothing of this configuration runs beside what comes next: there is
-        memory for one set of engines. And nothing is known of a program that has the same name in the next one."""
+        Afterwards no engine runs, so that none runs beside what comes next: there is memory for one set of engines."""
+        base: dict[str, Any] = yaml.safe_load((self.current / "supervisor.yaml").read_text())
+        if {one["name"] for one in self._models()} & (base.get("models") or {}).keys():
+            self._forget()
         self._link(model or self._engines.model)
         self.write(self._changes(changes))
         self._reload()
         try:
             if ready:
                 self.wait_ready(timeout=300)
+                self._check_warm()
             yield self
         finally:
-            self.cli("stop", *(one["name"] for one in self.status()["programs"] if one["kind"] == "vllm"))
+            self.cli("stop", *(one["name"] for one in self._models()))
             shutil.rmtree(self.current)
             self._make_empty()
-            self.write(self._changes({}))
-            self._reload()
+
+    def _models(self) -> list[dict[str, Any]]:
+        return [one for one in self.status()["programs"] if one["kind"] == "vllm" and one["name"] != KEEPER]
+
+    def _forget(self) -> None:
+        """Reload with nothing but the keeper, so that nothing is known of programs whose names come again."""
+        following = self.current.rename(self.current.with_name("following"))
+        self._make_empty()
+        self.write(self._changes({}))
+        self._reload()
+        shutil.rmtree(self.current)
+        following.rename(self.current)
+
+    def _check_warm(self) -> None:
+        """Whoever may be started warm has the keeper's fork server, else each start of it takes half a minute."""
+        server = self.program(KEEPER)["fork_server"]["pid"]
+        for one in self._models():
+            if one["state"] == "RUNNING" and one["fork_server"]:
+                assert one["fork_server"]["pid"] == server, f"{one['name']} has a fork server of its own"
 
     def using_config(
         self, settings: dict[str, Any], model: Path | None = None, *, ready: bool = True
@@ -238,6 +273,21 @@ def cold(settings: dict[str, Any]) -> dict[str, Any]:
         if block is not None:
             block["warm"] = "off"
     return settings
+
+
+def alone(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """That configuration with a vLLM that is started cold, and a stand-in for LiteLLM: where only vLLM matters."""
+    settings["engines"]["litellm"] = played(folder)["litellm"]
+    for model in settings["models"].values():
+        del model["restart"]  # one that has failed is looked at while it waits
+    return cold(settings)
+
+
+def in_shared_memory(ours: Collection[int] = (), *, semaphores: bool = False) -> set[str]:
+    """The names in /dev/shm, but for what living processes that are not ``ours`` have mapped: whoever else uses this
+    machine has its own there."""
+    names = {name for name in os.listdir("/dev/shm") if semaphores or not name.startswith("sem.mp-")}
+    return names.difference(*(shared_memory.mapped(pid) for pid in read_rows().keys() - set(ours)))
 
 
 def pasted_curl(daemon: Daemon) -> str:

@@ -10,13 +10,10 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from llm_supervisor.engines.vllm import installed_options
-from tests.config.test_wrong_by_people import OPTIONS
-from tests.engines.conftest import ALIAS, Engines, cold, config, pasted_curl, run_in_shell
+from tests.engines.conftest import ALIAS, Engines, alone, config, pasted_curl, run_in_shell
 from tests.support.harness import Daemon
 
 
@@ -174,7 +171,8 @@ def test_ctrl_c_stops_everything_in_order(daemon: Daemon) -> None:
 def test_sigterm_while_an_engine_loads_leaves_nothing(
     engines: Engines, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    daemon = Daemon(tmp_path_factory.mktemp("loading"), cold(config(engines)))
+    folder = tmp_path_factory.mktemp("loading")
+    daemon = Daemon(folder, alone(config(engines), folder))
     with daemon:
         daemon.wait(ALIAS, timeout=60, state="STARTING")
         end = time.monotonic() + 120
@@ -185,24 +183,3 @@ def test_sigterm_while_an_engine_loads_leaves_nothing(
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.process.wait(90) == 0
-
-
-def test_the_installed_vllm_tells_its_options(engines: Engines, tmp_path: Path) -> None:
-    """So that a wrong one is found before anything runs; whatever else there is, those of the guides are."""
-    known = installed_options.learn(str(engines.vllm), tmp_path)
-    assert known is not None
-    assert len(known) > 150
-    guides = """max-model-len limit-mm-per-prompt trust-remote-code enforce-eager dtype gpu-memory-utilization
-        reasoning-parser allowed-local-media-path tensor-parallel-size tool-call-parser enable-auto-tool-choice
-        hf-overrides chat-template"""
-    assert set(guides.split()) <= known.keys()
-    assert known["enforce-eager"].takes == "flag"
-    assert known["enforce-eager"].negatable
-    assert "bfloat16" in (known["dtype"].choices or ())
-    assert {name: known[name] for name in OPTIONS} == OPTIONS, "what the tests without an engine take for them"
-    settings: dict[str, Any] = config(engines)
-    settings["models"][ALIAS]["vllm"]["max-model-length"] = 5
-    place = Daemon(tmp_path, settings)
-    done = place.cli("check")
-    assert done.returncode == 2
-    assert "max-model-length: is no option of the installed vLLM (did you mean max-model-len?)" in done.stderr

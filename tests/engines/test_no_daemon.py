@@ -6,17 +6,20 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from llm_supervisor.host.net import ports as net_ports
 from tests.engines.conftest import ALIAS, Engines, config
+from tests.engines.test_hold import QUESTION, client, pending
 from tests.support.harness import Daemon, name_of
 from tests.support.load import keep_chatting
 from tests.support.programs import alive, gone, until
@@ -42,8 +45,9 @@ time.sleep(100000)
 
 @pytest.fixture(scope="module")
 def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    settings: dict[str, Any] = config(engines)
+    settings = config(engines)
     settings["gateway"]["replicas"] = len(REPLICAS)
+    settings["models"][ALIAS]["warm"] = "off"  # a fork server ends with each daemon here, before it is of use
     folder = tmp_path_factory.mktemp("nodaemon")
     command = [sys.executable, "-c", COUNTER, str(folder)]
     settings["programs"] = {"counter": {"command": command, "ready": {"after": 0.1}}}
@@ -169,8 +173,10 @@ def test_an_adopted_engine_that_loses_its_head(daemon: Daemon) -> None:
     assert daemon.program(ALIAS)["incarnation"] != before["incarnation"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("lost", ["worker", "head"])
 def test_an_engine_that_loses_a_process_while_no_daemon_lives(daemon: Daemon, lost: str) -> None:
+    """With processes that are no engine's: see tests/daemon/test_adoption.py."""
     before = daemon.program(ALIAS)
     tree = daemon.tree(ALIAS)
     victim = before["pid"]
@@ -193,3 +199,37 @@ def test_an_engine_that_loses_a_process_while_no_daemon_lives(daemon: Daemon, lo
     daemon.wait_for(lambda: daemon.program(ALIAS)["restarts"] > before["restarts"], "another one")
     daemon.wait_ready(timeout=120)
     assert not [pid for pid in tree if alive(pid)]
+
+
+def test_a_shutdown_answers_what_is_in_hand(daemon: Daemon) -> None:
+    """The gateway leaves first, when it has answered; who comes meanwhile is refused, and the engines go after it.
+
+    Last in this module: the daemon's own fixture then asserts that nothing is left."""
+    daemon.wait_ready(timeout=120)
+    asyncio.run(_shut_down_under(daemon))
+    assert daemon.wait_ended() == 0
+
+
+async def _shut_down_under(daemon: Daemon) -> None:
+    body: dict[str, Any] = {
+        "model": ALIAS,
+        "messages": QUESTION,
+        "max_tokens": 1900,
+        "extra_body": {"ignore_eos": True},
+    }
+    async with client(daemon) as it:
+        in_hand = [asyncio.create_task(it.chat.completions.create(**body)) for _ in range(24)]
+        metrics, in_hands = f"http://127.0.0.1:{daemon.ports[1]}/metrics", 0.0
+        async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(30):
+            # every one has reached the engine, and some are in its hands
+            while not in_hands or in_hands + sum(task.done() for task in in_hand) < len(in_hand):
+                in_hands = pending((await http.get(metrics)).text)
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        # whom it still accepts is served; soon it accepts nobody
+        await asyncio.to_thread(daemon.wait_for, lambda: not net_ports.listening(daemon.ports[0]), "a closed door")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", daemon.ports[0]))
+        for answer in await asyncio.gather(*in_hand):
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 1900

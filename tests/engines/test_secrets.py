@@ -59,7 +59,7 @@ def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     nobody = f"http://127.0.0.1:{free_port()}/v1"  # the cloud cannot be reached: LiteLLM says so at length
     native = {"model_list": [{"model_name": "cloud", "litellm_params": {**CLOUD, "api_base": nobody}}]}
     (folder / "litellm.yaml").write_text(yaml.safe_dump(native))
-    settings: dict[str, Any] = config(engines, env_file="keys.env")
+    settings = config(engines, env_file="keys.env")
     settings["gateway"]["litellm_config"] = "litellm.yaml"
     model = settings["models"][ALIAS]
     model["env"] = {"VLLM_API_KEY": "${ENGINE_KEY}"}

@@ -66,7 +66,7 @@ class Faults:
         """Ready again; one living incarnation of each; nothing of an older one; no stranger."""
         after = {program["name"]: program for program in self.daemon.wait_ready(self.patience)["programs"]}
         for name, program in after.items():
-            assert program["state"] == "RUNNING", (self.seed, self.history, program)
+            assert program["state"] == "RUNNING" or name not in self.programs, (self.seed, self.history, program)
             for old in self.seen.get(name, set()) - {program["incarnation"]}:
                 assert not self.daemon.tree(name, old), (self.seed, self.history, name, old)
         assert self.daemon.process is not None

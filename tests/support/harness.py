@@ -266,7 +266,7 @@ class Daemon:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.status()}\n{self.stderr()[-3000:]}") from None
 
-    def wait(self, name: str, timeout: float = 30, **wanted: Any) -> dict[str, Any]:
+    def wait(self, name: str, timeout: float = 90, **wanted: Any) -> dict[str, Any]:
         """Wait until the program's status shows these values. Raises AssertionError when it does not."""
 
         def look() -> dict[str, Any] | None:
@@ -276,7 +276,7 @@ class Daemon:
         found: dict[str, Any] = self.wait_for(look, f"{name} {wanted}", timeout)
         return found
 
-    def wait_up(self, timeout: float = 30) -> dict[str, Any]:
+    def wait_up(self, timeout: float = 90) -> dict[str, Any]:
         """Wait until it answers at all; its status."""
 
         def look() -> dict[str, Any] | None:
@@ -286,7 +286,7 @@ class Daemon:
         found: dict[str, Any] = self.wait_for(look, "it answered", timeout)
         return found
 
-    def wait_ready(self, timeout: float = 30) -> dict[str, Any]:
+    def wait_ready(self, timeout: float = 90) -> dict[str, Any]:
         """Wait until ``status`` exits 0; its message."""
 
         def look() -> dict[str, Any] | None:

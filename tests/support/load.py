@@ -25,12 +25,12 @@ class Load:
     slowest: float = 0.0
 
 
-async def _client(load: Load, base: str, headers: dict[str, str], body: dict[str, Any], end: float) -> None:
+async def _client(load: Load, base: str, headers: dict[str, str], body: dict[str, Any], ended: asyncio.Event) -> None:
     # a client of its own each: connections that are shared in a pool are closed by one task when another has just
     # been given them (seen as ReadError without a word from the server)
     limits = httpx.Limits(max_connections=1, keepalive_expiry=60)
     async with httpx.AsyncClient(base_url=base, headers=headers, timeout=300, limits=limits, trust_env=False) as http:
-        while time.monotonic() < end:
+        while not ended.is_set():
             began = time.monotonic()
             try:
                 answer = await http.post("/v1/chat/completions", json=body)
@@ -41,14 +41,19 @@ async def _client(load: Load, base: str, headers: dict[str, str], body: dict[str
             load.slowest = max(load.slowest, time.monotonic() - began)
 
 
-async def run(base: str, key: str, body: dict[str, Any], *, clients: int, seconds: float) -> Load:
-    """``clients`` parallel clients for ``seconds``, each sending its next request when the last is answered."""
-    load = Load()
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    end = time.monotonic() + seconds
+async def run(
+    base: str, body: dict[str, Any], *, clients: int, seconds: float, longest: float, enough: Callable[[Load], bool]
+) -> Load:
+    """``clients`` parallel clients, each sending its next request when the last is answered: for ``seconds``, and then
+    until it is enough, at most for ``longest``."""
+    load, ended, began = Load(), asyncio.Event(), time.monotonic()
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
-            group.create_task(_client(load, base, headers, body, end))
+            group.create_task(_client(load, base, {}, body, ended))
+        await asyncio.sleep(seconds)
+        while time.monotonic() - began < longest and not enough(load):
+            await asyncio.sleep(1.0)
+        ended.set()
     return load
 
 

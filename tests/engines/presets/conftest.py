@@ -96,9 +96,8 @@ def running(
     shutil.rmtree(shared.current)
     folder = shared.current
     subprocess.run([sys.executable, "-m", "llm_supervisor.cli", "init", name, str(folder)], check=True, timeout=60)
-    here = {"gpus": [], "warm": "full", "env": {"VLLM_CPU_KVCACHE_SPACE": "1"}, "model": str(shared.model)}
     changed = {
-        alias: {**here, **more, "vllm": {"enforce-eager": True, **more.get("vllm", {})}}
+        alias: {**shared.like_the_keeper, **more, "vllm": {"enforce-eager": True, **more.get("vllm", {})}}
         for alias, more in models.items()
     }
     lines = (folder / "keys.env").read_text().splitlines()

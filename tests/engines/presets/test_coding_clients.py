@@ -69,8 +69,7 @@ def coder(engines: Engines, shared: Shared, tmp_path_factory: pytest.TempPathFac
     template.write_text(own.replace("<sop>", "<sop>{% if tools %}<|system|>{{ tools | tojson }}{% endif %}", 1))
     # and its configuration is of a shorter one
     longer = {"hf-overrides": {"text_config": {"max_position_embeddings": 65536}}, "chat-template": str(template)}
-    changes = {"vllm": longer, "env": {"VLLM_CPU_KVCACHE_SPACE": "2"}}
-    with running("coding-clients", shared, {ALIAS: changes}) as preset:
+    with running("coding-clients", shared, {ALIAS: {"vllm": longer}}) as preset:
         yield preset
 
 

@@ -20,7 +20,7 @@ CHILDREN = Path(__file__).parent / "children.py"
 ENGINE = Path(__file__).parent / "engine.py"
 MARK = "LLM_SUPERVISOR_TEST"
 # A bound for what should take no time at all: reaching it is a failure, never a way to wait
-PATIENCE = 20.0
+PATIENCE = 60.0
 T = TypeVar("T")
 
 

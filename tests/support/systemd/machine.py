@@ -26,7 +26,7 @@ USERS = ROOT / "systemd" / "sysusers.d" / "llm-supervisor.conf"
 BIN = Path(sys.prefix) / "bin"
 AS_USER = f"setpriv --reuid={NAME} --regid={NAME} --init-groups"
 # A bound for what should take little time: reaching it is a failure, never a way to wait
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @contextmanager

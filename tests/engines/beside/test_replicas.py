@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
@@ -31,7 +30,7 @@ MANY_KILLS = 10
 def daemon(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A gateway alone, whose model answers from a script after 50 ms: no engine is needed for what is looked at."""
     folder = tmp_path_factory.mktemp("replicas")
-    settings: dict[str, Any] = config(engines)
+    settings = config(engines)
     del settings["models"]
     settings["gateway"] |= {"replicas": len(REPLICAS), "litellm_config": "litellm.yaml"}
     params = {"model": "openai/m", "api_key": "none", "mock_response": "hello", "mock_delay": 0.05}
@@ -115,7 +114,7 @@ def test_the_last_one_that_stops_closes_the_door(daemon: Daemon) -> None:
 
 def test_replicas_that_have_grown_are_replaced_one_after_the_other(engines: Engines, tmp_path: Path) -> None:
     """A limit below what LiteLLM has from its first moment: so each is replaced, again and again."""
-    settings: dict[str, Any] = config(engines)
+    settings = config(engines)
     del settings["models"]
     settings["gateway"] |= {"replicas": 2, "max_rss": "100MB"}
     with Daemon(tmp_path, settings) as daemon:

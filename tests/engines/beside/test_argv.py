@@ -15,7 +15,9 @@ from llm_supervisor.config import ConfigError, load
 from llm_supervisor.engines.vllm import installed_options
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.engines.vllm.installed_options import Options
-from tests.engines.conftest import Engines
+from tests.config.test_wrong_by_people import OPTIONS
+from tests.engines.conftest import ALIAS, Engines, config
+from tests.support.harness import Daemon
 
 # What is written, and what vLLM makes of it, by its own names
 ROWS: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -141,3 +143,24 @@ def test_check_refuses_what_the_parser_refuses(engines: Engines, there: Options,
     # the argv of today is of no help where it is a list that one value is made of
     lines = [engine_options.flags(given) for given in REFUSED if "tokenizer" not in given]
     assert [line for line, answer in zip(lines, ask(engines, lines), strict=True) if "error" not in answer] == []
+
+
+def test_the_installed_vllm_tells_its_options(engines: Engines, tmp_path: Path) -> None:
+    """So that a wrong one is found before anything runs; whatever else there is, those of the guides are."""
+    known = installed_options.learn(str(engines.vllm), tmp_path)
+    assert known is not None
+    assert len(known) > 150
+    guides = """max-model-len limit-mm-per-prompt trust-remote-code enforce-eager dtype gpu-memory-utilization
+        reasoning-parser allowed-local-media-path tensor-parallel-size tool-call-parser enable-auto-tool-choice
+        hf-overrides chat-template"""
+    assert set(guides.split()) <= known.keys()
+    assert known["enforce-eager"].takes == "flag"
+    assert known["enforce-eager"].negatable
+    assert "bfloat16" in (known["dtype"].choices or ())
+    assert {name: known[name] for name in OPTIONS} == OPTIONS, "what the tests without an engine take for them"
+    settings = config(engines)
+    settings["models"][ALIAS]["vllm"]["max-model-length"] = 5
+    place = Daemon(tmp_path, settings)
+    done = place.cli("check")
+    assert done.returncode == 2
+    assert "max-model-length: is no option of the installed vLLM (did you mean max-model-len?)" in done.stderr

@@ -18,9 +18,9 @@ import yaml
 from llm_supervisor.config import load, not_cached
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.oneshot import pull, uv
-from tests.engines.conftest import ALIAS, ROOT, Engines, config
+from tests.engines.conftest import ROOT, Engines
 from tests.support import hub as hubs
-from tests.support.harness import Daemon, free_port
+from tests.support.harness import free_port
 from tests.support.hub import Hub
 from tests.support.programs import until
 
@@ -380,62 +380,48 @@ def test_modelscope_says_what_is_wrong(place: Place, modelscope: str) -> None:
     assert f"uv pip install --python {place.python} 'modelscope>=1.38'" in said(**scoped(place, ""))
 
 
-# vLLM itself ----------------------------------------------------------------------------------------------------------
+# vLLM's own code ------------------------------------------------------------------------------------------------------
 
 
-def settings(place: Place, engines: Engines, **env: str) -> dict[str, Any]:
-    """The demo's configuration, with the model on the hub, and without a gateway's load on this machine."""
-    made = config(engines)
-    models: Any = made["models"]
-    environ = {"HF_ENDPOINT": place.hub.url, "HF_HOME": str(place.home), **env}
-    models[ALIAS] |= {"model": "org/tiny-glm", "warm": "off"}
-    models[ALIAS]["env"] = {**models[ALIAS].get("env", {}), **environ}
-    return made
+# What a vLLM reads of a model when it starts, and where it finds the weights: in a third of the time that it takes
+READ = """
+import sys
+from vllm.config.load import LoadConfig
+from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.model_loader import get_model_loader
+from vllm.tokenizers.registry import cached_tokenizer_from_config
+
+config = EngineArgs(model=sys.argv[1], enforce_eager=True, max_model_len=2048).create_model_config()
+get_model_loader(LoadConfig()).download_model(config)
+print(len(cached_tokenizer_from_config(config)) > 0)
+"""
 
 
-def test_vllm_starts_from_it_without_a_network(place: Place, engines: Engines) -> None:
+def test_vllm_finds_it_without_a_network(place: Place, engines: Engines) -> None:
+    """Everything that it reads. `make soak` has the whole start."""
     place.hub.add("org/tiny-glm", hubs.from_folder(engines.model))
-    made = settings(place, engines, HF_HUB_OFFLINE="1")
-    (place.folder / "supervisor.yaml").write_text(yaml.safe_dump(made))
-    code, out, err = place.ended(place.command(ALIAS))
+    process = place.command("org/tiny-glm")
+    code, _, err = place.ended(process)
     assert code == 0, err
-    assert "org/tiny-glm: complete" in out
-    asked = len(place.hub.asked)
-    with Daemon(place.folder, made) as daemon:
-        daemon.wait_ready(timeout=300)
-        assert "llm-supervisor pull" not in (place.folder / "stderr").read_text()
-    assert len(place.hub.asked) == asked, "it did not ask the hub"
+    check_reads(place, "org/tiny-glm", place.environ(HF_HUB_OFFLINE="1"))
 
 
-def test_vllm_starts_from_modelscope(place: Place, engines: Engines, modelscope: str) -> None:
+def test_vllm_finds_it_from_modelscope(place: Place, engines: Engines, modelscope: str) -> None:
+    """Of what came from there."""
     place.hub.add("org/tiny-glm-4.1v", hubs.from_folder(engines.model))
-    made = settings(place, engines, HF_ENDPOINT="http://127.0.0.1:9", **scoped(place, modelscope))
-    models: Any = made["models"]
-    models[ALIAS] |= {"model": "org/tiny-glm-4.1v", "source": "modelscope"}
-    (place.folder / "supervisor.yaml").write_text(yaml.safe_dump(made))
-    code, _, err = place.ended(place.command(ALIAS))
-    assert code == 0, err
+    environ = place.environ(**scoped(place, modelscope), HF_ENDPOINT="http://127.0.0.1:9")
+    todo, _ = pull.wanted(None, ["org/tiny-glm-4.1v"], environ, "modelscope", None)
+    pull.pull(todo[0], place.python, place.notes)
+    check_reads(place, "org/tiny-glm-4.1v", {**environ, "VLLM_USE_MODELSCOPE": "True"})
+
+
+def check_reads(place: Place, model: str, environ: dict[str, str]) -> None:
+    """vLLM's own code finds all of it, and the hub is sent nothing more."""
     sent = place.hub.sent()
-    with Daemon(place.folder, made) as daemon:
-        daemon.wait_ready(timeout=150)
+    command = [place.python, "-c", READ, model]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180, check=False)
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["True"]), done.stderr
     assert place.hub.sent() == sent, "it downloaded nothing"
-
-
-def test_a_start_that_downloads_says_so(place: Place, engines: Engines) -> None:
-    # vLLM takes all small files, and its library writes 10 MiB at a time
-    place.hub.add("org/tiny-glm", {**hubs.from_folder(engines.model), "notes.txt": bytes(60 * MIB)})
-    place.hub.rate = 8 * MIB
-    with Daemon(place.folder, settings(place, engines)) as daemon:
-        until(
-            lambda: (daemon.program(ALIAS).get("progress") or {}).get("step") == "downloading",
-            "it says that it downloads",
-            200,
-        )
-        place.hub.rate = None
-        daemon.wait_ready(timeout=300)
-        assert not_cached(load(daemon.config_file, place.environ())) == [], "what it took is what we know that it takes"
-        said = (place.folder / "stderr").read_text()
-    assert "org/tiny-glm is not in the cache" in said and f"llm-supervisor pull {ALIAS}" in said
 
 
 # A hub that is hostile ------------------------------------------------------------------------------------------------
