@@ -20,8 +20,12 @@ import httpx
 import openai
 from openai.types.chat import ChatCompletion
 
+from llm_supervisor import paths
+from llm_supervisor.config import load, plan
 from llm_supervisor.engines import canary
 from llm_supervisor.engines import environment as envs
+from llm_supervisor.engines.vllm import installed_options
+from llm_supervisor.supervision.resources import find_pythons
 from tests.engines.conftest import KEEPER, ROOT, Engines, Shared
 from tests.support.programs import command_line
 
@@ -60,8 +64,16 @@ class Preset:
         raise AssertionError(f"answered: {answer}")
 
     def argv(self, alias: str) -> str:
-        """The command line of its engine."""
-        return command_line(self.daemon.program(alias)["pid"])
+        """The command line of its engine, as it is planned. A process that a fork server has started shows as much of
+        it as there is room for."""
+        environ = self.daemon.env
+        data = paths.data_dir(environ)
+        config = load(self.daemon.config_files, environ, lambda python: installed_options.known(python or "", data))
+        planned = plan(config, runtime=self.daemon.runtime, pythons=find_pythons(config, data), master_key="sk-none")
+        words = " ".join(planned.programs[alias].spec.launch.argv)
+        shown = command_line(self.daemon.program(alias)["pid"])
+        assert words.startswith(shown[:200].strip()), shown
+        return words
 
     @property
     def files(self) -> list[str]:
