@@ -196,8 +196,7 @@ class Shared(Daemon):
         """Take what is in ``current`` and these changes of it, with that model at ``model``; all is ready then.
 
         Afterwards no engine runs, so that none runs beside what comes next: there is memory for one set of engines."""
-        base: dict[str, Any] = yaml.safe_load((self.current / "supervisor.yaml").read_text())
-        if {one["name"] for one in self._models()} & (base.get("models") or {}).keys():
+        if self._models():
             self._forget()
         self._link(model or self._engines.model)
         self.write(self._changes(changes))
@@ -216,7 +215,7 @@ class Shared(Daemon):
         return [one for one in self.status()["programs"] if one["kind"] == "vllm" and one["name"] != KEEPER]
 
     def _forget(self) -> None:
-        """Reload with nothing but the keeper, so that nothing is known of programs whose names come again."""
+        """Reload with nothing but the keeper, so that nothing is known of programs whose names or ports come again."""
         following = self.current.rename(self.current.with_name("following"))
         self._make_empty()
         self.write(self._changes({}))
