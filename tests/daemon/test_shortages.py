@@ -12,8 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support import faults
 from tests.support.harness import Daemon, free_port
+
+pytestmark = pytest.mark.slow
 
 SERVED = Path(__file__).parent.parent / "support/programs/served.py"
 

@@ -11,6 +11,8 @@ import pytest
 from tests.daemon.conftest import Make, program
 from tests.support.harness import Daemon
 
+pytestmark = pytest.mark.slow
+
 
 def saying(name: str, folder: Path) -> dict[str, Any]:
     """A program that writes its umask down and makes a file, as an engine that fills a shared cache of models does."""

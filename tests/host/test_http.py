@@ -191,9 +191,9 @@ def test_a_full_backlog_is_silence_not_refusal() -> None:
 
 
 def test_our_own_lack_of_descriptors_is_not_the_servers_death() -> None:
-    """REFUSED kills an engine at once; that we cannot even open a socket says nothing about it."""
+    """REFUSED kills an engine at once; that we cannot even open a socket says nothing about it, so it is no answer."""
 
-    async def go() -> tuple[Reply | ProbeResult, ProbeResult]:
+    async def go() -> None:
         listening, address = await at_tcp(Server(OK))
         target = Target(address)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -203,7 +203,9 @@ def test_our_own_lack_of_descriptors_is_not_the_servers_death() -> None:
             with contextlib.suppress(OSError):
                 while True:
                     taken.append(os.open("/dev/null", os.O_RDONLY))
-            return await target.ask("/health", 5), await connect(*address, 5)
+            for asking in (target.ask("/health", 5), connect(*address, 5)):
+                with pytest.raises(OSError, match=r"Too many open files: no connection to 127\.0\.0\.1"):
+                    await asking
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for number in taken:
@@ -211,11 +213,7 @@ def test_our_own_lack_of_descriptors_is_not_the_servers_death() -> None:
             await target.close()
             listening.close()
 
-    asked, connected = asyncio.run(go())
-    assert isinstance(asked, ProbeResult)
-    assert (asked.answer, connected.answer) == (Answer.SILENT, Answer.SILENT), (asked, connected)
-    assert "Too many open files" in asked.detail
-    assert "Too many open files" in connected.detail
+    asyncio.run(go())
 
 
 @pytest.mark.parametrize("length", [60, 107, 108, 180])

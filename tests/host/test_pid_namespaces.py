@@ -11,6 +11,8 @@ import pytest
 
 from llm_supervisor.host.process import read_rows
 
+pytestmark = pytest.mark.slow
+
 NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 BEHIND = {1: [], 2: ["sh", "-c", '"$@"; exit $?', "sh"], 4: ["sh", "-c", 'true & true & wait; "$@"; exit $?', "sh"]}
 TESTS = "tests/host/test_tree.py"
