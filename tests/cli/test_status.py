@@ -94,6 +94,18 @@ def test_what_does_not_answer_and_a_daemon_that_is_late_are_shown(
     assert "the daemon was held up for 2.3 s" in said
 
 
+def test_a_stopped_program_of_which_something_lives_on_is_not_fine(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = {"kind": "unkillable", "summary": "survives SIGKILL for 30 s: Core (pid 7, state D)", "permanent": False}
+    stopped = program("x", wanted="down", state="STOPPED", pid=None, health="unknown")
+    daemon.status["programs"] = [stopped]
+    assert main.main(["status"]) == 0
+    daemon.status["programs"] = [stopped | {"health": "unhealthy", "failure": failure}]
+    assert main.main(["status"]) == 3
+    assert "survives SIGKILL for 30 s: Core (pid 7, state D)" in capsys.readouterr().out
+
+
 def test_watching_a_name_that_is_none(daemon: FakeDaemon) -> None:
     daemon.status["programs"] = [program("calm")]
     code, before, _ = watched(daemon, "clam")

@@ -12,7 +12,7 @@ from llm_supervisor.core import event as ev
 from llm_supervisor.core import fleet, restart
 from llm_supervisor.core.event import Event
 from llm_supervisor.core.failure import ExitStatus, Failure
-from llm_supervisor.core.health import Answer, Health
+from llm_supervisor.core.health import Answer, Health, Word
 from llm_supervisor.core.program import step
 from llm_supervisor.core.recovery import leftover
 from llm_supervisor.core.request import settled
@@ -437,6 +437,7 @@ def test_orphans_that_go_after_a_stop_leave_nothing_to_sweep() -> None:
     state = walk(CHECKED, DEPARTURES["signal after ready"](CHECKED), ev.SweepStuck(1, ("Core",)), now=NOW)
     state = walk(CHECKED, state, ev.StopRequested(), now=NOW)
     assert (state.phase, state.orphaned) == (Phase.STOPPED, True)
+    assert state.health_word is Word.UNHEALTHY, "it is not gone, whatever was asked for"
     assert walk(CHECKED, state, ev.StartRequested(), now=NOW).phase is Phase.SWEEPING
     state = walk(CHECKED, state, ev.OrphansGone(1), now=NOW)
     assert (state.phase, state.orphaned) == (Phase.STOPPED, False)

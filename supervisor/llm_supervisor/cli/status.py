@@ -121,9 +121,10 @@ def _look(options: argparse.Namespace) -> Report:
 
 
 def _is_fine(program: dict[str, Any]) -> bool:
-    """Whether a program is as it should be: stopped where that was asked for, ended without an error, or ready."""
+    """Whether a program is as it should be: stopped where that was asked for and nothing of it is left, ended without an
+    error, or ready."""
     if program["wanted"] == "down":
-        return bool(program["state"] == "STOPPED")
+        return bool(program["state"] == "STOPPED" and program["health"] != "unhealthy")
     if program["state"] == "EXITED":
         return bool(program["exit"] and program["exit"]["code"] == 0)
     return program["state"] == "RUNNING" and program["health"] in ("ready", "busy")

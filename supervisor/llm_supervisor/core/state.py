@@ -138,7 +138,7 @@ class State:
         if self.phase in (Phase.STARTING, Phase.BACKOFF):
             return Word.STARTING
         if self.phase is Phase.STOPPED:
-            return Word.UNKNOWN
+            return Word.UNHEALTHY if self.orphaned else Word.UNKNOWN  # what survives SIGKILL still holds what it held
         return Word.UNHEALTHY
 
     @property
