@@ -121,8 +121,8 @@ def _look(options: argparse.Namespace) -> Report:
 
 
 def _is_fine(program: dict[str, Any]) -> bool:
-    """Whether a program is as it should be: stopped where that was asked for and nothing of it is left, ended without an
-    error, or ready."""
+    """Whether a program is as it should be: ready, ended without an error, or stopped where that was asked for, and
+    nothing of it is left."""
     if program["wanted"] == "down":
         return bool(program["state"] == "STOPPED" and program["health"] != "unhealthy")
     if program["state"] == "EXITED":
