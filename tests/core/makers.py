@@ -99,6 +99,7 @@ def events(incarnation: int) -> Iterator[Event]:
     yield ev.SweepFinished(incarnation, 0, PERMANENT)
     yield ev.SweepFinished(incarnation, 0, BUSY)
     yield ev.SweepStuck(incarnation, ("Core (pid 101, state D)",))
+    yield ev.SweepStuck(incarnation, ("python (pid 101, state S)",), denied=True)
     yield ev.OrphansGone(incarnation)
     yield ev.Hindered(incarnation, SOME)
     yield ev.Hindered(incarnation, BUSY)

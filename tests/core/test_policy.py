@@ -433,6 +433,18 @@ def test_orphans_that_go_bring_the_program_back() -> None:
     assert (state.phase, state.orphaned, state.history) == (Phase.STARTING, False, FRESH)
 
 
+def test_what_may_not_be_ended_is_not_said_to_hang() -> None:
+    """It has changed its user: a reset of the GPU would not help."""
+    stuck = ev.SweepStuck(1, ("python (pid 101, state S)",), denied=True)
+    state = walk(CHECKED, DEPARTURES["signal after ready"](CHECKED), stuck, now=NOW)
+    assert (state.phase, state.orphaned) == (Phase.FATAL, True)
+    assert state.failure is not None
+    assert state.failure.kind == "not_permitted"
+    assert "runs as another user by now: python (pid 101, state S)" in state.failure.summary
+    assert "CAP_KILL" in state.failure.advice and "GPU" not in state.failure.advice
+    assert walk(CHECKED, state, ev.OrphansGone(1), now=NOW).phase is Phase.STARTING
+
+
 def test_orphans_that_go_after_a_stop_leave_nothing_to_sweep() -> None:
     state = walk(CHECKED, DEPARTURES["signal after ready"](CHECKED), ev.SweepStuck(1, ("Core",)), now=NOW)
     state = walk(CHECKED, state, ev.StopRequested(), now=NOW)

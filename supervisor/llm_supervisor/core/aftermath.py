@@ -66,13 +66,16 @@ def stuck(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     """Processes survive SIGKILL: FATAL, as nothing may start beside an orphan."""
     assert isinstance(event, ev.SweepStuck)
     names = ", ".join(event.left)
-    failure = Failure(
-        "unkillable",
-        f"survives SIGKILL for {duration_text(spec.stop.kill_grace)}: {names}",
-        "It hangs in the kernel (a GPU driver, a dead network file system). It is watched: the program starts again "
-        "by itself when the last of these processes is gone. If that does not happen, reset the GPU or reboot.",
-        permanent=False,
-    )
+    waits = "It is watched: the program starts again by itself when the last of these processes is gone."
+    if event.denied:
+        summary = f"may not be ended, as it runs as another user by now: {names}"
+        advice = f"End it as that user or as root, or let the daemon do so (CAP_KILL). {waits}"
+        failure = Failure("not_permitted", summary, advice, permanent=False)
+    else:
+        summary = f"survives SIGKILL for {duration_text(spec.stop.kill_grace)}: {names}"
+        advice = f"It hangs in the kernel (a GPU driver, a dead network file system). {waits} "
+        advice += "If that does not happen, reset the GPU or reboot."
+        failure = Failure("unkillable", summary, advice, permanent=False)
     departure = state.leaving
     state, effects = moves.give_up(replace(state, orphaned=True), now, failure)
     # how it left decides what follows when the orphans are gone

@@ -98,10 +98,12 @@ class SweepFinished:
 
 @dataclass(frozen=True, slots=True)
 class SweepStuck:
-    """Processes of the tree survive SIGKILL: they hang in the kernel."""
+    """Processes of the tree survive SIGKILL: they hang in the kernel, or (``denied``) have become another user's, whom
+    we may not signal."""
 
     incarnation: int
     left: tuple[str, ...]
+    denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

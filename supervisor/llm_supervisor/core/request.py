@@ -28,7 +28,8 @@ def settled(action: str, state: State, since: int) -> bool:
     return state.phase is Phase.RUNNING and (state.incarnation > since or action == "start")
 
 
-_UNENDED = ("unkillable", "sweep_overdue")  # the failures that say that processes live on
+_UNENDED = ("unkillable", "not_permitted", "sweep_overdue")  # the failures that say that processes live on
+_WATCHED = "It is watched, and counts as stopped when it is gone"
 
 
 def still_alive(state: State) -> str | None:
@@ -36,11 +37,13 @@ def still_alive(state: State) -> str | None:
     if not state.orphaned:
         return None
     failure = state.failure
+    if failure is not None and failure.kind == "not_permitted":
+        return f"still alive: {failure.summary}. {_WATCHED}; end it as that user or as root"
     # else it was given up for something else before a start made one more process
     why = failure.summary if failure and failure.kind in _UNENDED else "what a start has made that answered too late"
     return (
-        f"still alive: {why}. The kernel does not let go of it (a GPU driver, a dead network file system): it is "
-        "watched, and counts as stopped when it is gone. If that does not happen, reset the GPU or reboot"
+        f"still alive: {why}. The kernel does not let go of it (a GPU driver, a dead network file system). {_WATCHED}. "
+        "If that does not happen, reset the GPU or reboot"
     )
 
 

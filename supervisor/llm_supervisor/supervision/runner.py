@@ -291,7 +291,7 @@ class Runner:
 
         swept = await self._persist("ending its processes", sweep)
         if swept.left:
-            self.post(ev.SweepStuck(incarnation, swept.left))
+            self.post(ev.SweepStuck(incarnation, swept.left, swept.denied))
         else:
             self.post(ev.SweepFinished(incarnation, swept.found, swept.failure))
 

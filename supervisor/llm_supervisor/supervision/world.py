@@ -40,11 +40,13 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep found: how many processes, the names of those that cannot be ended, and why the program left."""
+    """What a sweep found: how many processes, the names of those that cannot be ended (``denied``: because we may not
+    signal them), and why the program left."""
 
     found: int = 0
     left: tuple[str, ...] = ()
     failure: Failure | None = None
+    denied: bool = False
 
 
 class World(Protocol):

@@ -105,16 +105,18 @@ class Teardown:
         living.pids |= {pid for pid, _ in living.tree.seen} | {pid for pid, *_ in living.expected}
         found, began, pause = len(left), loop.time(), FIRST_PAUSE
         asked: set[tuple[int, int]] = set()
+        permitted: dict[tuple[int, int], bool] = {}
         while left:
             waited = loop.time() - began
             if waited >= grace + kill_grace:
-                return Swept(found, tuple(shown(row) for row in left))
+                denied = not all(permitted.get(row.key, True) for row in left)
+                return Swept(found, tuple(shown(row) for row in left), denied=denied)
             if waited >= grace and living.tree.cgroup is not None:
                 cgroup.kill(living.tree.cgroup)
             living.pids |= {row.pid for row in left}
             for row in left:
                 if waited >= grace:
-                    signal_row(row, signal.SIGKILL)
+                    permitted[row.key] = signal_row(row, signal.SIGKILL)
                 elif row.key not in asked:
                     asked.add(row.key)
                     signal_row(row, signal.SIGTERM)
@@ -189,9 +191,10 @@ class Teardown:
         reap_strangers(watched | self._fork_servers.pids())
 
 
-def signal_row(row: Row, signum: int) -> None:
-    """Signal that very process, if it is still there and we may."""
+def signal_row(row: Row, signum: int) -> bool:
+    """Signal that very process, if it is still there. False where we may not: it has become another user's."""
     try:
         signal_process(row.pid, row.started, signum)
     except PermissionError:
-        pass  # it changed its user; the sweep will name it as left over
+        return False  # the sweep will name it as left over
+    return True
