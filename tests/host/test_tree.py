@@ -146,6 +146,17 @@ def test_the_living_tree_is_looked_at_while_its_leader_lives(stage: Stage) -> No
     assert pids(tree) == set(), "a zombie is nobody"
 
 
+def test_what_has_gone_is_remembered_for_a_while() -> None:
+    """So that a line of the kernel about a dead process is known to be about ours. Not for ever: a script may start a
+    process every second."""
+    tree = Tree("program/1", leader=(10, 1))
+    for pid in range(100, 3100):
+        tree.seen = {(pid, 2)}
+        tree.look({})
+    assert not tree.seen
+    assert list(tree.gone) == [(pid, 2) for pid in range(2100, 3100)]
+
+
 def test_another_programs_tree_is_never_included(stage: Stage) -> None:
     """Both are our children, have our mark and our FIFO's folder; only the traces themselves differ."""
     leader = stage.spawn("obedient")

@@ -25,7 +25,7 @@ from llm_supervisor.host.output.sink import Sink
 SEGMENT_BYTES = 50 * 1024 * 1024  # supervisord's stdout_logfile_maxbytes
 SEGMENTS_KEPT = 10  # supervisord's stdout_logfile_backups
 TURN = 5.0  # seconds after which the pump shows that it turns, though nothing is written
-LOOK = 2.0  # seconds between two looks whether somebody has removed a log
+LOOK = 5.0  # seconds between two looks whether somebody has removed a log
 HUNG = 3.0  # seconds after which a write that has not come back is left behind
 LOCK_WITHIN = 0.5  # seconds for which the event loop waits for a log that is being written
 

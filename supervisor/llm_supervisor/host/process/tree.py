@@ -20,6 +20,7 @@ from llm_supervisor.host import bounded
 from llm_supervisor.host.process import cgroup
 from llm_supervisor.host.process.proc import NO_COOKIE, Row, holds, may_hold, read_cookie, read_row, read_rows
 
+REMEMBERED = 1000  # dead processes of a tree
 WITHIN = 0.1  # seconds that one process may take to answer; usually it takes some microseconds
 
 
@@ -41,13 +42,15 @@ class Tree:
     """What is known of one incarnation's processes.
 
     ``leader`` is (pid, start time); as long as the leader is not reaped its pid, and so its session's number,
-    cannot be reused. ``fifo`` is (device, inode). ``seen`` are descendants recorded while their parents lived.
+    cannot be reused. ``fifo`` is (device, inode). ``seen`` are descendants recorded while their parents lived;
+    ``gone`` those of them that were not there any more at a later look, the last ``REMEMBERED``.
     """
 
     cookie: str
     leader: tuple[int, int] | None = None
     fifo: tuple[int, int] | None = None
     seen: set[tuple[int, int]] = field(default_factory=set)
+    gone: dict[tuple[int, int], None] = field(default_factory=dict)
     cgroup: Path | None = None
     next_cookie: str = ""  # reserved: perhaps used by a daemon that was killed before it could say so
 
@@ -56,7 +59,11 @@ class Tree:
         read, so it can be done for many programs from one reading of the table."""
         mine = {pid: row for pid, row in rows.items() if row.key in self.seen or row.key == self.leader}
         _add_descendants(mine, rows)
-        self.seen = {row.key for row in mine.values()}
+        present = {row.key for row in mine.values()}
+        self.gone.update(dict.fromkeys(self.seen - present))
+        while len(self.gone) > REMEMBERED:
+            del self.gone[next(iter(self.gone))]
+        self.seen = present
         return [row for row in mine.values() if not row.dead]
 
     def known(self) -> list[Row]:

@@ -89,7 +89,8 @@ def _kernel_says(spec: ProgramSpec, living: Incarnation) -> list[str]:
 
 def _killed_by_oom(kernel_says: list[str], living: Incarnation) -> list[str]:
     """The lines that say that the kernel killed a process of this tree because memory was short."""
-    mine = {pid for pid, *_ in (*living.tree.seen, *living.expected, *filter(None, [living.first]))}
+    tree = living.tree
+    mine = {pid for pid, *_ in (*tree.seen, *tree.gone, *living.expected, *filter(None, [living.first]))}
     return [line for line in kernel_says if kmsg.oom_victims([line]) & mine]
 
 
