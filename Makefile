@@ -1,6 +1,6 @@
 # make run     from a fresh clone to an answered image (makes the environments first; later runs start at once)
 # make check   the fast tests, ruff and mypy: about a minute
-# make test    everything this machine can run, the real vLLM and LiteLLM included: about twenty minutes on two cores
+# make test    everything this machine can run, the real vLLM and LiteLLM included: about half an hour on two cores
 # make soak    what takes long: saturation, floods, many faults, every Python
 # make bench   figures
 # make docs    write what is generated in the documents; make picture records docs/status.svg

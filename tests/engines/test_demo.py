@@ -96,6 +96,13 @@ def test_probing_both_engines_costs_next_to_nothing(daemon: Daemon) -> None:
     on who else uses the machine: so where bare questions in the same seconds cost more than they should, at most three
     times those (it is twice)."""
     daemon.wait_ready()
+    servers = ("ready", "off")  # until then it makes fork servers, which is no probing
+    daemon.wait_for(
+        lambda: all(
+            (one["fork_server"] or {"state": "off"})["state"] in servers for one in daemon.status()["programs"]
+        ),
+        "the fork servers are made",
+    )
     assert daemon.process is not None
     address = f"http://127.0.0.1:{daemon.ports[1]}"
     with subprocess.Popen([sys.executable, "-c", BARE_PROBES, address]) as bare:

@@ -13,7 +13,7 @@ from llm_supervisor.control.protocol import SilentBody
 from llm_supervisor.host import bounded, log
 from llm_supervisor.supervision.snapshots import Snapshots
 
-PERIOD = 1.0  # seconds between two measurements
+PERIOD = 2.0  # seconds between two measurements
 REMEMBERED = 60.0  # seconds for which the worst lag is shown
 LATE = 1.0  # seconds of lag that are worth a line in the log
 
