@@ -102,7 +102,7 @@ class Teardown:
         loop = asyncio.get_running_loop()
         left = find(living.tree)
         living.outlived = [shown(row) for row in left]
-        living.pids |= {pid for pid, *_ in (*living.tree.seen, *living.tree.gone, *living.expected)}
+        living.pids |= {pid for pid, _ in (*living.tree.seen, *living.tree.gone)} | {pid for pid, *_ in living.expected}
         found, began, pause = len(left), loop.time(), FIRST_PAUSE
         asked: set[tuple[int, int]] = set()
         permitted: dict[tuple[int, int], bool] = {}
