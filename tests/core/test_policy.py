@@ -814,16 +814,21 @@ def test_window(apart: float, kept: int) -> None:
 @pytest.mark.parametrize(
     ("backoff", "ready_after", "failures", "probation"),
     [
+        (5.0, None, 1, 10.0),
+        (5.0, None, 4, 80.0),
+        (5.0, None, 5000, 600.0),
+        (60.0, None, 1, 120.0),
+        (0.0, None, 1, 10.0),  # it has answered, which may be worth little
+        (400.0, None, 2, 800.0),
+        # without a check
         (5.0, 1.0, 1, 10.0),
-        (5.0, 1.0, 4, 80.0),
-        (5.0, 1.0, 5000, 600.0),
         (5.0, 60.0, 1, 60.0),
-        (60.0, 0.0, 1, 120.0),
-        (0.0, 1.0, 1, 10.0),
+        (0.0, 1.0, 1, 1.0),  # nobody wants to wait for a proof
+        (0.0, 1.0, 3, 4.0),
         (0.0, 3600.0, 2, 3600.0),
     ],
 )
-def test_probation(backoff: float, ready_after: float, failures: int, probation: float) -> None:
+def test_probation(backoff: float, ready_after: float | None, failures: int, probation: float) -> None:
     history = History(tuple(float(n) for n in range(failures)))
     assert restart.probation(replace(RESTART, backoff=backoff), history, ready_after) == probation
 

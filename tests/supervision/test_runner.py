@@ -15,7 +15,7 @@ import pytest
 
 from llm_supervisor.core import event as ev
 from llm_supervisor.core.failure import ExitStatus
-from llm_supervisor.core.health import Answer, Word
+from llm_supervisor.core.health import Answer, ProbeResult, Word
 from llm_supervisor.core.probe import ProbePlan, Step
 from llm_supervisor.core.program import TABLE
 from llm_supervisor.core.state import Cause, Phase, Wanted
@@ -503,6 +503,28 @@ def test_a_step_that_fails_is_put_off_and_does_not_spin(monkeypatch: pytest.Monk
     stage = act(scene, prepare=given(answers=NOBODY_ANSWERS))
     said = [state.reason for _, _, state, _ in stage.published]
     assert 10 < sum("a defect of llm-supervisor" in reason for reason in said) < 400, "every few seconds"
+
+
+def test_probing_that_fails_while_it_is_ended_is_ended() -> None:
+    """Else it would ask a dead incarnation for ever, and the runner, and with it the daemon, would never end."""
+
+    async def scene(stage: Stage) -> None:
+        async def ask(*_: object) -> ProbeResult:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                raise RuntimeError("something fails while it is cancelled") from None
+            raise AssertionError
+
+        await stage.until(Phase.RUNNING)
+        stage.world.ask = ask  # type: ignore[method-assign]
+        await stage.at(stage.now + 100)
+        stage.runner.post(ev.StopRequested())
+        await stage.until(Phase.STOPPED)
+        await stage.at(stage.now + 100)
+        assert len(stage.world.asking_now) == 0
+
+    act(scene)
 
 
 def test_who_is_told_may_fail() -> None:

@@ -113,7 +113,7 @@ def forgiven_at(spec: ProgramSpec, state: State) -> float | None:
     since, startup = state.ready_since, state.startup
     if spec.ready_after is not None and startup.alive_since is not None:
         since = startup.alive_since
-    return since + restart.probation(spec.restart, state.history, spec.ready_after or 0.0)
+    return since + restart.probation(spec.restart, state.history, spec.ready_after)
 
 
 def running_deadline(spec: ProgramSpec, state: State) -> float | None:

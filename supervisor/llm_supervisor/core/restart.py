@@ -26,7 +26,7 @@ class History:
 
 
 FRESH = History()
-# The shortest probation, and the longest (seconds); Kubernetes forgives after ten minutes, too
+# The shortest probation after an answer, and the longest (seconds); Kubernetes forgives after ten minutes, too
 LEAST_PROBATION, MOST_PROBATION = 10.0, 600.0
 # So many permanent failures after a readiness, within the window, end in FATAL: one may have been a wrong diagnosis
 PERMANENT_AFTER_READY = 2
@@ -65,11 +65,15 @@ def delay(spec: RestartSpec, history: History) -> float:
     return min(spec.backoff * spec.backoff_factor ** min(paid - 1, 64), spec.backoff_cap)
 
 
-def probation(spec: RestartSpec, history: History, least: float = 0.0) -> float:
+def probation(spec: RestartSpec, history: History, ready_after: float | None) -> float:
     """How long (seconds) a program must stay ready before its failures are forgiven: longer than a backoff, and twice
-    as long for each failure that is not forgiven yet. ``least`` is the age that proves a program without a check."""
-    first = max(least, 2 * spec.backoff, LEAST_PROBATION)
-    return max(least, min(first * 2.0 ** min(max(len(history.failures) - 1, 0), 64), MOST_PROBATION))
+    as long for each failure that is not forgiven yet.
+
+    ``ready_after`` is the age at which a program without a check counts as ready; None where there is a check. Without
+    a check and without a backoff nobody wants to wait for a proof that there is not."""
+    first = max(2 * spec.backoff, LEAST_PROBATION) if ready_after is None else max(2 * spec.backoff, ready_after)
+    longest = max(first, MOST_PROBATION)
+    return min(first * 2.0 ** min(max(len(history.failures) - 1, 0), 64), longest)
 
 
 def wanted_back(policy: RestartPolicy, *, failed: bool) -> bool:

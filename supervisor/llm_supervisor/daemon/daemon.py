@@ -329,10 +329,13 @@ class Daemon:
 
     async def _clean_up(self) -> None:
         """Close everything, and remove the files that no later daemon needs."""
-        await self._world.close()
-        self._bootstrap.pump.stop()
         runtime = self._bootstrap.runtime
         (runtime / SOCKET).unlink(missing_ok=True)
+        try:
+            await self._world.close()
+            self._bootstrap.pump.stop()
+        except Exception:  # what follows must be done all the same
+            self._log.exception("not everything could be closed")
         if not self._world.incarnations:  # else a later daemon must find them
             for file in (runtime / fm.STATE, runtime / LAST_GOOD, self.plan.litellm_file, self.plan.engines_file):
                 file.unlink(missing_ok=True)

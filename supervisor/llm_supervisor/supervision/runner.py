@@ -232,6 +232,9 @@ class Runner:
             try:
                 done = await work(*arguments)
             except Exception as error:
+                if (me := asyncio.current_task()) is not None and me.cancelling():
+                    # a task group whose child fails at that moment forgets that it was to be cancelled
+                    raise asyncio.CancelledError from error
                 self.post(ev.Hindered(incarnation, self._unexpected(error, doing)))
             else:
                 if hindered:
