@@ -105,8 +105,8 @@ class Lifecycle:
                 self._troubles.clear(part)
                 return
             except Exception as error:
-                if (me := asyncio.current_task()) is not None and me.cancelling():
-                    raise asyncio.CancelledError from error  # which a task group that fails forgets
+                if self._down:
+                    return  # it was told to end, and failed on the way
                 text = f"{part} fails and begins again: {type(error).__name__}: {error}"
                 if self._troubles.note(part, text):
                     self._log.exception("a part of the daemon failed", part=part)

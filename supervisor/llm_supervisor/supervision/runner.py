@@ -76,6 +76,7 @@ class Runner:
         self._probes: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Task[None]] = []  # for orphans, perhaps for ever
         self._adopted = 0  # the incarnation that ran already when this runner began
+        self._told_to_end: set[asyncio.Task[None]] = set()
         self._said = ""  # the last unexpected error, so that one that lasts is logged once
         self._log = log.get(program=spec.name)
 
@@ -89,7 +90,7 @@ class Runner:
         self.spec = spec
         self._probing.replace(asking, reader)
         if self.state.phase is Phase.RUNNING and self._probes is not None and self._tasks is not None:
-            self._probes.cancel()
+            self._end(self._probes)
             self._probes = self._task(self._probe(self.state.incarnation, at_once=True))
             self._wake.set()
 
@@ -133,7 +134,7 @@ class Runner:
                 await self._turn(loop)
             self._end_probing()
             for task in self._waiting:
-                task.cancel()
+                self._end(task)
 
     async def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Handle one event, or wait for one until the deadline or the next heartbeat."""
@@ -232,8 +233,9 @@ class Runner:
             try:
                 done = await work(*arguments)
             except Exception as error:
-                if (me := asyncio.current_task()) is not None and me.cancelling():
-                    # a task group whose child fails at that moment forgets that it was to be cancelled
+                if asyncio.current_task() in self._told_to_end:
+                    # a task group whose child fails at that moment forgets that it was cancelled; and on Python 3.11
+                    # the task's own count of cancellations does not tell either
                     raise asyncio.CancelledError from error
                 self.post(ev.Hindered(incarnation, self._unexpected(error, doing)))
             else:
@@ -254,8 +256,14 @@ class Runner:
 
     def _end_probing(self) -> None:
         if self._probes is not None:
-            self._probes.cancel()
+            self._end(self._probes)
             self._probes = None
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """Cancel it, for good."""
+        self._told_to_end.add(task)
+        task.add_done_callback(self._told_to_end.discard)
+        task.cancel()
 
     # Effects that take time -------------------------------------------------------------------------------
 
