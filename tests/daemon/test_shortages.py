@@ -106,6 +106,22 @@ def test_no_room_for_the_logs(tmp_path: Path) -> None:
         survives(daemon, before)
 
 
+def test_the_file_system_of_the_logs_turns_read_only(tmp_path: Path) -> None:
+    """As the kernel does with an ext4 that is damaged. What runs goes on, what dies is replaced; when there is
+    another one in its place, the logs are kept there."""
+    with faults.ext4(tmp_path / "home", tmp_path / "image") as disk, Daemon(tmp_path, two()) as daemon:
+        if disk is None:
+            pytest.skip("no ext4 can be mounted by this user")
+        daemon.wait_ready()
+        disk.damage()
+        before = kill(daemon)
+        daemon.wait_for(lambda: daemon.program("victim")["restarts"] == 1, "it was replaced")
+        daemon.wait_ready(20)
+        daemon.wait_for(lambda: "Read-only file system" in degraded(daemon), "it says so", 20)
+        disk.replace()
+        survives(daemon, before)
+
+
 def test_no_descriptors(tmp_path: Path) -> None:
     with Daemon(tmp_path, two()) as daemon:
         daemon.wait_ready()

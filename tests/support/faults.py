@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -198,3 +199,53 @@ def small_disk(folder: Path, size: str) -> Iterator[Path | None]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+class Ext4:
+    """A small ext4 of its own, whose kernel can be told that it is damaged: it turns read-only under everybody."""
+
+    def __init__(self, folder: Path, image: Path) -> None:
+        self._folder, self._image = folder, image
+        self._device = ""
+
+    def mount(self) -> None:
+        """Raises CalledProcessError where this user may not."""
+        command = ["mount", "-o", "loop,errors=remount-ro", str(self._image), str(self._folder)]
+        subprocess.run(command, check=True, capture_output=True)
+        mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
+        self._device = next(Path(one[0]).name for one in mounts if one[1] == str(self._folder))
+
+    def unmount(self) -> None:
+        """As an administrator would, who does not wait for those who have files open on it."""
+        subprocess.run(["umount", "--lazy", str(self._folder)], check=True)
+
+    def replace(self) -> None:
+        """Mount a copy instead: the damaged one stays read-only as long as anybody has a file open on it."""
+        self.unmount()
+        self._image = self._image.rename(self._image.with_suffix(".damaged"))
+        self._image = Path(shutil.copyfile(self._image, self._image.with_suffix("")))
+        self.mount()
+
+    def damage(self) -> None:
+        """Every write fails with EROFS from now on, also to files that are open."""
+        Path(f"/sys/fs/ext4/{self._device}/trigger_fs_error").write_text("1")
+
+
+@contextmanager
+def ext4(folder: Path, image: Path) -> Iterator[Ext4 | None]:
+    """A mounted ext4 at that folder; None where this user cannot have one that can be damaged."""
+    folder.mkdir(parents=True)
+    image.write_bytes(b"")
+    os.truncate(image, 16 << 20)
+    disk = Ext4(folder, image)
+    try:
+        subprocess.run(["mkfs.ext4", "-q", str(image)], check=True, capture_output=True)
+        disk.mount()
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"no ext4, so a file system that turns read-only is left out: {error}")
+        yield None
+        return
+    try:
+        yield disk
+    finally:
+        disk.unmount()
