@@ -30,6 +30,7 @@ from llm_supervisor.core.spec import (
 )
 from llm_supervisor.engines import canary
 from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.litellm import database
 from llm_supervisor.engines.litellm import probes as litellm_probes
 from llm_supervisor.engines.litellm import process as litellm_process
 from llm_supervisor.engines.vllm import options as engine_options
@@ -319,7 +320,8 @@ def replica(setting: Setting, name: str, gateway: schema.Gateway, file: GatewayF
         ),
         settings=_digest(_set_by_user(gateway), {alias: _decides_canary(model) for alias, model in models.items()}),
     )
-    return Planned(spec, _replica_asking(config, uds, {**config.environ, **env}, file.content, master_key))
+    asking = _replica_asking(config, uds, {**config.environ, **env}, file.content, master_key)
+    return Planned(spec, asking, litellm_probes.step)
 
 
 def _media(setting: Setting, media: schema.Media, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -340,7 +342,10 @@ def _media(setting: Setting, media: schema.Media, content: Mapping[str, Any]) ->
 def _replica_asking(
     config: Config, uds: str, environ: Mapping[str, str], content: Mapping[str, Any], master_key: str
 ) -> ProbePlan:
-    redis = proxy_config.redis_address(content, environ)
+    needs = {
+        "redis": proxy_config.redis_address(content, environ),
+        "database": database.address(content, environ),
+    }
     judge = partial(litellm_probes.judge_groups, expected=proxy_config.expected_groups(content))
     return ProbePlan(
         uds,
@@ -350,7 +355,7 @@ def _replica_asking(
         ),
         headers=_bearer(master_key),
         routes={alias: _canary(model, alias) for alias, model in config.root.models.items() if model.health.canary},
-        needs={"redis": redis} if redis else {},
+        needs={name: address for name, address in needs.items() if address is not None},
     )
 
 

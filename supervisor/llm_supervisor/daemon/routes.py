@@ -28,7 +28,10 @@ NEED_TIMEOUT = 5.0
 NEED_LOOK = 0.5
 # Many changes at once are looked at once: seconds to wait for the rest of them
 SETTLE = 0.05
-WITHOUT = {"redis": "until it is back, the cache and the limits that are shared through it do nothing"}
+WITHOUT = {
+    "redis": "until it is back, the cache and the limits that are shared through it do nothing",
+    "database": "until it is back, virtual keys that are not cached are refused, and spend is not written",
+}
 
 Route = tuple[str, str]  # a gateway's replica, and the engine behind it
 

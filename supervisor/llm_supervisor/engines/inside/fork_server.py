@@ -61,6 +61,7 @@ LITELLM = (
 LITELLM_LATER = (
     "uvloop",
     "websockets.server",
+    "psycopg",
     "litellm.proxy.hooks.mcp_semantic_filter",
     "litellm.proxy.pass_through_endpoints.llm_passthrough_endpoints",
     "litellm.proxy.policy_engine.init_policies",

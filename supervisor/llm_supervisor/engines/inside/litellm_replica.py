@@ -2,9 +2,11 @@
 
 It serves on a listening socket that it inherits (so connections queue there while a replica is replaced, instead of
 being refused) and on a private unix socket, where it alone can be asked how it is. Standard library, uvicorn and
-litellm only. The configuration file is named by CONFIG_FILE_PATH, which LiteLLM reads when its application starts.
+litellm only. The configuration file is named by CONFIG_FILE_PATH, which LiteLLM reads when its application starts; what
+its own command does with that file before is done first (``litellm_command``).
 
-Exit status 3: the application did not start (uvicorn's own convention).
+Exit status 3: the application did not start (uvicorn's own convention), or its database is away; 1 and 2: LiteLLM's
+command has refused.
 """
 
 from __future__ import annotations
@@ -115,6 +117,23 @@ def with_goodbye(inner: Any, is_leaving: Callable[[], bool]) -> Any:
     return application
 
 
+def with_ours(app: Any, options: argparse.Namespace) -> Any:
+    """The application with what the daemon's options add to it."""
+    if options.engine:
+        reach_by_socket(dict(pair.split("=", 1) for pair in options.engine))
+    if options.hold:
+        import litellm
+        from litellm_hold import Hold, RetryAfter
+
+        litellm.callbacks.append(Hold(options.hold))
+        app = RetryAfter(app)
+    if options.media:
+        from litellm_media import Media
+
+        app = Media(app, json.loads(options.media))
+    return app
+
+
 def main() -> int:
     options = command_line().parse_args()
 
@@ -126,6 +145,12 @@ def main() -> int:
         # LiteLLM looks beside its configuration, which is a generated one, then where Python looks. Last, so that no
         # file there is taken for a part of LiteLLM
         sys.path.append(options.modules)
+
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import litellm_command
+
+    migrated = os.path.join(os.path.dirname(options.uds), "migrated_databases")
+    given = litellm_command.prepare(os.environ["CONFIG_FILE_PATH"], migrated)
 
     import uvicorn
     from litellm.proxy.proxy_server import app
@@ -149,26 +174,11 @@ def main() -> int:
                 await asyncio.sleep(0.02)
             await super().shutdown(sockets)
 
-    if options.engine:
-        reach_by_socket(dict(pair.split("=", 1) for pair in options.engine))
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    if options.hold:
-        import litellm
-        from litellm_hold import Hold, RetryAfter
-
-        litellm.callbacks.append(Hold(options.hold))
-        app = RetryAfter(app)
-    if options.media:
-        from litellm_media import Media
-
-        app = Media(app, json.loads(options.media))
-
     # longer than clients keep an idle connection: it is theirs to close, or a request meets its end
     config = uvicorn.Config(
-        with_goodbye(app, lambda: leaving),
+        with_goodbye(with_ours(app, options), lambda: leaving),
         timeout_graceful_shutdown=options.drain,
-        timeout_keep_alive=75,
-        log_level="info",
+        **{"timeout_keep_alive": 75, "log_level": "info", **given},
     )
     server = Server(config)
     server.run(sockets=[shared, private])

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from llm_supervisor.core.health import Answer, ProbeResult
+from llm_supervisor.core.probe import Step
+
+# What a replica prints before LiteLLM serves (``inside/litellm_command.py``)
+_MIGRATION = re.compile(rb"llm-supervisor: (migrating the database)(?: (\d{1,5})/(\d{1,5}))?\s*$")
+_WAITING = re.compile(rb"llm-supervisor: (waiting for the replica that migrates the database)\s*$")
+
+
+def step(line: bytes) -> Step | None:
+    """The step of a start that a line of a replica's output shows."""
+    if found := _MIGRATION.match(line):
+        done, total = (int(number) if number is not None else None for number in found.groups()[1:])
+        return Step(found[1].decode(), done, total)
+    return Step(found[1].decode()) if (found := _WAITING.match(line)) else None
 
 
 def judge_liveliness(status: int, body: bytes) -> ProbeResult:
