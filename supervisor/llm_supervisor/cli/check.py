@@ -17,10 +17,11 @@ from llm_supervisor.config import ConfigError, Problem, load
 
 def check(options: argparse.Namespace) -> int:
     """Check the configuration and the host; exit status 0 when all is fine, FAILED for warnings, WRONG for errors."""
-    from llm_supervisor.config import not_cached
+    from llm_supervisor.config import lacking_packages, not_cached
     from llm_supervisor.host import gpu
     from llm_supervisor.oneshot import preflight
     from llm_supervisor.oneshot.preflight import Verdict
+    from llm_supervisor.supervision import resources
 
     files = paths.find_config(options.config)
     if not files:
@@ -29,10 +30,14 @@ def check(options: argparse.Namespace) -> int:
     findings: list[preflight.Finding] = []
     try:
         config = load(files, os.environ, learn_options)
-        problems = sorted([*config.warnings, *not_cached(config)])
+        litellm = resources.interpreter(config, "litellm", paths.data_dir(os.environ))
+        packages = lacking_packages(config, litellm) if litellm is not None else []
+        problems = sorted([*config.warnings, *not_cached(config), *packages])
         findings = preflight.Preflight(config, os.environ, gpu.Bounded()).findings()
         worst = preflight.worst(findings)
-        if problems and worst is Verdict.FINE:
+        if any(not problem.warning for problem in problems):
+            worst = Verdict.ERROR
+        elif problems and worst is Verdict.FINE:
             worst = Verdict.WARNING
     except ConfigError as error:
         problems, worst = error.problems, Verdict.ERROR

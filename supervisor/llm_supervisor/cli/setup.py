@@ -13,6 +13,7 @@ from llm_supervisor import paths
 from llm_supervisor.cli.output import FAILED, OK, complain, say, say_lines
 
 if TYPE_CHECKING:
+    from llm_supervisor.engines.litellm.packages import Package
     from llm_supervisor.engines.vllm.installed_options import Options
 
 
@@ -61,7 +62,10 @@ def _write(folder: Path, files: Mapping[str, str], *, secret: str) -> None:
 
 
 def install(options: argparse.Namespace) -> int:
-    """Install the engines, each into an environment of its own, and test on this host what the daemon will need."""
+    """Install the engines, each into an environment of its own, and test on this host what the daemon will need.
+
+    Where a configuration is found, what LiteLLM needs for its settings is added. One that is wrong is told and does not
+    keep the engines from being installed; the exit status then says so, if it was named."""
     from llm_supervisor.engines.environment import InstallError
     from llm_supervisor.oneshot import install
     from llm_supervisor.oneshot.progress import Lines
@@ -70,17 +74,39 @@ def install(options: argparse.Namespace) -> int:
     if unknown:
         return complain(f"no such engine: {', '.join(unknown)}; there are vllm and litellm")
     tiny_model = Path(options.tiny_model).absolute() if options.tiny_model else None
+    code, additions = _additions(options)
     try:
         install.install_all(
             tuple(dict.fromkeys(options.engine)) or ("litellm", "vllm"),
             paths.data_dir(os.environ),
             report=Lines(sys.stdout),
             tiny_model=tiny_model,
+            additions=additions,
         )
     except InstallError as error:
         complain(str(error))
         return FAILED
-    return OK
+    return code
+
+
+def _additions(options: argparse.Namespace) -> tuple[int, list[Package]]:
+    """What the configuration needs beside LiteLLM that `install` can bring, and the exit status so far."""
+    from llm_supervisor.config import ConfigError, load, needed_packages
+
+    files = paths.find_config(options.config)
+    if not files:
+        return OK, []
+    try:
+        config = load(files, os.environ)
+    except ConfigError as error:
+        told = "what it needs beside the engines is not installed; `llm-supervisor check` says what is wrong with it"
+        complain(f"{', '.join(map(str, files))} has errors: {told}. The first: {error.problems[0]}")
+        return (FAILED if options.config else OK), []
+    if (own := config.root.engines.litellm) is not None:
+        for need in needed_packages(config):
+            say(f"{need.why} needs {need.package.distribution} beside {own.python}, which is yours to install")
+        return OK, []
+    return OK, [need.package for need in needed_packages(config) if need.package.requirement]
 
 
 def learn_options(python: str | None) -> Options | None:

@@ -10,6 +10,8 @@ from llm_supervisor.config.document import ConfigError, Problem
 from llm_supervisor.config.downloads import not_cached, repositories_of
 from llm_supervisor.config.last_good import keep, restore
 from llm_supervisor.config.load import load
+from llm_supervisor.config.packages import lacking as lacking_packages
+from llm_supervisor.config.packages import needed as needed_packages
 from llm_supervisor.config.plan import Plan, groups_of, plan
 
 __all__ = [
@@ -19,7 +21,9 @@ __all__ = [
     "Problem",
     "groups_of",
     "keep",
+    "lacking_packages",
     "load",
+    "needed_packages",
     "not_cached",
     "plan",
     "repositories_of",

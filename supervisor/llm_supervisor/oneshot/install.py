@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llm_supervisor.engines import canary
+from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines.environment import (
     HOOK,
     INSIDE,
@@ -36,9 +37,11 @@ from llm_supervisor.engines.environment import (
     lock_file,
     machine,
 )
+from llm_supervisor.engines.litellm.packages import PRISMA, Package
 from llm_supervisor.engines.vllm import installed_options
 from llm_supervisor.host import command
 from llm_supervisor.host.command import Cancellation
+from llm_supervisor.host.files import write_atomically
 from llm_supervisor.oneshot import uv
 from llm_supervisor.oneshot.progress import Downloads, Report
 
@@ -46,6 +49,11 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SELF_TEST_TIMEOUT = 300.0  # seconds; a first import, before any page is cached, takes a minute on a slow disk
 WARM_TEST_TIMEOUT = 900.0  # seconds; more than all that it waits for itself, one after the other
 AGAIN = "Run the same command again: what was downloaded completely is kept."
+PRISMA_FOLDER = "prisma"  # in LiteLLM's environment; ``inside/litellm_command.py`` knows it
+PRISMA_ADVICE = (
+    "prisma downloads its engines from binaries.prisma.sh. PRISMA_ENGINES_MIRROR names another place that has them; "
+    "binaries that are here already are named by PRISMA_QUERY_ENGINE_BINARY and PRISMA_SCHEMA_ENGINE_BINARY."
+)
 PULSE = 1.0  # seconds between two looks at a silent uv
 
 # What to do, by what uv says. The first that fits is shown; each is about a cause outside of this project.
@@ -92,20 +100,24 @@ def install(
     report: Report,
     base_python: str | None = None,
     cancellation: Cancellation | None = None,
+    additions: Sequence[Package] = (),
 ) -> EngineEnv:
-    """Make the environment of `engine` under `data_dir`; a complete one is returned at once.
+    """Make the environment of `engine` under `data_dir`, with `additions` in it; a complete one is returned at once.
 
     `base_python` (default: the running one) is what the environment is made with. Two installs of one engine take
     turns. Call it from a thread that lives until it returns: what it runs dies with that thread. Raises InstallError,
     and `command.Cancelled` when `cancellation` is used.
     """
     env = environment(engine, data_dir)
-    if is_complete(env):
+    if is_complete(env) and not _to_add(env, additions):
         return env
     try:
         with _one_at_a_time(env.path, report):
+            making = _Making(env, data_dir, report, base_python or sys.executable, cancellation)
             if not is_complete(env):
-                _Making(env, data_dir, report, base_python or sys.executable, cancellation).make()
+                making.make()
+            for package in _to_add(env, additions):
+                making.add(package)
     except OSError as problem:
         raise InstallError(f"{env.distribution}: {problem}\nPut that right. {AGAIN}") from problem
     finally:
@@ -113,9 +125,17 @@ def install(
     return env
 
 
-def install_all(engines: Sequence[str], data_dir: Path, *, report: Report, tiny_model: Path | None = None) -> None:
-    """What the command `install` does: every environment of `engines` at once, and for vLLM also its list of options,
-    the tiny model (in the folder `tiny_model`, default: beside the environment) and the trial of a warm start.
+def install_all(
+    engines: Sequence[str],
+    data_dir: Path,
+    *,
+    report: Report,
+    tiny_model: Path | None = None,
+    additions: Sequence[Package] = (),
+) -> None:
+    """What the command `install` does: every environment of `engines` at once, that of LiteLLM with `additions`, and
+    for vLLM also its list of options, the tiny model (in the folder `tiny_model`, default: beside the environment) and
+    the trial of a warm start.
 
     The engines are made side by side: one downloads while the other one is tested. The first failure ends everything
     that runs, and so does Ctrl-C. Raises InstallError.
@@ -125,7 +145,8 @@ def install_all(engines: Sequence[str], data_dir: Path, *, report: Report, tiny_
     with ThreadPoolExecutor(max_workers=len(wanted) + 1) as pool:
 
         def made(engine: str) -> None:
-            env = install(engine, data_dir, report=report, cancellation=cancellation)
+            more = additions if engine == "litellm" else ()
+            env = install(engine, data_dir, report=report, cancellation=cancellation, additions=more)
             if engine == "vllm":
                 learning = pool.submit(installed_options.learn, str(env.python), data_dir)
                 _try_warm(env, tiny_model, report, cancellation)
@@ -194,6 +215,39 @@ class _Making:
         stamp.replace(env.path / STAMP)
         self._say("ready: " + ", ".join(f"{name} {version}" for name, version in tested.items()))
 
+    def add(self, package: Package) -> None:
+        """Add what LiteLLM needs for one setting: the packages of a lock that was resolved beside LiteLLM's own, which
+        therefore changes nothing that is there. Replicas that run do not notice."""
+        env, lock = self._env, package.lock
+        self._say(f"adding {package.distribution}")
+        done = envs.additions(env)
+        # what an interrupted attempt has left of a package looks complete to uv
+        again = ("--reinstall",) if done.get(lock) == "" else ()
+        self._note({**done, lock: ""})
+        if status := self._uv(lock_file(lock), *again):
+            raise self._uv_failed(f"could not add {package.distribution}", status)
+        if package == PRISMA:
+            self._generate_client()
+        self._note({**done, lock: envs.digest(lock)})
+        self._say(f"added {package.distribution}")
+
+    def _note(self, additions: dict[str, str]) -> None:
+        write_atomically(self._env.path / envs.ADDITIONS, json.dumps(additions, indent=2).encode(), 0o644)
+
+    def _generate_client(self) -> None:
+        """Let prisma make its client for LiteLLM's tables. It downloads its engines for that, and keeps them in the
+        environment, where a daemon with another home folder finds them, too."""
+        env = self._env
+        self._say("making the client of LiteLLM's database; prisma downloads its engines")
+        path = os.pathsep.join((str(env.python.parent), self._environ.get("PATH", os.defpath)))
+        own = {"PATH": path, "PRISMA_BINARY_CACHE_DIR": str(env.path / PRISMA_FOLDER)}
+        words = [str(env.python), "-m", "prisma", "generate"]
+        words += ["--schema", str(env.site_packages / "litellm/proxy/schema.prisma")]
+        status = command.run(words, env.log, environ={**self._environ, **own}, cancellation=self._cancellation)
+        if status:
+            what = f"{env.distribution}: prisma could not make its client (exit status {status})"
+            raise _failure(what, env.log, f"{PRISMA_ADVICE} {AGAIN}")
+
     def _say(self, text: str) -> None:
         self._report.say(f"{self._env.distribution}: {text} ({self._downloads.seconds:.0f} s)")
 
@@ -245,6 +299,12 @@ class _Making:
         known = next((advice for pattern, advice in ADVICE if re.search(pattern, text)), "Put right what it names.")
         advice = "\n".join(filter(None, [where, known, f"The whole output is in {self._env.log}. {AGAIN}"]))
         return _failure(f"{self._env.distribution}: uv {what} (exit status {status})", self._env.log, advice)
+
+
+def _to_add(env: EngineEnv, additions: Sequence[Package]) -> list[Package]:
+    """Those of the additions that an environment does not have from their present lock."""
+    done = envs.additions(env)
+    return [one for one in additions if done.get(one.lock) != envs.digest(one.lock)]
 
 
 def torch_of(lock: str) -> str:

@@ -69,6 +69,15 @@ def find_pythons(config: Config, data: Path, known: Pythons | None = None) -> Py
     return Pythons(found["vllm"], found["litellm"], cpu, envs.forks(found["vllm"]))
 
 
+def interpreter(config: Config, engine: str, data: Path) -> Path | None:
+    """The interpreter that an engine of the configuration will run with; None while ``install`` has not made it."""
+    named = getattr(config.root.engines, engine)
+    if named is not None:
+        return config.executable(named.python)
+    env = envs.environment(engine, data)
+    return env.python if envs.is_complete(env) else None
+
+
 def expected_pythons(config: Config, data: Path) -> Pythons:
     """Like ``find_pythons``; for an engine that is not installed, where ``install`` would put it."""
     vllm, litellm = (str(envs.environment(engine, data).python) for engine in ("vllm", "litellm"))

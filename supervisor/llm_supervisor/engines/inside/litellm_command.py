@@ -60,7 +60,11 @@ def prepare(config_file: str, migrated: str | None) -> dict[str, Any]:
 
 
 def use_own_programs() -> None:
-    """Let the programs of this environment be found first: the database's client calls `prisma` by its name."""
+    """Let the programs of this environment be found first: the database's client calls `prisma` by its name, and that
+    finds its engines where `install` has put them."""
+    engines = os.path.join(sys.prefix, "prisma")
+    if os.path.isdir(engines):
+        os.environ.setdefault("PRISMA_BINARY_CACHE_DIR", engines)
     own = os.path.dirname(sys.executable)
     path = os.environ.get("PATH", os.defpath)
     if path.split(os.pathsep)[0] != own:
