@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from llm_supervisor.cli import main
-from llm_supervisor.config import lacking_packages, load
+from llm_supervisor.config import lacking_packages, load, plan
+from llm_supervisor.config.specs import Pythons
+from llm_supervisor.daemon.routes import WITHOUT
 from llm_supervisor.engines.litellm import database, packages
 
 URL = "postgresql://litellm:x@127.0.0.1:5432/litellm"
@@ -144,6 +146,19 @@ def test_where_the_database_is(
     native: dict[str, Any], environ: dict[str, str], address: tuple[str, int] | None
 ) -> None:
     assert database.address(native, environ) == address
+
+
+def test_the_gateway_is_watched_for_its_database(tmp_path: Path) -> None:
+    """So that it is degraded by name when the database is lost, and shows how far a migration is."""
+    config = load(configuration(tmp_path, DATABASE), {"DB_URL": URL})
+    pythons = Pythons("/vllm/python", "/litellm/python", vllm_cpu=True)
+    gateway = plan(config, runtime=tmp_path, pythons=pythons, master_key="sk-x").programs["gateway"]
+    assert gateway.asking is not None and gateway.asking.needs == {"database": ("127.0.0.1", 5432)}
+    assert set(gateway.asking.needs) <= set(WITHOUT), "each has a text that says what does not work without it"
+    assert gateway.reader is not None
+    step = gateway.reader(b"llm-supervisor: migrating the database 3/9\n")
+    assert step is not None and (step.doing, step.done, step.total) == ("migrating the database", 3, 9)
+    assert gateway.reader(b"INFO: llm-supervisor: migrating the database") is None
 
 
 # What `check` says

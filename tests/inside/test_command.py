@@ -193,6 +193,7 @@ def test_a_database_that_is_away_ends_the_start_with_its_name(
     module: Any, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
+    module.DATABASE_WAIT = 0.0
     monkeypatch.setenv("DATABASE_URL", f"postgresql://u:secret@127.0.0.1:{port}/litellm")
     with pytest.raises(SystemExit) as ended:
         command.play(module, str(tmp_path / "migrated"))
@@ -200,6 +201,19 @@ def test_a_database_that_is_away_ends_the_start_with_its_name(
     said = capsys.readouterr().err
     assert f"Can't reach database server at `127.0.0.1`:`{port}`" in said and "secret" not in said
     assert command.migrations == 0
+
+
+def test_a_database_that_starts_meanwhile_is_waited_for(
+    module: Any, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusals = ["Connection refused", "Connection refused", ""]
+    module.PULSE, module.refusal_of = 0.01, lambda _: refusals.pop(0)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:secret@db.example.org/litellm")
+    command.play(module, str(tmp_path / "migrated"))
+    assert command.migrations == 1
+    waited = [line for line in capsys.readouterr().out.splitlines() if "waiting" in line]
+    steps = [probes.step(line.encode()) for line in waited]
+    assert [step.doing for step in steps if step] == ["waiting for the database at db.example.org:5432"] * 2
 
 
 def test_a_trial_of_the_configuration_leaves_the_database_alone(

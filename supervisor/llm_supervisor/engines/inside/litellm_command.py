@@ -36,6 +36,7 @@ NOT_HERE = (
 )
 SERVER_OPTIONS = ("log_config", "log_level", "server_header", "timeout_keep_alive")
 DATABASE_PATIENCE = 5.0  # seconds that the database may take to accept a connection
+DATABASE_WAIT = 30.0  # seconds that it is waited for: it may be starting, too. The next start waits again
 PULSE = 2.0  # seconds between two lines about a migration that goes on
 DATABASE_AWAY = 3  # exit status
 
@@ -114,17 +115,17 @@ def migrate_once(migrated: str | None) -> None:
         nonlocal did_it
         if migrated is None:
             return True
-        with turn(migrated):
-            name = f"{what} {database_identity()}"
-            known = notes(migrated)
-            if name in known and not is_older_than(known[name]):
-                return True
+        name = f"{what} {database_identity()}"
+        if not is_done(migrated, name):
             require_database()
+        with turn(migrated):
+            if is_done(migrated, name):
+                return True
             with told(what):
                 done = do(*args, **options)
             if done is not False:
                 did_it = True
-                write_notes(migrated, {**known, name: migrations_applied() or 0})
+                write_notes(migrated, {**notes(migrated), name: migrations_applied() or 0})
             return done
 
     def build_indexes() -> None:
@@ -138,18 +139,27 @@ def migrate_once(migrated: str | None) -> None:
 
 
 def require_database() -> None:
-    """End this process with the reason where nothing accepts connections at the database's address. The command itself
-    would try for a minute."""
+    """Wait until something accepts connections at the database's address, and end this process with the reason where
+    nothing does. The command itself would try a few times in a minute, and would not say which address it tries."""
     for variable in ("DIRECT_URL", "DATABASE_URL"):
         address = address_of(os.environ.get(variable) or "")
-        if address is None:
-            continue
-        try:
-            socket.create_connection(address, DATABASE_PATIENCE).close()
-        except OSError as error:
-            why = error.strerror or str(error)
-            print(f"Can't reach database server at `{address[0]}`:`{address[1]}` ({why})", file=sys.stderr, flush=True)
-            raise SystemExit(DATABASE_AWAY) from None
+        end = time.monotonic() + DATABASE_WAIT
+        while address is not None and (why := refusal_of(address)):
+            if time.monotonic() >= end:
+                where = f"`{address[0]}`:`{address[1]}`"
+                print(f"Can't reach database server at {where} ({why})", file=sys.stderr, flush=True)
+                raise SystemExit(DATABASE_AWAY)
+            print(f"llm-supervisor: waiting for the database at {address[0]}:{address[1]}", flush=True)
+            time.sleep(min(PULSE, DATABASE_WAIT))
+
+
+def refusal_of(address: tuple[str, int]) -> str:
+    """Why a connection to that address does not come about; empty where it does."""
+    try:
+        socket.create_connection(address, DATABASE_PATIENCE).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def address_of(url: str) -> tuple[str, int] | None:
@@ -179,10 +189,13 @@ def database_identity() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def is_older_than(migrations: int) -> bool:
-    """Whether the database has fewer migrations than that: it was made anew, or restored, since."""
+def is_done(file: str, name: str) -> bool:
+    """Whether that was done already. A database that has fewer migrations than then was made anew, or restored."""
+    noted = notes(file).get(name)
+    if noted is None:
+        return False
     applied = migrations_applied()
-    return applied is not None and applied < migrations
+    return applied is None or applied >= noted
 
 
 def notes(file: str) -> dict[str, int]:

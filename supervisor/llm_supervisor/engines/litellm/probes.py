@@ -11,7 +11,9 @@ from llm_supervisor.core.probe import Step
 
 # What a replica prints before LiteLLM serves (``inside/litellm_command.py``)
 _MIGRATION = re.compile(rb"llm-supervisor: (migrating the database)(?: (\d{1,5})/(\d{1,5}))?\s*$")
-_WAITING = re.compile(rb"llm-supervisor: (waiting for the replica that migrates the database)\s*$")
+_WAITING = re.compile(
+    rb"llm-supervisor: (waiting for the (?:replica that migrates the database|database at \S{1,200}))\s*$"
+)
 
 
 def step(line: bytes) -> Step | None:
