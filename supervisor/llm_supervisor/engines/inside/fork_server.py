@@ -62,6 +62,7 @@ LITELLM_LATER = (
     "uvloop",
     "websockets.server",
     "psycopg",
+    "prisma",
     "litellm.proxy.hooks.mcp_semantic_filter",
     "litellm.proxy.pass_through_endpoints.llm_passthrough_endpoints",
     "litellm.proxy.policy_engine.init_policies",
