@@ -537,7 +537,7 @@ def _inspection(log: VllmLog, error: str) -> str:
     return log.raw(*written.traceback(last, *written.CREATE_CONFIG)).text()
 
 
-@spec("cuda_mismatch", True, "A12", "A28")
+@spec("missing_library", True, "A12", "A28")
 def inspection_cannot_load_cuda(seed: int) -> Case:
     log = VllmLog(seed)
     library = log.random.choice(["libcudart.so.12", "libcudart.so.13", "libcublas.so.12", "libnvrtc.so.13"])

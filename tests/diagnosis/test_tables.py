@@ -14,6 +14,7 @@ from llm_supervisor.diagnosis import matcher
 from llm_supervisor.diagnosis.matcher import BOOKS
 from llm_supervisor.diagnosis.pattern import Pattern, Rank
 from tests.diagnosis.cases import SPECS
+from tests.diagnosis.reports import reports
 from tests.diagnosis.test_recorded import COMPLAINTS, FAILURES
 
 SOURCE = Path(matcher.__file__).parent
@@ -59,12 +60,8 @@ def test_there_are_enough_cases() -> None:
 
 def test_every_kind_is_tried() -> None:
     tried = {spec.kind for spec in SPECS} | {row[1] for row in FAILURES} | {row[1] for row in COMPLAINTS}
-    rare = {
-        "hub_token_invalid", "hub_unavailable", "tls_certificate", "cache_not_writable", "tokenizer_missing",
-        "gpu_hardware",
-        "nccl_error", "deployment_dropped", "database_refused", "database_url", "startup_failed", "disk_read_only",
-        "out_of_file_descriptors", "process_limit", "file_missing", "crashed",
-    }  # fmt: skip
+    tried |= {kind for report in reports() for kind in report.kinds}
+    rare = {"cache_not_writable", "deployment_dropped", "disk_read_only", "out_of_file_descriptors", "process_limit"}
     assert {pattern.kind for pattern in ROWS} - tried == rare
 
 
@@ -156,6 +153,7 @@ def test_diagnosis_is_pure(file: Path) -> None:
         "enum",
         "dataclasses",
         "functools",
+        "collections",
         "collections.abc",
     }
     for node in ast.walk(ast.parse(file.read_text())):

@@ -70,7 +70,8 @@ class Pattern:
     ``{port}`` ...) and
     what ``derive`` adds: the first summary, and every sentence of the advice, whose values are all known is used.
     ``needle`` is a literal that the log must contain before the regex is tried at all: it keeps a hundred rows cheap.
-    ``frames``: a word that the exception's stack must contain. ``when``: a condition on the values.
+    ``frames``: a word that the exception's stack must contain. ``when``: a condition on the values. ``healed``: what a
+    later line says when a complaint is over.
     """
 
     kind: str
@@ -86,6 +87,7 @@ class Pattern:
     frames: re.Pattern[str] | None = None
     when: Callable[[Values], bool] | None = None
     derive: Callable[[Values], Values] | None = None
+    healed: re.Pattern[str] | None = None
 
 
 def row(
@@ -103,6 +105,7 @@ def row(
     frames: str | None = None,
     when: Callable[[Values], bool] | None = None,
     derive: Callable[[Values], Values] | None = None,
+    healed: str | None = None,
 ) -> Pattern:
     """A Pattern, written shorter: without ``regex`` the needle itself is looked for."""
     return Pattern(
@@ -119,6 +122,7 @@ def row(
         frames=None if frames is None else re.compile(frames),
         when=when,
         derive=derive,
+        healed=None if healed is None else re.compile(healed),
     )
 
 

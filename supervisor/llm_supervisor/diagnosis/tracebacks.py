@@ -20,13 +20,18 @@ MESSAGE_LINES, MESSAGE_CHARACTERS = 40, 6000  # of an exception
 FOREIGN = 30  # lines of others inside an unprefixed traceback
 NEAR = 6  # lines from a logger's line to the traceback that belongs to it
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]{0,16}[A-Za-z]")
+# journald's syslog escapes and terminals that were copied by hand write ESC in other ways
+_ANSI = re.compile(r"(?:\x1b|\^\[|#033)\[[0-9;?]{0,16}[A-Za-z]")
 _BLANKS = re.compile(r"\n{4,}")
+# the process may be named twice, where a worker's output passes through its parent; before 0.8 the place had no "["
 _VLLM = re.compile(
+    r"(?:\([A-Za-z][\w.\- ]{0,60}? pid=\d{1,9}\) (?=\())?"
     r"(?:\((?P<process>[A-Za-z][\w.\- ]{0,60}?) pid=(?P<pid>\d{1,9})(?:, ip=[\d.:a-f]{1,40})?\) ?)?"
-    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d(?:,\d{1,6})? \[[^\]\n]{1,120}\] ?)?"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d(?:,\d{1,6})? "
+    r"(?:\[[^\]\n]{1,120}\]|[\w./\-]{1,80}:\d{1,6}\]) ?)?"
 )
-_LITELLM = re.compile(r"\d\d:\d\d:\d\d - LiteLLM[\w ]{0,30}:(?P<level>[A-Z]{1,10}): [^\s:]{1,80}:\d{1,6} - ")
+_LITELLM = re.compile(r"(?:\d\d:\d\d:\d\d - )?LiteLLM[\w ]{0,30}:(?P<level>[A-Z]{1,10}): [^\s:]{1,80}:\d{1,6} - ")
+_RANK = re.compile(r"\[(?P<process>rank\d{1,5})\]: ?")  # torch puts it before what an exception prints
 _UVICORN = re.compile(r"(?P<level>INFO|WARNING|ERROR|CRITICAL|DEBUG):\s{1,10}")
 _GLOG = re.compile(r"(?:\[(?P<process>rank\d{1,5})\]:)?\[(?P<level>[IWEF])\d{4} [\d:.]{8,20} [\w./\-]{1,80}:\d{1,6}\] ")
 _GLOG_LEVELS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "ERROR"}
@@ -44,6 +49,18 @@ _CHAINED = (
 # vLLM runs a model's inspection in a process of its own and puts that one's whole stderr into a message
 _CARRIED = "Error raised in subprocess:"
 _NEW_TOPIC = re.compile(r"nanobind: |Process [\w\-]{1,60}:$|Loading safetensors|usage: |\S{0,300}Warning: |Exception ")
+
+
+# A first line without a message, or whose message is a place or an announcement of what follows
+_SAYS_LITTLE = re.compile(
+    r"^[\w.]{1,200}:?\s{0,4}$|:\s{0,4}$|: at \d{1,6}:\d{1,6}|validation errors? for|build failed|^\S{1,200}: "
+    r"Error building"
+)
+_SAYS_WHAT = re.compile(
+    r"(?i)\b(?:fatal|error|unsupported|unknown|undefined|invalid|missing|cannot|can't|could not|not (?:supported|found|"
+    r"defined|allowed|divisible)|no such|must|expected|failed to|refused|denied)\b|\w(?:Error|Exception)\b"
+)
+_BUILD_NOISE = re.compile(r"ninja: |FAILED: |\[\d{1,5}/\d{1,5}\] |\s{0,8}\d{0,6} \| ")
 
 
 class Line(NamedTuple):
@@ -64,10 +81,30 @@ class Raised:
     type: str
     lines: list[Line]
     frames: str
+    code: str = ""  # the line of source that raised it, where the traceback shows it
 
     @property
     def text(self) -> str:
+        """What the rows are matched against. An assertion without a message is known by its line of source."""
+        if self.code.startswith("assert ") and self.lines[0].text.rstrip(": ") == "AssertionError":
+            return f"AssertionError: {self.code}"
         return "\n".join(line.text for line in self.lines)[:MESSAGE_CHARACTERS].rstrip()
+
+    @property
+    def telling(self) -> Line:
+        """The line that says most: the first, unless that one only says where, or that something failed."""
+        first = self.lines[0]
+        if len(self.lines) == 1 or not _SAYS_LITTLE.search(first.text):
+            return first
+        said = [line for line in self.lines[1:] if line.text.strip() and not _BUILD_NOISE.match(line.text)]
+        return next((line for line in said if _SAYS_WHAT.search(line.text)), said[0] if said else first)
+
+    @property
+    def place(self) -> str:
+        """Where it was raised: "function (folder/file.py)", empty when the traceback has no frame."""
+        file, _, function = self.frames.rpartition("\n")[2].rpartition(" ")
+        short = "/".join(file.replace("\\", "/").split("/")[-2:])
+        return f"{function} ({short})" if function and short else short
 
 
 @dataclass(slots=True)
@@ -90,22 +127,28 @@ def text_of(log: bytes | str) -> str:
     """The part of the log that is looked at, without colours, with ``\\n`` at each line's end."""
     first, last = log[:FIRST], log[max(len(log) - LAST, FIRST) :]
     text = _decoded(first)
-    if len(log) > FIRST + LAST:
+    if log[:2] in (b"\xff\xfe", b"\xfe\xff"):  # what PowerShell's > writes
+        text = log[: 2 * (FIRST + LAST)].decode("utf-16", "replace")  # type: ignore[union-attr]
+    elif len(log) > FIRST + LAST:
         text = text.rpartition("\n")[0] + "\n" + _decoded(last).partition("\n")[2]
     else:
         text = _decoded(log)
-    return _BLANKS.sub("\n\n\n", _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
+    return _BLANKS.sub("\n\n\n", without_colours(text.removeprefix("\ufeff")))
+
+
+def without_colours(text: str) -> str:
+    """The text without escape sequences, with ``\\n`` at each line's end."""
+    return _ANSI.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _decoded(part: bytes | str) -> str:
     return part if isinstance(part, str) else part.decode("utf-8", "replace")
 
 
-def lines_of(text: str) -> list[Line]:
+def lines_of(raws: list[str]) -> list[Line]:
     """Every line, its prefix taken apart. A line of JSON (vLLM's and LiteLLM's other format) becomes those it "
     "stands for."""
     lines: list[Line] = []
-    raws = text.split("\n")
     if len(raws) > FIRST_LINES + LAST_LINES:
         raws = raws[:FIRST_LINES] + raws[-LAST_LINES:]
     for raw in raws:
@@ -121,7 +164,11 @@ def _line(raw: str, number: int) -> Line:
     if start == "(" or start in "DIWEC":
         found = _VLLM.match(raw)
         if found is not None and found.end():
-            return Line(number, found["process"] or "", found["level"] or "", found[0], raw[found.end() :], raw)
+            process, level, stamp, text = found["process"] or "", found["level"] or "", found[0], raw[found.end() :]
+            # uvicorn's own lines inside a process's prefix
+            if not level and (found := _UVICORN.match(text)) is not None:
+                level, text = found["level"], text[found.end() :]
+            return Line(number, process, level, stamp, text, raw)
         found = _UVICORN.match(raw)
         if found is not None:
             return Line(number, "", found["level"], "", raw[found.end() :], raw)
@@ -129,7 +176,10 @@ def _line(raw: str, number: int) -> Line:
         found = _GLOG.match(raw)
         if found is not None:
             return Line(number, found["process"] or "", _GLOG_LEVELS[found["level"]], "", raw[found.end() :], raw)
-    elif start.isdigit():
+        found = _RANK.match(raw)
+        if found is not None:
+            return Line(number, found["process"], "", found[0], raw[found.end() :], raw)
+    elif start == "L" or start.isdigit():
         found = _LITELLM.match(raw)
         if found is not None:
             return Line(number, "", found["level"], "", raw[found.end() :], raw)
@@ -160,12 +210,16 @@ class _Stream:
         self.context: Line | None = None
         self.fault: Fault | None = None
         self.frames: list[str] = []
+        self.code = ""
         self.foreign = 0
         self.blank = False
 
     def feed(self, line: Line) -> None:
         text = line.text
         if text[:80].lstrip().startswith(_TRACEBACK):
+            self._begin(line)
+        elif text.endswith(f", {_TRACEBACK}"):  # "Exception in worker ...: MESSAGE, Traceback (most recent call last):"
+            self.mode, self.context = "idle", line
             self._begin(line)
         elif line.level and not line.stamp:
             # a logger that has its prefix on the first line only: a message of its own
@@ -204,7 +258,7 @@ class _Stream:
         carried = self.fault is not None and self.mode == "message" and _CARRIED in self.fault.chain[-1].text
         if not (carried or (self.mode == "between" and self.fault is not None)):
             self.fault = Fault(line.process, line.level, self._context(line), line.number)
-        self.mode, self.frames, self.foreign = "frames", [], 0
+        self.mode, self.frames, self.code, self.foreign = "frames", [], "", 0
 
     def _context(self, line: Line) -> Line | None:
         """What stands right before a traceback says what it is about. uvicorn logs some tracebacks without a message:
@@ -221,6 +275,9 @@ class _Stream:
             found = _FRAME.match(text)
             if found is not None and len(self.frames) < 200:
                 self.frames.append(f"{found['file']} {found['function'] or ''}")
+                self.code = ""
+            elif found is None and not self.code:
+                self.code = text.strip()[:200]
             return
         found = _RAISED.match(text)
         if found is None or self.fault is None:
@@ -230,7 +287,7 @@ class _Stream:
             return
         if not self.fault.chain:
             self.faults.append(self.fault)
-        self.fault.chain.append(Raised(found["type"], [line], "\n".join(self.frames)))
+        self.fault.chain.append(Raised(found["type"], [line], "\n".join(self.frames), self.code))
         self.mode, self.blank = "message", False
 
     def _message(self, line: Line) -> None:

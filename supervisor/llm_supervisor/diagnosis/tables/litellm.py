@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from llm_supervisor.diagnosis.pattern import Rank, row
+from llm_supervisor.diagnosis.tables import litellm_complaints
 
 # LiteLLM logs its upstreams' errors with their tracebacks; those of requests never say why the process ended
 REQUEST_HEADS = (
@@ -17,6 +18,10 @@ REQUEST_HEADS = (
     "Error creating deployment",
     "Got exception from REDIS",
 )
+MARKS = re.compile(r"LiteLLM|litellm")
+# the second is said by each worker
+BEGINS = tuple(re.compile(rf"INFO:\s{{1,10}}Started {of} process \[") for of in ("parent", "server"))
+SERVES = re.compile(r'\S{1,100} - "(?:GET|POST) /\S{0,200} HTTP/1\.1" 2\d\d|Uvicorn running on ')
 READY = "Application startup complete."
 LEAVING = ("Shutting down",)
 
@@ -33,6 +38,17 @@ def facts(text: str) -> dict[str, str]:
 _KEY = (
     "Set LITELLM_MASTER_KEY to a long random one (llm-supervisor makes and keeps one when none is given): python3 -c "
     "\"import secrets; print('sk-' + secrets.token_hex(32))\"."
+)
+
+# Where LiteLLM raises what it does not like about a setting, and which one that is
+_SETTINGS = (
+    (r"callback_utils\.py|integrations/|litellm_logging\.py", "litellm_settings: callbacks (or success_callback)"),
+    (r"guardrails/", "guardrails"),
+    (r"caching/|_redis", "litellm_settings: cache_params (or the settings of Redis)"),
+    (r"secret_managers/|initialize_secret_manager|load_\w{1,40}_kms", "general_settings: key_management_system"),
+    (r"router_utils/|router_strategy/", "router_settings"),
+    (r"mcp_server", "mcp_servers"),
+    (r"pass_through_endpoints", "general_settings: pass_through_endpoints"),
 )
 
 CONFIGURATION = (
@@ -57,6 +73,13 @@ CONFIGURATION = (
         advice="Check `gateway: litellm_config:`; {path} must exist.",
     ),
     row(
+        "config_missing", "",
+        r"(?:Included (?:file not found|config could not be read[^:\n]{0,60})): (?P<path>[^\n]{1,300})",
+        permanent=True,
+        summary="LiteLLM's configuration includes {path}, which cannot be read",
+        advice="Check `include:` in the configuration; the path of {path} is relative to that file.",
+    ),
+    row(
         "config_yaml", "yaml.",
         r"yaml\.(?:scanner|parser|composer|constructor|reader)\.\w{1,30}: "
         r"(?P<what>[^\n]{0,200})(?:[\s\S]{0,400}?\n(?P<problem>[^\s][^\n]{1,200}))?\s{1,8}in "
@@ -78,6 +101,120 @@ CONFIGURATION = (
         advice="Write at least a model_list into it, or restore it; see `gateway: litellm_config:`.",
     ),
     row(
+        "license_missing", "",
+        r"(?:^|\n)[\w.]{1,80}: (?:Missing)?(?:Trying to use )?(?P<what>[^\n]{1,120}?)(?:,|\.| is an| is only)? "
+        r"?(?:You must be "
+        r"a LiteLLM Enterprise user|[Ee]nterprise (?:[Oo]nly )?[Ff]eature|Missing litellm-enterprise package|"
+        r"[Oo]nly available "
+        r"(?:in litellm-enterprise|for (?:premium|enterprise))|This uses the enterprise folder)",
+        permanent=True,
+        summary=("LiteLLM wants a licence for: {what}", "a setting wants LiteLLM's licence"),
+        advice=(
+            "Set LITELLM_LICENSE in the env_file (and install litellm-enterprise), or remove the setting: it is under "
+            "litellm_settings: callbacks, or in general_settings.",
+        ),
+    ),
+    row(
+        "license_missing", "LITELLM_LICENSE", r"LITELLM_LICENSE|You must be a (?:LiteLLM )?(?:Enterprise|premium) user",
+        permanent=True, rank=Rank.COARSE,
+        summary="a setting wants LiteLLM's licence",
+        advice="Set LITELLM_LICENSE in the env_file, or remove the setting that the evidence names.",
+    ),
+    row(
+        "bad_routing_strategy", "routing_strategy",
+        r"Invalid routing_strategy: '?(?P<value>[^'\n]{1,80}?)'?\. Valid options: \[(?P<choices>[^\]\n]{1,600})",
+        permanent=True,
+        summary="LiteLLM knows no routing_strategy {value}",
+        advice="Set router_settings: routing_strategy to one of: {choices}.",
+    ),
+    row(
+        "variable_missing", "from environment", r"Missing `?(?P<variable>[A-Z][A-Z0-9_]{2,80})`? from environment",
+        permanent=True,
+        summary="LiteLLM does not start without {variable}",
+        advice="Set {variable} in the env_file, or remove the guardrail or callback that needs it.",
+    ),
+    row(
+        "variable_missing", "",
+        r"^[\w.]{1,100}: [^\n]{0,200}?(?P<variable>[A-Z][A-Z0-9]{1,20}(?:_[A-Z0-9]{1,30}){1,6})\b[^\n]{0,60}?(?:(?"
+        r":is |are |must "
+        r"be )?(?:not set|not found|required|set\b(?! to)|missing|unset)|environment variable)",
+        permanent=True, phase="start", rank=Rank.COARSE, frames=r"litellm",
+        summary="LiteLLM does not start without {variable}",
+        advice="Set {variable} in the env_file, or remove the setting that needs it.",
+    ),
+    row(
+        "callback_missing", "",
+        r"^(?:ValueError: (?P<empty>Empty module name)|AttributeError: module '(?P<module>[\w.]{1,150})' has "
+        r"no attribute '(?P<name>\w{1,100})'|ValueError: (?P<detail>litellm_settings\.callbacks entry[^\n]{1,300}))",
+        permanent=True, frames=r"get_instance_fn|callback_utils\.py",
+        summary=(
+            "an entry of litellm_settings: callbacks names neither a callback of LiteLLM nor a module",
+            "the module {module} has no {name}", "{detail}",
+        ),
+        advice=(
+            "Correct litellm_settings: callbacks (or custom_auth): a name is one of LiteLLM's own, or "
+            "FILE.INSTANCE of a "
+            "file beside the configuration. Some names belong under service_callback, success_callback or "
+            "failure_callback.",
+        ),
+    ),
+    row(
+        "config_malformed", "uardrail",
+        r"^ValueError: (?P<detail>(?:Unsupported guardrail: |Event hook \S{1,100} is not in the "
+        r"supported|mode is required for guardrail|[Gg]uardrail)[^\n]{1,300})",
+        permanent=True, phase="start",
+        summary="LiteLLM refuses a guardrail: {detail}",
+        advice="Correct it under `guardrails:`; the evidence says what it takes.",
+    ),
+    row(
+        "config_malformed", "edis", r"^ValueError: (?P<detail>[^\n]{0,120}[Rr]edis[^\n]{1,300})",
+        permanent=True, phase="start",
+        summary="LiteLLM refuses its settings of Redis: {detail}",
+        advice="Correct litellm_settings: cache_params, router_settings: redis_host and redis_port, or REDIS_HOST.",
+    ),
+    row(
+        "config_malformed", "ey Management System",
+        r"^ValueError: (?P<detail>[^\n]{0,60}Key Management System[^\n]{0,200})",
+        permanent=True, phase="start",
+        summary="LiteLLM refuses its secret manager: {detail}",
+        advice="Correct general_settings: key_management_system.",
+    ),
+    row(
+        "config_missing", "Is a directory",
+        r"IsADirectoryError: \[Errno 21\] Is a directory: '(?P<path>[^'\n]{1,300})'",
+        permanent=True,
+        summary="LiteLLM's configuration {path} is a folder",
+        advice="Docker makes a folder where a mounted file does not exist: check the path on the host of {path}.",
+    ),
+    row(
+        "config_yaml", "UnicodeDecodeError", permanent=True, phase="start", frames=
+        r"yaml|proxy_server\.py _?(?:get|load)",
+        summary="LiteLLM's configuration is no text in UTF-8",
+        advice="Save it as UTF-8.",
+    ),
+    row(
+        "config_empty", "'NoneType'",
+        r"TypeError: (?:argument of type 'NoneType' is not (?:iterable|a container)|'NoneType' object is not "
+        r"(?:subscriptable|"
+        r"iterable))|AttributeError: 'NoneType' object has no attribute '(?:get|items|keys)'",
+        permanent=True, phase="start", rank=Rank.COARSE,
+        frames=r"proxy_cli\.py run_server$|proxy_server\.py (?:load_config|_?get_config\w{0,30})$",
+        summary="LiteLLM's configuration, or a section of it, is empty",
+        advice="Fill the section that has nothing below it, or remove it; a file needs at least a model_list.",
+    ),
+    *(
+        row(
+            "config_malformed", "",
+            r"^(?:[\w.]{1,100}\.)?(?P<detail>(?:ValueError|Exception|TypeError|KeyError|AttributeError|AssertionError|"
+            r"NotImplementedError): [^\n]{1,300})",
+            permanent=True, phase="start", rank=Rank.COARSE, frames=
+            rf"proxy_server\.py load_config[\s\S]{{0,4000}}(?:{frames})",
+            summary=f"LiteLLM refuses {setting}: {{detail}}",
+            advice=f"Correct {setting} in LiteLLM's configuration.",
+        )
+        for frames, setting in _SETTINGS
+    ),
+    row(
         "config_malformed", "",
         r"(?:KeyError: "
         r"'(?P<key>model_name|litellm_params|model)'|(?P<detail>(?:AttributeError|TypeError|KeyError|ValueError): "
@@ -88,7 +225,16 @@ CONFIGURATION = (
             "an entry of model_list has no {key}",
             "LiteLLM's configuration has another shape than LiteLLM expects: {detail}",
         ),
-        advice="Every entry of model_list is a mapping with model_name and litellm_params: {{model: PROVIDER/NAME}}.",
+        advice=(
+            "Every entry of model_list is a mapping with model_name and litellm_params: {{model: PROVIDER/NAME}}.",
+        ),
+    ),
+    row(
+        "config_malformed", "", r"^(?:[\w.]{1,100}\.)?(?P<detail>(?:Exception|AssertionError|NotImplementedError): "
+        r"[^\n]{1,300})",
+        permanent=True, phase="start", rank=Rank.COARSE, frames=r"proxy_server\.py load_config",
+        summary="LiteLLM refuses its configuration: {detail}",
+        advice="Correct the setting that it names in LiteLLM's configuration.",
     ),
     row(
         "config_malformed", "validation error",
@@ -178,6 +324,13 @@ PACKAGES = (
         ),
     ),
     row(
+        "package_missing", "not installed, try running",
+        r"(?P<what>[\w \-]{1,60}) not installed, try running ['`\"]pip install (?P<package>[\w\-\[\]<>=.]{2,80})",
+        permanent=True,
+        summary="{package} is not installed, which {what} needs",
+        advice="Install {package} into LiteLLM's environment, or remove the callback that needs it.",
+    ),
+    row(
         "package_missing", "Missing dependency", r"Missing dependency No module named '(?P<package>[\w.]{1,100})'",
         permanent=True,
         summary="{package} is not installed: LiteLLM is there without its proxy",
@@ -218,6 +371,37 @@ SERVICES = (
         r"[Cc]an(?:'t|not) reach database server at `?(?P<host>[^`\s:]{1,200})`?:?`?(?P<port>\d{1,5})?",
         permanent=False, busy=True, where="line", rank=Rank.COARSE,
         summary=("the database at {host}:{port} cannot be reached", "the database at {host} cannot be reached"),
+        advice=_DATABASE,
+    ),
+    row(
+        "database_refused", "",
+        r"P1000: Authentication failed against (?:the )?database server|P1003: Database|P1010: User|permission "
+        r"denied for (?:schema|table|database)|password "
+        r"authentication "
+        r"failed for user|database \"[^\"\n]{1,80}\" does not exist|no pg_hba\.conf entry",
+        permanent=True, where="line",
+        summary="the database refuses user, password or name",
+        advice="Correct user, password and name of the database in DATABASE_URL.",
+    ),
+    row(
+        "database_url", "the URL must start with the protocol", permanent=True, where="line",
+        summary="DATABASE_URL does not begin with postgresql://",
+        advice="Correct DATABASE_URL.",
+    ),
+    row(
+        "migration_failed", "", r"^(?:Error: )?(?P<code>P30(?:05|06|09|18))\b",
+        permanent=True, where="line", rank=Rank.COARSE,
+        summary="a migration of the database's schema failed before ({code})",
+        advice="Resolve it by hand in _prisma_migrations (prisma migrate resolve); a restart never heals it.",
+    ),
+    row(
+        "database_unreachable", "",
+        r"the database system is (?:starting up|shutting down|in recovery mode)|sorry, too many "
+        r"clients already|remaining connection slots are reserved|server closed the connection unexpectedly|Timed "
+        r"out fetching "
+        r"a new connection|EngineConnectionError|advisory lock",
+        permanent=False, busy=True, phase="start",
+        summary="the database is not ready for LiteLLM yet",
         advice=_DATABASE,
     ),
     row(
@@ -282,28 +466,6 @@ SERVICES = (
         advice="Start Redis, or correct its host and port in the configuration.",
     ),
     row(
-        "redis_unreachable", "Got exception from REDIS",
-        r"Got exception from REDIS ?: (?:Error (?P<code>-?\d{1,4}) connecting to "
-        r"(?P<address>\S{1,200}?)\.(?:\s|$)|(?P<detail>[^\n]{1,200}))",
-        permanent=False, busy=True, where="line", rank=Rank.COMPLAINT,
-        summary=(
-            "Redis at {address} cannot be reached; LiteLLM goes on without",
-            "Redis fails: {detail}; LiteLLM goes on without",
-        ),
-        advice="Start Redis, or correct its host and port in the configuration; LiteLLM connects by itself then.",
-    ),
-    row(
-        "database_unreachable", "",
-        r"Prisma DB reconnect failed \((?P<times>\d{1,9}) consecutive\)|prisma-query-engine PID \d{1,9} "
-        r"(?:exited|gone)",
-        permanent=False, busy=True, where="line", phase="run", rank=Rank.COMPLAINT,
-        summary=(
-            "LiteLLM lost its database: {times} attempts to reconnect failed",
-            "LiteLLM lost its database's query engine",
-        ),
-        advice=_DATABASE,
-    ),
-    row(
         "worker_loop", "Child process", r"^Child process \[(?P<pid>\d{1,9})\] died",
         permanent=False, where="notice", rank=Rank.SYMPTOM,
         summary="uvicorn's workers die or answer too late, again and again ({pid} first)",
@@ -319,4 +481,4 @@ SERVICES = (
     ),
 )  # fmt: skip
 
-ROWS = CONFIGURATION + PACKAGES + SERVICES
+ROWS = CONFIGURATION + PACKAGES + SERVICES + litellm_complaints.ROWS

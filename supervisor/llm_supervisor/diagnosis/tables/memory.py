@@ -18,6 +18,11 @@ def _gib(size: str | None) -> float:
     return number(found[1]) * _UNITS[found[2]] if found else 0.0
 
 
+def _older(values: Values) -> Values:
+    """torch before 2.1 put the same numbers into another order."""
+    return {name.removesuffix("_"): value for name, value in values.items() if name.endswith("_")}
+
+
 def _others(values: Values) -> float:
     """GiB of that GPU which this process does not hold, as torch's message tells."""
     return _gib(values["total"]) - _gib(values["free"]) - _gib(values.get("own"))
@@ -25,7 +30,7 @@ def _others(values: Values) -> float:
 
 def _held_by_others(values: Values) -> bool:
     # without its own share in the message nothing can be said; 1 GiB is what contexts and a desktop take
-    return "own" in values and _others(values) > max(1.0, 0.04 * _gib(values["total"]))
+    return "own" in values and "total" in values and _others(values) > max(1.0, 0.04 * _gib(values["total"]))
 
 
 def _name_others(values: Values) -> Values:
@@ -48,9 +53,11 @@ def _room(values: Values) -> Values:
 
 _SOME = r"[\d.]{1,12} \w{3,5}"
 _OOM = (
-    rf"CUDA out of memory\. Tried to allocate (?P<wanted>{_SOME})\. GPU (?P<gpu>\d{{1,3}}) has a total capacity of "
-    rf"(?P<total>{_SOME}) of which (?P<free>{_SOME}) is free\.(?:[\s\S]{{0,600}}?this process has (?P<own>{_SOME}) "
-    rf"memory in use)?"
+    rf"(?:CUDA|HIP|XPU) out of memory\. Tried to allocate (?P<wanted>{_SOME})(?:\. GPU (?P<gpu>\d{{1,3}}) has a total "
+    rf"capac(?:i)?ty of (?P<total>{_SOME}) of which (?P<free>{_SOME}) is free\.(?:[\s\S]{{0,600}}?this process has "
+    rf"(?P<own>{_SOME}) memory in use)?| \(GPU (?P<gpu_>\d{{1,3}}); (?P<total_>{_SOME}) total capacity; "
+    rf"(?P<own_>{_SOME}) "
+    rf"already allocated; (?P<free_>{_SOME}) free;)"
 )
 _HOLDERS = (
     "Find who holds it: nvidia-smi --query-compute-apps=pid,used_memory --format=csv. An engine that is still "
@@ -95,20 +102,25 @@ ROWS = (
     ),
     row(
         "gpu_memory_changed", "Error in memory profiling",
-        r"Error in memory profiling\. Initial free memory (?P<before>[\d.]{1,16})[^\d]{0,40}(?P<after>[\d.]{1,16})?",
+        r"Error in memory profiling\.(?: Initial free memory (?P<before>[\d.]{1,16})[^\d]{0,40}(?P<after>[\d.]"
+        r"{1,16})?)?",
         permanent=False, busy=True,
         summary="GPU memory was let go by another process while vLLM measured it",
-        advice="Start one engine per GPU at a time, after its free memory ({before} at first) has stopped changing.",
+        advice=(
+            "Start one engine per GPU at a time, after its free memory has stopped changing.",
+            "It was {before} at first.",
+        ),
     ),
     row(
-        "gpu_memory_taken", "CUDA out of memory", _OOM,
+        "gpu_memory_taken", " out of memory. Tried to allocate", _OOM,
         permanent=False, busy=True, phase="start", when=_held_by_others, derive=_name_others,
         summary="others hold {others} of GPU {gpu} ({total}); {free} are free",
         advice=_HOLDERS,
     ),
     row(
-        "weights_do_not_fit", "CUDA out of memory", _OOM,
-        permanent=True, phase="start", frames=r"load_model|load_weights|create_weights|process_weights_after_loading|"
+        "weights_do_not_fit", " out of memory. Tried to allocate", _OOM,
+        derive=_older, permanent=True, phase="start", frames=
+        r"load_model|load_weights|create_weights|process_weights_after_loading|"
             r"initialize_model",
         summary=("{model} does not fit into GPU {gpu} ({total})", "the model does not fit into GPU {gpu} ({total})"),
         advice=(
@@ -130,8 +142,8 @@ ROWS = (
         advice="Lower max-num-seqs (below {requests}) or gpu-memory-utilization.",
     ),
     row(
-        "cuda_oom_starting", "CUDA out of memory", _OOM,
-        permanent=True, phase="start", rank=Rank.COARSE,
+        "cuda_oom_starting", " out of memory. Tried to allocate", _OOM,
+        derive=_older, permanent=True, phase="start", rank=Rank.COARSE,
         summary="GPU {gpu} ({total}) has no room for what comes after the weights: {wanted} more, {free} free",
         advice=(
             "Lower gpu-memory-utilization, max-num-seqs or max-num-batched-tokens; enforce-eager: true saves the "
@@ -140,10 +152,20 @@ ROWS = (
         ),
     ),
     row(
-        "cuda_oom_serving", "CUDA out of memory", _OOM,
-        permanent=False, phase="run",
+        "cuda_oom_serving", " out of memory. Tried to allocate", _OOM,
+        derive=_older, permanent=False, phase="run",
         summary="GPU {gpu} ({total}) ran out of memory while serving: {wanted} more, {free} free",
         advice="If it happens again: lower gpu-memory-utilization, max-num-batched-tokens or the images per prompt.",
+    ),
+    row(
+        "cuda_oom_serving", "STATUS_ALLOC_FAILED", permanent=False, phase="run",
+        summary="the GPU ran out of memory while serving",
+        advice="If it happens again: lower gpu-memory-utilization, max-num-batched-tokens or the images per prompt.",
+    ),
+    row(
+        "cuda_oom_starting", "STATUS_ALLOC_FAILED", permanent=True, phase="start",
+        summary="the GPU has no room for what comes after the weights",
+        advice="Lower gpu-memory-utilization, max-num-seqs or max-num-batched-tokens.",
     ),
     row(
         "cuda_oom_serving", "CUDA error: out of memory", permanent=False, phase="run",
@@ -170,6 +192,13 @@ ROWS = (
         advice="Raise gpu-memory-utilization, or take more GPUs or a quantised model.",
     ),
     row(
+        "no_memory_for_kv_cache", "exceeds available Mamba cache blocks",
+        r"max_num_seqs \((?P<wanted>\d{1,9})\) exceeds available Mamba cache blocks \((?P<fits>\d{1,9})\)",
+        permanent=True,
+        summary="there is room for the state of {fits} sequences, and {wanted} are wanted",
+        advice="Set max-num-seqs to {fits} or less, or raise gpu-memory-utilization.",
+    ),
+    row(
         "kv_cache_too_small", "larger than the available KV cache",
         r"max seq len \((?P<wanted>\d{1,12})\), \((?P<needed>[\d.]{1,12}) GiB KV cache is needed, which is larger "
         r"than the available KV cache memory \((?P<available>[\d.]{1,12}) GiB\)(?:[\s\S]{0,120}?estimated maximum "
@@ -189,6 +218,13 @@ ROWS = (
         permanent=True,
         summary="the KV cache holds {fits} tokens, a request may have {wanted}",
         advice="Set max-model-len to {fits} or less, or raise gpu-memory-utilization.",
+    ),
+    row(
+        "host_memory_short", "Too large swap space",
+        r"Too large swap space\. (?P<wanted>[\d.]{1,12}) GiB out of the (?P<total>[\d.]{1,12}) GiB total CPU memory",
+        permanent=True,
+        summary="swap-space asks for {wanted} GiB of the machine's {total}",
+        advice="Lower swap-space (or cpu-offload-gb) to well below {total}.",
     ),
     row(
         "host_memory_short", "on startup is less than desired CPU memory utilization",

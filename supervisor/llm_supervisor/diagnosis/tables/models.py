@@ -30,6 +30,26 @@ _TOKEN = "Accept the licence on the model's page, then set HF_TOKEN to a token t
 
 MODEL = (
     row(
+        "package_missing", "modeling file requires",
+        r"requires the following packages that were not found in your environment: (?P<packages>[\w\-., "
+        r"]{1,200}?)\. Run",
+        permanent=True,
+        summary="the model's code needs packages that are not installed: {packages}",
+        advice="Install {packages} into vLLM's environment, or choose a model that vLLM has code of its own for.",
+    ),
+    row(
+        "model_code_broken", "",
+        r"^(?P<error>(?:ImportError: cannot import name|AttributeError|TypeError|NameError|KeyError|"
+        r"IndexError|AssertionError|ValueError|NotImplementedError)[^\n]{0,300})",
+        permanent=True, phase="start", frames=r"transformers_modules/[^\n]{0,400}\n?[^\n]{0,400}$",
+        summary="the code that comes with the model fails: {error}",
+        advice=(
+            "It is the model's code (in transformers_modules/), not vLLM's: it was written for another version of "
+            "transformers. Set code-revision to one that fits, or drop trust-remote-code where vLLM has the "
+            "architecture itself."
+        ),
+    ),
+    row(
         "model_folder_missing", "Repo id must", r"Repo id must .{0,200}?: '(?P<model>[^'\n]{1,300})'",
         permanent=True, when=_is_path,
         summary="the model's folder {model} does not exist",
@@ -76,6 +96,25 @@ MODEL = (
         ),
     ),
     row(
+        "gated_repo", "gated repo", r"Cannot access gated repo for url (?P<url>\S{1,400}?)\.?\s{0,2}$",
+        permanent=True, derive=_from_url, where="line", phase="start",
+        summary=("the model {repo} is gated and the hub refuses the token (or there is none)", "the model is gated"),
+        advice=_TOKEN,
+    ),
+    row(
+        "repo_not_found", "Repository Not Found for url",
+        r"Repository Not Found for url: (?P<url>\S{1,400}?)\.?\s{0,2}$",
+        permanent=True, derive=_from_url, where="line", phase="start",
+        summary=("the hub knows no model {repo}", "the hub does not know the model"),
+        advice="Check the name first; if it is right, it is private: set HF_TOKEN to a token that may read it.",
+    ),
+    row(
+        "repo_not_found", "not exists on either", r"Repo (?P<repo>\S{1,200}) not exists on either",
+        permanent=True,
+        summary="ModelScope knows no model {repo}",
+        advice="Check the name {repo}, and `source:`.",
+    ),
+    row(
         "repo_not_found", "is not a valid model identifier",
         r"(?P<repo>\S{1,300}) is not a local folder and is not a valid model identifier",
         permanent=True,
@@ -89,7 +128,10 @@ MODEL = (
         advice="Correct or drop `revision:`; {revision} is no branch, tag or commit of it.",
     ),
     row(
-        "hub_token_invalid", "Invalid user token", permanent=True,
+        "hub_token_invalid", "",
+        r"Invalid user token|Invalid credentials in Authorization header|User Access Token \S{1,60} "
+        r"is expired",
+        permanent=True,
         summary="the hub does not know HF_TOKEN",
         advice="Make a new token on the hub and set HF_TOKEN, or remove it if the model is public.",
     ),
@@ -115,7 +157,8 @@ MODEL = (
     ),
     row(
         "hub_rate_limited", "429",
-        r"429 (?:Client Error|Too Many Requests)[\s\S]{0,200}?(?:for url:? (?P<url>\S{1,300}))?",
+        r"429 (?:Client Error|Too Many Requests)[\s\S]{0,200}?(?:for url:? (?P<url>\S{1,300}))?|We had to rate "
+        r"limit your IP",
         permanent=False,
         summary="the hub refuses further requests for now (429)",
         advice=(
@@ -124,16 +167,46 @@ MODEL = (
         ),
     ),
     row(
-        "hub_unavailable", "Server Error",
-        r"(?P<status>50[0-4]) Server Error[^\n]{0,200}?for url:? (?P<url>https?://\S{1,300})",
-        permanent=False,
-        summary="the hub answers {status}",
+        "hub_unavailable", "",
+        r"(?P<status>5\d\d) Server Error[^\n]{0,200}?for url:? (?P<url>https?://\S{1,300})|Server error "
+        r"'(?P<code>5\d\d) "
+        r"[^'\n]{1,60}' for url|CAS service error|(?P<xet>Data processing error): (?!I/O)",
+        permanent=False, derive=lambda values: {"status": values["code"]} if values.get("code") else {},
+        summary=("the hub answers {status}", "the hub's storage does not answer"),
         advice="Nothing to do here but to wait. When the model is in the cache, HF_HUB_OFFLINE=1 asks nothing.",
     ),
     row(
         "tls_certificate", "CERTIFICATE_VERIFY_FAILED", permanent=True,
         summary="the certificate of the hub (or of the proxy before it) is not trusted",
         advice="Set SSL_CERT_FILE to your proxy's certificate authority in the environment of this program.",
+    ),
+    row(
+        "proxy_refuses", "Tunnel connection failed",
+        r"Tunnel connection failed: (?P<status>40[137]) (?P<why>[^'\n]{1,60})",
+        permanent=True,
+        summary="the proxy refuses the way to the hub: {status} {why}",
+        advice="Put user and password into HTTPS_PROXY, or have the proxy allow the hub.",
+    ),
+    row(
+        "network", "",
+        r"IncompleteRead\(|Connection broken|Consistency check failed: file should be of size|peer closed connection "
+        r"without sending complete message|Response ended prematurely|Connection (?:reset by peer|aborted)",
+        permanent=False, phase="start", frames=
+        r"huggingface_hub|transformers/|requests/|httpx|httpcore|urllib3|modelscope",
+        summary="the download of the model was cut",
+        advice="It is continued at the next start. If it repeats, look at the network, or llm-supervisor pull.",
+    ),
+    row(
+        "network", "",
+        r"Error retrieving (?:file list|safetensors)[^\n]{0,200}(?:name resolution|Name or service|unreachable|"
+        r"timed out|"
+        r"Max retries|Connection|No route|client has been closed|offline)",
+        permanent=False, phase="start", where="line",
+        summary=("the hub cannot be reached, and the model {model} is not in the cache", "the hub cannot be reached"),
+        advice=(
+            "Check name resolution, route and HTTPS_PROXY of this machine.",
+            "When the model is in the cache, HF_HUB_OFFLINE=1 starts without the hub.",
+        ),
     ),
     row(
         "network", "We couldn't connect to", r"We couldn't connect to '(?P<host>https?://[^'\n]{1,200})' to load",
@@ -158,7 +231,7 @@ MODEL = (
         r"hostname|Network is unreachable|No route to host|Max retries exceeded with "
         r"url|(?:Connect|Read|Pool)Timeout:|ProxyError|(?:Connect|Connection|Read)Error: (?!.{0,80}cancel))",
         permanent=False, rank=Rank.COARSE, phase="start",
-        frames=r"huggingface_hub|transformers/|requests/|httpx|httpcore|modelscope",
+        frames=r"huggingface_hub|transformers/|requests/|httpx|httpcore|urllib3|modelscope",
         summary="the hub cannot be reached",
         advice=(
             "Check name resolution, route and HTTPS_PROXY. When the model is in the cache, HF_HUB_OFFLINE=1 "
@@ -215,6 +288,20 @@ MODEL = (
         ),
     ),
     row(
+        "unsupported_architecture", "only supports versions",
+        r"(?P<architecture>\w{1,60}) only supports versions? (?P<versions>[^\n]{1,200}?)\. Got version: "
+        r"(?P<version>[^\n]{1,40})",
+        permanent=True,
+        summary="this vLLM does not know version {version} of {architecture}",
+        advice="Upgrade vLLM; this one knows {versions}.",
+    ),
+    row(
+        "unsupported_architecture", "KeyError: '", r"KeyError: '(?P<architecture>[a-z][a-z0-9_\-]{1,60})'",
+        permanent=True, frames=r"configuration_auto\.py __getitem__", rank=Rank.COARSE,
+        summary="the installed transformers does not know the model type {architecture}",
+        advice="Upgrade vLLM (it brings the transformers that it was tested with).",
+    ),
+    row(
         "unsupported_architecture", "was supported in vLLM until",
         r"Model architecture (?P<architecture>\S{1,100}) was supported in vLLM until v(?P<version>[\w.]{1,20})",
         permanent=True,
@@ -264,11 +351,25 @@ MODEL = (
         advice="Check `model:`; the folder {model} must exist and hold config.json (or params.json).",
     ),
     row(
+        "model_config_missing", "No supported config format found",
+        r"No supported config format found in (?P<model>\S{1,300})|Could not detect config format for no config "
+        r"file found",
+        permanent=True, rank=Rank.COARSE,
+        summary=("{model} has no configuration that vLLM can read", "the model has no configuration"),
+        advice="Check `model:`; the folder {model} must exist and hold config.json (or params.json).",
+    ),
+    row(
         "model_inspection_failed", "failed to be inspected",
         r"Model architectures \[(?P<architecture>[^\]\n]{1,300})\] failed",
         permanent=True, rank=Rank.SYMPTOM,
         summary="vLLM could not import its own code for {architecture}",
         advice="The cause is in the first traceback of the log, of a process that only imports the model's module.",
+    ),
+    row(
+        "package_missing", "You need to have", r"You need to have (?P<package>[\w\-]{2,60})(?: or \w{1,60})? installed",
+        permanent=True,
+        summary="{package} is not installed, which the model's tokenizer needs",
+        advice="Install {package} into vLLM's environment, or a model with a tokenizer.json.",
     ),
     row(
         "tokenizer_missing", "Can't load tokenizer for", r"Can't load tokenizer for '(?P<path>[^'\n]{1,300})'",
@@ -347,4 +448,30 @@ WEIGHTS = (
     ),
 )  # fmt: skip
 
-ROWS = MODEL + WEIGHTS
+LOADING = (
+    row(
+        "weights_mismatch", "", r"KeyError: '(?P<names>[\w.]{1,200}\.[\w.]{1,200})'",
+        permanent=True, phase="start", frames=r"load_weights[^\n]{0,200}$", rank=Rank.COARSE,
+        summary=(
+            "the weights of {model} do not belong to its config.json, or this vLLM does not know them",
+            "weights and config.json do not belong together",
+        ),
+        advice=(
+            "Download model and config.json of one revision; {names} is in the weights only. If it names scales of a "
+            "quantisation, this vLLM does not know that kind of it: upgrade vLLM, or take another one."
+        ),
+    ),
+    row(
+        "weights_mismatch", "", r"^(?:AssertionError(?:: |$)|RuntimeError: (?:The size of tensor|shape mismatch|start "
+        r"\(\d{1,9}\) \+ length))[^\n]{0,200}",
+        permanent=True, phase="start", frames=r"weight_loader[^\n]{0,200}$|load_weights[^\n]{0,200}$|weight_loader_v2",
+        rank=Rank.COARSE,
+        summary=(
+            "the weights of {model} do not have the sizes of its config.json",
+            "weights and config.json do not match",
+        ),
+        advice="Download model and config.json of one revision, and drop hf-overrides that change sizes.",
+    ),
+)  # fmt: skip
+
+ROWS = MODEL + WEIGHTS + LOADING

@@ -79,7 +79,7 @@ ROWS = (
     ),
     row(
         "host_out_of_memory", "",
-        r"OSError: \[Errno 12\] Cannot allocate "
+        r"OSError: \[Errno 12\] Cannot allocate memory|unable to mmap \d{1,15} bytes[^\n]{0,300}Cannot allocate "
         r"memory|(?:^|\n)(?:[\w.]{1,80}\.)?(?:_Array)?MemoryError(?::|$|\n)|std::bad_alloc",
         permanent=False,
         summary="the machine (or the control group) is out of memory",
@@ -143,6 +143,20 @@ ROWS = (
         derive=lambda values: {"port": values["other"]} if values.get("other") else {},
         summary=("port {port} is taken", "the port is taken"),
         advice=("Find who listens: ss -ltnp 'sport = :{port}'.", "Stop it, or choose another port."),
+    ),
+    row(
+        "permission_denied", "Permission denied",
+        r"PermissionError: \[Errno (?:13|1)\] [^:\n]{1,60}: '(?P<path>[^'\n]{0,300}(?:prisma|\.npm|"
+        r"nodeenv)[^'\n]{0,200})'",
+        permanent=True,
+        summary="prisma may not write {path}",
+        advice="Let this program's user own {path}, or set HOME (or XDG_CACHE_HOME) to a folder that it may write.",
+    ),
+    row(
+        "permission_denied", "EACCES", r"EACCES: permission denied, \w{1,20} '(?P<path>[^'\n]{1,300})'",
+        permanent=True, where="line",
+        summary="{path} may not be written",
+        advice="Let this program's user own {path}, or set HOME (or XDG_CACHE_HOME) to a folder that it may write.",
     ),
     row(
         "permission_denied", "Permission denied",

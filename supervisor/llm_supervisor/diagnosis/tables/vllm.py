@@ -1,33 +1,33 @@
-"""vLLM: how its log is read, and its failures that are about options (``OPTIONS``), or happen while its processes
-start or serve (``SERVING``).
+"""vLLM: how its log is read, and its failures that happen while its processes start or serve (``SERVING``).
 
-Those of the model and its files are in ``models``, those of memory in ``memory``, those of drivers and compilers in
-``gpu``.
+Those of options are in ``options``, of quantisation in ``quantisation``, of the model and its files in ``models``, of
+memory in ``memory``, of drivers and compilers in ``gpu``.
 
-Messages as vLLM 0.32 raises them; a few of older versions where those differ. Many reach the log inside pydantic's
-``ValidationError: 1 validation error for ModelConfig``.
+Messages as vLLM 0.32 raises them; a few of older versions where those differ.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 
-from llm_supervisor.diagnosis.pattern import Rank, Values, number, row
+from llm_supervisor.diagnosis.pattern import Rank, row
 
 _AGAIN = "It is started again. If it comes back with this exception, look for it in vLLM's issues."
 # What a process dies of when no row knows the exception: the message before the traceback, then the kind, whether it
 # can heal, and the advice. Without one of these heads, a logged exception is somebody's who carried on.
+DIED: tuple[str, bool | None, str] = ("engine_died", False, _AGAIN)
 FATAL_HEADS: dict[str, tuple[str, bool | None, str]] = {
     "Error in inspecting model architecture": (
         "model_inspection_failed", True, "vLLM's environment is broken: make it anew (llm-supervisor install).",
     ),
     "EngineCore failed to start": ("unknown", None, ""),
     "WorkerProc failed to start": ("unknown", None, ""),
-    "EngineCore encountered a fatal error": ("engine_died", False, _AGAIN),
-    "WorkerProc failed": ("engine_died", False, _AGAIN),
-    "WorkerProc hit an exception": ("engine_died", False, _AGAIN),
-    "AsyncLLM output_handler failed": ("engine_died", False, _AGAIN),
+    "EngineCore encountered a fatal error": DIED,
+    "WorkerProc failed": DIED,
+    "WorkerProc hit an exception": DIED,
+    "AsyncLLM output_handler failed": DIED,
+    "Engine background task failed": DIED,
+    "Exception in worker": ("unknown", None, ""),
 }  # fmt: skip
 # These say no more than that something died before
 WRAPPERS = re.compile(
@@ -36,6 +36,21 @@ WRAPPERS = re.compile(
     r"trace above for the root cause"
 )
 REQUEST_HEADS = ("Exception in ASGI application", "Error in preprocessing prompt", "Error in chat completion stream")
+# the engine process of the older engine logs nothing here but its end
+FATAL_PLACES = re.compile(r"[ \[]engine\.py:\d{1,5}\]")
+MARKS = re.compile(r"vllm|vLLM|\(\w{1,40} pid=\d|(?:INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d [\[\w]")
+_SAYS = r"(?:\([^)\n]{1,60}\) ?)?INFO \d\d-\d\d \d\d:\d\d:\d\d \S{1,80} "
+BEGINS = (re.compile(_SAYS + "vLLM API server version"), re.compile(_SAYS + "(?:non-default args: |args: Namespace)"))
+SERVES = re.compile(
+    r'\S{1,100} - "(?:GET|POST) /\S{0,200} HTTP/1\.1" 2\d\d|(?:Engine \d{1,4}: )?Avg prompt throughput: |'
+    r"Received request |Added request "
+)
+THREADS = re.compile(r"Exception in thread [^\n]{0,60}\((?:process_input_sockets|process_output_sockets)\)")
+THREAD_DIED: tuple[str, bool | None, str] = (
+    "engine_thread_died", False,
+    "A thread of EngineCore has ended without which no request is answered, while its process lives on. A restart "
+    "brings it back. If it comes back with this exception, look for it in vLLM's issues.",
+)  # fmt: skip
 READY = "Application startup complete."
 LEAVING = ("[shutdown] API server: shutdown triggered", "[shutdown] EngineCore: trigger received signal")
 
@@ -43,7 +58,6 @@ _ARGUMENT = re.compile(r"'(model|port|tensor_parallel_size|gpu_memory_utilizatio
 _ENGINE = re.compile(r"config: model='([^'\n]{1,300})'")
 _SHARD = re.compile(r"checkpoint shards:\s{1,4}\d{1,3}% Completed \| (\d{1,5})/(\d{1,5})")
 _REQUEST = re.compile(r"req_id=([\w\-]{1,120})")
-_FLAG = re.compile(r"--[a-z][a-z0-9\-]{1,60}")
 
 
 def facts(text: str) -> dict[str, str]:
@@ -66,189 +80,6 @@ def facts(text: str) -> dict[str, str]:
     if start >= 0 and (found := _REQUEST.search(text, start, start + 4000)):
         known["request"] = found[1]
     return known
-
-
-def _near(values: Values) -> Values:
-    """argparse prints its usage first, so the flag that was meant is in the log."""
-    flags = list(dict.fromkeys(_FLAG.findall(values.get("usage", ""))))
-    near = difflib.get_close_matches(values["flag"].replace("_", "-"), flags, n=1, cutoff=0.7)
-    return {"near": near[0]} if near else {}
-
-
-def _whole(values: Values) -> Values:
-    limit = max(number(values.get("derived")), number(values.get("own")))
-    return {"limit": f"{limit:.0f}"} if limit else {}
-
-
-def _divisors(values: Values) -> Values:
-    heads = int(values["heads"])
-    fitting = [str(size) for size in range(1, min(heads, 64) + 1) if heads % size == 0]
-    return {"fitting": ", ".join(fitting)}
-
-
-OPTIONS = (
-    row(
-        "mm_limit_not_json", "--limit-mm-per-prompt",
-        r"argument --limit-mm-per-prompt: (?:Value (?P<value>[^\n]{1,200}?) cannot be converted|[^\n]{1,300})",
-        permanent=True, where="line",
-        derive=lambda values: {"json": _as_json(values["value"])} if values.get("value") else {},
-        summary=("limit-mm-per-prompt is not JSON: {value}", "limit-mm-per-prompt is not JSON"),
-        advice=(
-            "Write {json} instead of {value}.",
-            "In supervisor.yaml it is a mapping: limit-mm-per-prompt: {{image: 5}}.",
-        ),
-    ),
-    row(
-        "bad_arguments", "error: unrecognized arguments",
-        r": error: unrecognized arguments: (?P<flag>[^\s=]{1,100})(?P<rest>[^\n]{0,300})",
-        permanent=True, where="line", derive=_near,
-        summary="vLLM knows no option {flag}",
-        advice=("It knows {near}.", "Remove {flag}, or look up its name in this version of vLLM (options change)."),
-    ),
-    row(
-        "bad_arguments", ": error: argument",
-        r": error: argument (?P<flag>[^\s:]{1,200}): invalid choice: (?P<value>[^\n]{1,100}?) \(choose from "
-        r"(?P<choices>[^)\n]{1,600})",
-        permanent=True, where="line",
-        summary="{flag} does not take {value}",
-        advice="{flag} takes one of: {choices}.",
-    ),
-    row(
-        "bad_arguments", ": error: ", r"^\S{1,80}: error: (?P<detail>[^\n]{1,300})",
-        permanent=True, where="line", rank=Rank.COARSE,
-        summary="vLLM refuses its command line: {detail}",
-        advice="Correct that option under `vllm:` of this model.",
-    ),
-    row(
-        "max_model_len_too_large", "User-specified max_model_len",
-        r"User-specified max_model_len \((?P<wanted>\d{1,12})\) is greater than the derived max_model_len "
-        r"\((?P<key>\w{1,60})=(?P<derived>[\d.]{1,16}|None) or model_max_length=(?P<own>[\d.]{1,16}|None)",
-        permanent=True, derive=_whole,
-        summary="max-model-len {wanted} is more than the model's own {limit}",
-        advice=(
-            "Set max-model-len to {limit} or less.",
-            "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 would only move the failure to the first long request.",
-        ),
-    ),
-    row(
-        "mm_limit_on_text_model", "multimodal",
-        r"`?limit_mm_per_prompt`? is only supported for multimodal models|The model is not multimodal\.|\S{1,200} is "
-        r"not a multimodal model",
-        permanent=True,
-        summary=("{model} takes no images, but an option for images is set", "an option for images on a text model"),
-        advice="Remove limit-mm-per-prompt and the other options for images, or serve a vision model.",
-    ),
-    row(
-        "tp_does_not_divide", "must be divisible by tensor parallel size",
-        r"Total number of attention heads \((?P<heads>\d{1,6})\)\s{0,3}must be divisible by tensor parallel size "
-        r"\((?P<size>\d{1,5})\)",
-        permanent=True, derive=_divisors,
-        summary="{heads} attention heads cannot be split over {size} GPUs",
-        advice="Set tensor-parallel-size to one of {fitting}.",
-    ),
-    row(
-        "tp_does_not_divide", "is not divisible by",
-        r"AssertionError: (?P<heads>\d{1,7}) is not divisible by (?P<size>\d{1,5})",
-        permanent=True,
-        summary="a layer of {heads} cannot be split over {size} GPUs",
-        advice="Choose a tensor-parallel-size that divides {heads}; {size} does not.",
-    ),
-    row(
-        "tp_does_not_divide", "Weight input_size_per_partition",
-        r"Weight input_size_per_partition=(?P<heads>\d{1,7})[^\n]{0,300}? is not divisible by "
-        r"group_size=(?P<size>\d{1,6})",
-        permanent=True,
-        summary="the quantised layers ({heads}) cannot be split so far: groups of {size}",
-        advice="Lower tensor-parallel-size.",
-    ),
-    row(
-        "quantisation_unsupported", "is not supported for the current GPU",
-        r"The quantization method (?P<method>\S{1,60}) is not supported for the current GPU\. Minimum capability: "
-        r"(?P<least>\d{1,4})\. Current capability: (?P<own>\d{1,4})",
-        permanent=True,
-        summary="{method} needs a GPU of compute capability {least}, this one has {own}",
-        advice="Choose another quantisation of the model, or a newer GPU than one of capability {own}.",
-    ),
-    row(
-        "quantisation_unsupported", "quantization",
-        r"(?P<method>\S{1,60}) quantization is currently not supported in (?P<platform>\S{1,60}?)\.(?:\s|$)",
-        permanent=True,
-        summary="{method} does not run on {platform}",
-        advice="Choose another quantisation of the model.",
-    ),
-    row(
-        "quantisation_unsupported", "quantization method",
-        r"(?P<dtype>torch\.\w{1,20}) is not supported for quantization method (?P<method>\S{1,60}?)\. Supported "
-        r"dtypes: (?P<dtypes>[^\n]{1,200}?)(?: \[type|$|\n)",
-        permanent=True,
-        summary="{method} does not work with {dtype}",
-        advice="Set dtype to one of {dtypes}.",
-    ),
-    row(
-        "bad_arguments", "Unknown quantization method",
-        r"Unknown quantization method: (?P<value>\S{1,80}?)\. Must be one of \[(?P<choices>[^\]\n]{1,900})",
-        permanent=True,
-        summary="vLLM knows no quantisation {value}",
-        advice="It knows: {choices}.",
-    ),
-    row(
-        "bad_arguments", "does not match the quantization",
-        r"Quantization method specified in the model config \((?P<own>[^)\n]{1,60})\) does not match the "
-        r"quantization method specified in the `quantization` argument \((?P<value>[^)\n]{1,60})\)",
-        permanent=True,
-        summary="the model is quantised with {own}, not with {value}",
-        advice="Remove `quantization:`, or set it to {own}.",
-    ),
-    row(
-        "bad_arguments", "requires --tool-call-parser", permanent=True,
-        summary="enable-auto-tool-choice is set without tool-call-parser",
-        advice="Add the tool-call-parser that belongs to the model.",
-    ),
-    row(
-        "bad_arguments", "parser: ",
-        r"KeyError: .invalid (?P<what>tool call|reasoning) parser: (?P<value>\S{1,80}) \(chose from \{ "
-        r"(?P<choices>[^}\n]{1,1500}?) \}",
-        permanent=True,
-        summary="vLLM knows no {what} parser {value}",
-        advice="It knows: {choices}.",
-    ),
-    row(
-        "bad_arguments", "Unable to read the config file",
-        r"Unable to read the config file at (?P<path>\S{1,300}?)\. Check path",
-        permanent=True, where="line",
-        summary="vLLM's own configuration file {path} cannot be read",
-        advice="Check `config:`; {path} must exist and be YAML.",
-    ),
-    row(
-        "chat_template_missing", "chat template",
-        r"(?:The supplied chat template string \((?P<path>[^)\n]{1,300})\) appears path-like|the supplied chat "
-        r"template path doesn't exist)",
-        permanent=True,
-        summary=("the chat template {path} does not exist", "the chat template does not exist"),
-        advice="Correct the path in `chat-template:`.",
-    ),
-    row(
-        "chat_template_missing", "default chat template is no longer allowed", permanent=True, where="line",
-        rank=Rank.COMPLAINT,
-        summary=(
-            "{model} has no chat template: it starts, and refuses every chat",
-            "the model has no chat template: every chat is refused",
-        ),
-        advice=(
-            "Set `chat-template:` to a template for this model (a base model has none; its -Instruct or -Chat "
-            "sibling has)."
-        ),
-    ),
-    row(
-        "bad_arguments", "validation error",
-        r"ValidationError: \d{1,4} validation errors? for "
-        r"(?P<what>\w{0,40}(?:Config|Args))\n(?:(?P<field>[A-Za-z_][\w.\[\],]{0,100})\n)?\s{0,8}(?:Value error, "
-        r"|Assertion failed, )?(?P<detail>(?!\s|Value error|Model architectures)[^\n]{1,400}?)(?: \[type=|\n|$)",
-        permanent=True, rank=Rank.COARSE,
-        summary=("vLLM refuses its options: {field}: {detail}", "vLLM refuses its options: {detail}"),
-        advice="Correct the option that it names under `vllm:` of this model.",
-    ),
-)  # fmt: skip
 
 
 SERVING = (
@@ -284,6 +115,19 @@ SERVING = (
             "another process took an internal port",
         ),
         advice="A retry picks another one. If it repeats, give each engine its own range: VLLM_PORT.",
+    ),
+    row(
+        "distributed_timeout", "",
+        r"The client socket has (?:timed out|failed to connect)[^\n]{0,120}?(?:connect to|address) "
+        r"\(?(?P<host>[^\s)]{1,100})|"
+        r"wait timeout after \d{1,9}ms|Timed out after \d{1,9} (?:milli)?seconds waiting "
+        r"for clients",
+        permanent=False, phase="start",
+        summary=("the other node ({host}) does not answer", "the nodes (or the workers) do not find each other"),
+        advice=(
+            "Start the other node, and check the network between them; VLLM_HOST_IP and GLOO_SOCKET_IFNAME "
+            "choose it."
+        ),
     ),
     row(
         "startup_timeout", "Timed out waiting for engine core processes", r"Waited (?P<seconds>\d{1,7})s",
@@ -337,12 +181,20 @@ SERVING = (
         ),
     ),
     row(
+        "gpu_hardware", "uncorrectable", r"uncorrectable (?P<what>ECC|NVLink) error", permanent=True,
+        summary="the GPU has an {what} error that it cannot correct",
+        advice=(
+            "Look for NVRM Xid in the kernel log; reset the GPU (nvidia-smi --gpu-reset) or reboot. If it comes back, "
+            "leave the GPU out of `gpus:` and have it replaced."
+        ),
+    ),
+    row(
         "gpu_hardware", "",
-        r"uncorrectable (?:ECC|NVLink) error|CUDA error: (?:hardware stack error|unspecified launch failure|the "
+        r"CUDA error: (?:hardware stack error|unspecified launch failure|the "
         r"launch timed out)|misaligned address|an illegal instruction was encountered",
         permanent=False,
         summary="the GPU reports an error of its own",
-        advice="Look for NVRM Xid in the kernel log; with an ECC or NVLink error reset the GPU or reboot.",
+        advice="It is started again. If it comes back, look for NVRM Xid in the kernel log.",
     ),
     row(
         "nccl_error", "NCCL error", r"NCCL error[^\n]{0,160}?: (?P<detail>[^\n]{1,160})",
@@ -354,9 +206,28 @@ SERVING = (
         ),
     ),
     row(
+        "multimodal_request", "multimodal tokens to",
+        r"^(?P<error>[^\n]{0,60}Attempted to assign [^\n]{1,200} placeholders)",
+        permanent=False,
+        summary="a request with an image, video or audio killed the engine: {error}",
+        advice=(
+            "The request was {request}.",
+            "It is started again. If one kind of picture does it each time, keep it away, and look for the exception "
+            "in vLLM's issues.",
+        ),
+    ),
+    row(
+        "engine_thread_died", "Expected a cached item for", permanent=False,
+        summary="EngineCore's cache of images and the API server's have come apart",
+        advice=(
+            "A restart brings it back. If it comes again: mm-processor-cache-gb: 0 under `vllm:` does without "
+            "that cache."
+        ),
+    ),
+    row(
         "multimodal_request", "", r"^(?P<error>[^\n]{1,300})",
         permanent=False, phase="run", rank=Rank.UNKNOWN,
-        frames=r"mm_encoder|embed_multimodal|get_multimodal_embeddings",
+        frames=r"mm_encoder|embed_multimodal|_mm_embeddings|multimodal_embeddings",
         summary="a request with an image, video or audio killed the engine: {error}",
         advice=(
             "The request was {request}.",
@@ -368,6 +239,30 @@ SERVING = (
         "engine_died", "engine core exited unexpectedly", permanent=False, where="line", rank=Rank.SYMPTOM,
         summary="EngineCore died without a word",
         advice="Somebody killed it, or the kernel did (out of memory?): see the kernel log. It is started again.",
+    ),
+    row(
+        "worker_stuck", "Engine iteration timed out", permanent=False, where="line", rank=Rank.COARSE,
+        summary="the engine did not finish a step in time: a worker hangs",
+        advice="Restart with the whole tree gone. If it repeats: look for NVRM Xid in the kernel log.",
+    ),
+    row(
+        "engine_died", "",
+        r"MQLLMEngine is already dead|Background loop (?:has errored already|is stopped)|Engine loop has died|"
+        r"Engine core proc \S{1,60} died unexpectedly",
+        permanent=False, where="line", rank=Rank.SYMPTOM,
+        summary="the engine died while it served",
+        advice="It is started again; the root cause is not in what is left of the log.",
+    ),
+    row(
+        "engine_died", "", r"AsyncEngineDeadError|MQEngineDeadError|EngineDeadError",
+        permanent=False, rank=Rank.SYMPTOM,
+        summary="the engine died while it served",
+        advice="It is started again; the root cause is not in what is left of the log.",
+    ),
+    row(
+        "engine_died", "Engine process failed to start", permanent=None, rank=Rank.SYMPTOM,
+        summary="the engine process died before it was ready",
+        advice="The cause stands before that line; it is not in what is left of the log.",
     ),
     row(
         "worker_died", "died unexpectedly",
@@ -420,9 +315,3 @@ SERVING = (
         advice="The process that died first says why; its lines come before these.",
     ),
 )  # fmt: skip
-
-
-def _as_json(value: str) -> str:
-    """``image=5,video=1`` as it was written before 0.10, in JSON."""
-    pairs = re.findall(r"([a-z_]{1,40})\s?[=:]\s?(\d{1,9})", value)
-    return "{" + ", ".join(f'"{name}": {count}' for name, count in pairs) + "}" if pairs else '{"image": 5}'
