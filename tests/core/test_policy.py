@@ -880,3 +880,64 @@ def test_step_is_a_function() -> None:
     state = running(CHECKED)
     event = ev.Exited(1, ExitStatus(1))
     assert step(CHECKED, state, event, NOW) == step(CHECKED, state, event, NOW)
+
+
+# The same unexplained exception at every start --------------------------------------------------------------
+
+
+def _starts(*failures: Failure | None, spec: ProgramSpec = CHECKED) -> State:
+    """Starts that die one after the other, each with what its last words say; a None is one that became ready."""
+    state, now = State(), NOW
+    for failure in failures:
+        if state.phase is Phase.STOPPED:
+            state = walk(spec, state, ev.StartRequested(), now=now)
+        elif state.phase is Phase.BACKOFF:
+            assert state.deadline is not None
+            now = state.deadline
+            state = walk(spec, state, ev.DeadlinePassed(), now=now)
+        assert state.phase is Phase.STARTING, state.phase
+        state = walk(spec, state, ev.Spawned(state.incarnation, PID), now=now)
+        state = walk(spec, state, ev.Exited(state.incarnation, ExitStatus(1)), now=now)
+        state = walk(spec, state, ev.SweepFinished(state.incarnation, 0, failure), now=now)
+    return state
+
+
+def _unknown(words: str) -> Failure:
+    return Failure("unknown", words, "No known cause.")
+
+
+def test_three_starts_that_die_of_the_same_exception_end_in_fatal() -> None:
+    odd = "exited with status 1: ValueError: odd (raised in step (engine/core.py))"
+    assert _starts(*[_unknown(odd)] * 2).phase is Phase.BACKOFF
+    state = _starts(*[_unknown(odd)] * 3)
+    assert state.phase is Phase.FATAL
+    assert state.failure is not None
+    assert "3 starts in a row died of the same exception" in state.failure.summary
+    assert "ValueError: odd" in state.failure.summary
+
+
+def test_addresses_and_numbers_make_no_other_exception_of_it() -> None:
+    words = [f"KeyError: <Thing at 0x7f{n}a> in process {n}" for n in range(3)]
+    assert _starts(*map(_unknown, words)).phase is Phase.FATAL
+
+
+def test_other_exceptions_and_known_ones_are_counted_by_the_intensity_alone() -> None:
+    assert _starts(_unknown("a"), _unknown("b"), _unknown("a"), _unknown("b")).phase is Phase.BACKOFF
+    assert _starts(_unknown("a"), _unknown("a"), SOME, _unknown("a")).phase is Phase.BACKOFF
+    assert _starts(*[SOME] * 4).phase is Phase.BACKOFF
+    assert _starts(*[None] * 4).phase is Phase.BACKOFF
+
+
+def test_what_an_engine_dies_of_after_it_was_ready_is_not_counted_as_a_start() -> None:
+    history = FRESH
+    for at in range(4):
+        history = restart.record(RESTART, history, float(at), was_ready=True)
+    assert not restart.repeats(history)
+
+
+def test_a_readiness_that_has_lasted_forgets_the_exception() -> None:
+    history = FRESH
+    for at in range(2):
+        history = restart.record(RESTART, history, float(at), was_ready=False, unexplained="ValueError: odd")
+    history = restart.record(RESTART, restart.forgiven(history), 3.0, was_ready=False, unexplained="ValueError: odd")
+    assert not restart.repeats(history)

@@ -61,7 +61,7 @@ def test_a_record_of_the_first_version_is_read_and_written_as_it_was() -> None:
         90.5, 90.5, False, True, loaded_at=99.0, stirred_at=99.5, loading=Loading("loading weights", 3, 5)
     )
     assert (state.phase, state.startup, state.history) == (Phase.STARTING, startup, History((88.0,), True))
-    record["history"]["permanent"] = []  # which an older daemon leaves out
+    record["history"] |= {"permanent": [], "unexplained": "", "in_a_row": 0}  # which an older daemon leaves out
     assert json.loads(json.dumps(to_record(state))) == record, "an older daemon reads it as well"
 
 

@@ -277,6 +277,16 @@ HOSTILE = [
     "During handling of the above exception, another exception occurred:\n" * 7_000,
     "Killed process " * 30_000,
     "safetensors checkpoint shards:   0% Completed | 1/2 " * 9_000,
+    "vllm-1  | Traceback (most recent call last):\n" * 12_000,
+    "".join(f"name-{number} | (x pid=1) ERROR 11-20 09:00:00 [a.py:1] y\n" for number in range(9_000)),
+    "Nov 28 03:10:01 gpu1 vllm[1]: " * 3 + "x\n" * 100_000,
+    "2026-11-28T03:10:01Z " * 25_000,
+    '{"log": "x", "stream": "stderr"}\n' * 15_000,
+    '{"MESSAGE": ' + "9" * 5_000 + "}\n" + '{"MESSAGE": [' + "9, " * 20_000 + "9]}\n",
+    "INFO 11-28 03:10:01 [a.py:1] non-default args: {}\n" * 9_000,
+    "litellm.InternalServerError: " * 9_000 + "Received Model Group=" * 900,
+    "max_num_batched_tokens (" + "9" * 5_000 + ") is smaller than max_model_len (" * 3_000,
+    "experts and EP ranks must be divisible by tp_size " * 9_000,
 ]  # fmt: skip
 
 

@@ -184,5 +184,36 @@ EMBED = Question("m", "embeddings", "/v1/embeddings", {})
     ],
 )
 def test_what_an_answer_means(question: Question, status: int, body: object, ok: bool, detail: str) -> None:
-    found, said, _ = verify.judge(question, status, json.dumps(body).encode())
-    assert (found, detail in said) == (ok, True), said
+    verdict = verify.judge(question, status, json.dumps(body).encode())
+    assert (verdict.ok, detail in verdict.detail) == (ok, True), verdict
+
+
+ONE = "At most 1 image(s) may be provided in one prompt."
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "ok"),
+    [
+        (400, ONE, True),
+        (400, f"litellm.BadRequestError: Hosted_vllmException - {ONE}. Received Model Group=m", True),
+        (422, "This model supports only one image per request.", True),
+        (400, "Multiple images are not supported.", True),
+        (400, "At most 16 image(s) may be provided in one prompt.", False),
+        (400, "This model's maximum context length is 64 tokens.", False),
+        (500, ONE, False),
+    ],
+)
+def test_a_model_that_takes_one_image_by_its_nature_has_not_failed(status: int, message: str, ok: bool) -> None:
+    body = json.dumps({"error": {"message": message}}).encode()
+    limited = Question("m", "two images", "/v1/chat/completions", {}, limited=True)
+    verdict = verify.judge(limited, status, body)
+    assert verdict.ok is ok
+    assert ("one image a request" in verdict.detail) is ok
+    # where the configuration says how many it takes, a refusal of fewer is a failure
+    assert not verify.judge(Question("m", "two images", "/v1/chat/completions", {}), status, body).ok
+
+
+def test_only_where_the_configuration_sets_no_limit_a_refusal_may_be_the_models_nature(tmp_path: Path) -> None:
+    config = CONFIG.replace("limit_mm_per_prompt: {{image: 1}}", "max-model-len: 4096")
+    assert asked(tmp_path, "single", vision=True, config=config)["two images"].limited
+    assert not asked(tmp_path, "many", vision=True)["two images"].limited

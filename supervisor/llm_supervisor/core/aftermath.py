@@ -44,11 +44,20 @@ def swept(spec: ProgramSpec, state: State, event: Event, now: float) -> Outcome:
     if not restart.wanted_back(spec.restart.policy, failed=leaving.failed):
         return moves.stop(state, now, leaving.summary)
     permanent = failure is not None and failure.permanent is True
-    history = restart.record(spec.restart, state.history, now, was_ready=leaving.was_ready, permanent=permanent)
+    unexplained = failure.summary if failure is not None and failure.kind == "unknown" and not leaving.was_ready else ""
+    history = restart.record(
+        spec.restart, state.history, now, was_ready=leaving.was_ready, permanent=permanent, unexplained=unexplained
+    )
     # what was ready once was not wrong for good: if it is by now, the next start says so, or the next failure
     if failure is not None and permanent and (not leaving.was_ready or restart.is_permanent(history)):
         return moves.give_up(state, now, failure)
     state = replace(state, history=history)
+    if failure is not None and restart.repeats(history):
+        summary = f"{history.in_a_row} starts in a row died of the same exception: {failure.summary}"
+        advice = (
+            "No cause of it is known. Look for its words in the engine's issues; `explain` shows where it was raised."
+        )
+        return moves.give_up(state, now, replace(failure, summary=summary, advice=advice))
     if restart.exhausted(spec.restart, history):
         count = len(history.failures)
         last = failure or Failure(leaving.cause.value, leaving.summary)

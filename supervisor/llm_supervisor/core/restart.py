@@ -17,12 +17,15 @@ class History:
     ``failures`` are their times (monotonic seconds, oldest first, within the window). ``free``: the first of them was
     of an incarnation that had been ready, whose successor starts at once. ``permanent``: the times of those within the
     window that came after a readiness, and whose diagnosis says that they will come again; a lasting readiness does
-    not forgive them.
+    not forgive them. ``unexplained``: the exception without a known cause that the last start died of, empty where it
+    died of another failure; ``in_a_row``: how many starts in a row died of that exception.
     """
 
     failures: tuple[float, ...] = ()
     free: bool = False
     permanent: tuple[float, ...] = ()
+    unexplained: str = ""
+    in_a_row: int = 0
 
 
 FRESH = History()
@@ -30,15 +33,29 @@ FRESH = History()
 LEAST_PROBATION, MOST_PROBATION = 10.0, 600.0
 # So many permanent failures after a readiness, within the window, end in FATAL: one may have been a wrong diagnosis
 PERMANENT_AFTER_READY = 2
+# So many starts in a row that die of the same exception end in FATAL, although no cause of it is known: the next start
+# will die of it, too
+SAME_STARTS = 3
+_DIGITS = str.maketrans("", "", "0123456789")
 
 
-def record(spec: RestartSpec, history: History, now: float, *, was_ready: bool, permanent: bool = False) -> History:
-    """One more failure. Those older than the window are forgotten."""
+def record(
+    spec: RestartSpec, history: History, now: float, *, was_ready: bool, permanent: bool = False, unexplained: str = ""
+) -> History:
+    """One more failure. Those older than the window are forgotten. ``unexplained``: the words of an exception without a
+    known cause, where it ended a start."""
     recent = tuple(at for at in history.failures if now - at < spec.window)
     lasting = tuple(at for at in history.permanent if now - at < spec.window)
     if permanent and was_ready:
         lasting = (*lasting, now)
-    return History((*recent, now), free=history.free if recent else was_ready, permanent=lasting)
+    unexplained = _lasting_part(unexplained)
+    in_a_row = history.in_a_row + 1 if unexplained and unexplained == history.unexplained else int(bool(unexplained))
+    return History((*recent, now), history.free if recent else was_ready, lasting, unexplained, in_a_row)
+
+
+def _lasting_part(words: str) -> str:
+    """An exception's words without what differs each time: numbers (of processes, ports, times) and addresses."""
+    return " ".join(word.translate(_DIGITS) for word in words.split() if "0x" not in word)
 
 
 def forgiven(history: History) -> History:
@@ -49,6 +66,11 @@ def forgiven(history: History) -> History:
 def is_permanent(history: History) -> bool:
     """Whether what failed after a readiness has been found to be permanent often enough."""
     return len(history.permanent) >= PERMANENT_AFTER_READY
+
+
+def repeats(history: History) -> bool:
+    """True when so many starts in a row died of the same exception that the next one will, too."""
+    return history.in_a_row >= SAME_STARTS
 
 
 def exhausted(spec: RestartSpec, history: History) -> bool:

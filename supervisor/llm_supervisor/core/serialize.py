@@ -43,7 +43,10 @@ def from_record(record: Mapping[str, Any]) -> State:
         values["history"] = History(
             tuple(float(at) for at in history["failures"]),
             bool(history["free"]),
-            tuple(float(at) for at in history.get("permanent", ())),  # a former version did not have it
+            # former versions did not have these
+            tuple(float(at) for at in history.get("permanent", ())),
+            str(history.get("unexplained", "")),
+            int(history.get("in_a_row", 0)),
         )
     if (leaving := values.get("leaving")) is not None:
         values["leaving"] = _departure(leaving)

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,13 +28,19 @@ from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.engines.vllm import options as engine_options
 
 TOKENS = 16
+# What vLLM says when a model takes one image a request, or a processor does that finds a second one
+_ONE_IMAGE = re.compile(
+    r"(?i)at most (?:1|one) (?:image|picture)|only (?:one|1|a single) image|(?:one|single) image (?:per|a|is)|"
+    r"(?:multiple|several|more than one) images? (?:is|are|not)|supports? only (?:one|a single)"
+)
 # Where a place for a picture stands in a question until it is known
 BY_URL, BY_FILE = "{by-url}", "{by-file}"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One step of the tour. ``refused``: the right answer is a 400 that says why."""
+    """One step of the tour. ``refused``: the right answer is a 400 that says why. ``limited``: a model that takes one
+    image by its nature may refuse it."""
 
     group: str
     name: str
@@ -41,8 +48,18 @@ class Question:
     body: Mapping[str, Any] | None = None
     stream: bool = False
     refused: bool = False
+    limited: bool = False
     media: str = ""  # a folder for a picture, where the question has one by file
     expected: Any = None  # of the lists: what they must show
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an answer is the right one, why in words, and how many tokens it has, where that is said."""
+
+    ok: bool
+    detail: str
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +168,7 @@ def _pictures(config: Config, name: str, model: schema.Model | None) -> Iterator
     if limits.get("image", 1) == 1 and "image" in limits:
         yield Question(name, "two images", chat, two, refused=True)
     else:
-        yield Question(name, "two images", chat, two)
+        yield Question(name, "two images", chat, two, limited="image" not in limits)
     if limits.get("video"):
         frame = base64.b64encode(canary.png()).decode()
         video = {"type": "video_url", "video_url": {"url": "data:video/jpeg;base64," + ",".join([frame] * 4)}}
@@ -187,52 +204,61 @@ async def _ask(http: httpx.AsyncClient, question: Question, url: str) -> Row:
     began = time.monotonic()
     try:
         with _file_for(question) as file:
+            first: float | None = None
             if question.stream:
-                ok, detail, tokens, first = await _streamed(http, question)
+                verdict, first = await _streamed(http, question)
             else:
                 body = (
                     None
                     if question.body is None
                     else json.loads(json.dumps(question.body).replace(BY_URL, url).replace(BY_FILE, file))
                 )
-                first = None
                 answer = await (http.get(question.path) if body is None else http.post(question.path, json=body))
-                ok, detail, tokens = judge(question, answer.status_code, answer.content)
+                verdict = judge(question, answer.status_code, answer.content)
     except httpx.TimeoutException:
-        ok, detail, tokens, first = False, "no answer in time", None, None
+        verdict, first = Verdict(False, "no answer in time"), None
     except (httpx.HTTPError, OSError) as error:
-        ok, detail, tokens, first = False, str(error) or type(error).__name__, None, None
-    return Row(question.group, question.name, ok, detail, time.monotonic() - began, tokens, first)
+        verdict, first = Verdict(False, str(error) or type(error).__name__), None
+    took = time.monotonic() - began
+    return Row(question.group, question.name, verdict.ok, verdict.detail, took, verdict.tokens, first)
 
 
-def judge(question: Question, status: int, body: bytes) -> tuple[bool, str, int | None]:
-    """Whether that is the right answer, in words, and how many tokens were made. Pure."""
+def judge(question: Question, status: int, body: bytes) -> Verdict:
+    """What that answer means. Pure."""
     if question.refused:
         said = _error(body)
         ok = 400 <= status < 500 and bool(said)
-        return ok, f"{'refused, as it should be' if ok else 'should be refused'} ({status}: {said})"[:160], None
+        return Verdict(ok, f"{'refused, as it should be' if ok else 'should be refused'} ({status}: {said})"[:160])
     if status != 200:
-        return False, f"{status}: {_error(body)}"[:240], None
+        said = _error(body)
+        if question.limited and 400 <= status < 500 and _ONE_IMAGE.search(said):
+            return Verdict(True, f"one image a request: the model takes no more ({status}: {said})"[:240])
+        return Verdict(False, f"{status}: {said}"[:240])
     try:
-        data = json.loads(body)
-        if question.path == "/v1/models":
-            there = [one["id"] for one in data["data"]]
-            if question.expected is None:
-                return True, "", None
-            return question.expected in there, "" if question.expected in there else f"listed are {there}", None
-        if question.path == "/model_group/info":
-            name, vision = question.expected
-            shown = {one["model_group"]: bool(one.get("supports_vision")) for one in data["data"]}
-            return shown.get(name) is vision, f"{str(shown.get(name)).lower()}", None
-        if question.path == "/v1/embeddings":
-            size = len(data["data"][0]["embedding"])
-            return size > 0, f"{size} dimensions", (data.get("usage") or {}).get("prompt_tokens")
-        tokens = int((data.get("usage") or {}).get("completion_tokens") or 0)
-        choice = data["choices"][0]
-        text = choice.get("text") if "text" in choice else _said(choice.get("message") or {})
-        return tokens > 0, json.dumps(str(text or ""), ensure_ascii=False)[:60], tokens
+        return _answered(question, body)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return False, f"not an answer: {body[:80]!r}", None
+        return Verdict(False, f"not an answer: {body[:80]!r}")
+
+
+def _answered(question: Question, body: bytes) -> Verdict:
+    """What an answer with status 200 means. Raises ValueError, KeyError, TypeError, IndexError or AttributeError for a
+    body that is none."""
+    data = json.loads(body)
+    if question.path == "/v1/models":
+        there = [one["id"] for one in data["data"]]
+        listed = question.expected is None or question.expected in there
+        return Verdict(listed, "" if listed else f"listed are {there}")
+    if question.path == "/model_group/info":
+        name, vision = question.expected
+        shown = {one["model_group"]: bool(one.get("supports_vision")) for one in data["data"]}
+        return Verdict(shown.get(name) is vision, f"{str(shown.get(name)).lower()}")
+    if question.path == "/v1/embeddings":
+        size = len(data["data"][0]["embedding"])
+        return Verdict(size > 0, f"{size} dimensions", (data.get("usage") or {}).get("prompt_tokens"))
+    tokens = int((data.get("usage") or {}).get("completion_tokens") or 0)
+    choice = data["choices"][0]
+    text = choice.get("text") if "text" in choice else _said(choice.get("message") or {})
+    return Verdict(tokens > 0, json.dumps(str(text or ""), ensure_ascii=False)[:60], tokens)
 
 
 def _said(message: Mapping[str, Any]) -> str:
@@ -247,12 +273,13 @@ def _error(body: bytes) -> str:
         return body[:160].decode(errors="replace")
 
 
-async def _streamed(http: httpx.AsyncClient, question: Question) -> tuple[bool, str, int | None, float | None]:
+async def _streamed(http: httpx.AsyncClient, question: Question) -> tuple[Verdict, float | None]:
+    """What the stream means, and the seconds until its first token."""
     began, first, tokens, text, ended = time.monotonic(), None, None, "", False
     async with http.stream("POST", question.path, json=question.body) as answer:
         if answer.status_code != 200:
             body = await answer.aread()
-            return False, f"{answer.status_code}: {_error(body)}"[:240], None, None
+            return Verdict(False, f"{answer.status_code}: {_error(body)}"[:240]), None
         async for line in answer.aiter_lines():
             if not line.startswith("data:"):
                 continue
@@ -262,15 +289,15 @@ async def _streamed(http: httpx.AsyncClient, question: Question) -> tuple[bool, 
                 break
             chunk = json.loads(data)
             if "error" in chunk:
-                return False, f"in the stream: {_error(data.encode())}"[:240], None, first
+                return Verdict(False, f"in the stream: {_error(data.encode())}"[:240]), first
             for choice in chunk.get("choices") or ():
                 said = _said(choice.get("delta") or {})
                 if said and first is None:
                     first = time.monotonic() - began
                 text += said
             tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
-    ok = ended and bool(tokens or text)
-    return ok, json.dumps(text, ensure_ascii=False)[:60] if ended else "it ended without [DONE]", tokens, first
+    detail = json.dumps(text, ensure_ascii=False)[:60] if ended else "it ended without [DONE]"
+    return Verdict(ended and bool(tokens or text), detail, tokens), first
 
 
 @contextmanager
