@@ -137,6 +137,17 @@ OPTIONS = (
         summary="vLLM refuses this model with these options: {detail}",
         advice="Correct the option or the model that it names.",
     ),
+    # what these parts of vLLM raise at start follows from the model, the options and the machine alone
+    row(
+        "start_refused", "",
+        r"^(?:\S{1,100}\.)?(?:ValueError|TypeError|NotImplementedError): (?P<detail>(?![^\n]{0,300}(?:connect|timed "
+        r"out|[Tt]imeout|memory|socket|retry|download))[^\n]{10,300})",
+        permanent=True, phase="start", rank=Rank.COARSE,
+        frames=r"vllm/(?:config|model_executor|v1/attention|v1/spec_decode|v1/sample|transformers_utils|compilation|"
+            r"lora|platforms)[^\n]{1,300}$",
+        summary="vLLM refuses this model with these options: {detail}",
+        advice="Correct the option or the model that it names, or upgrade vLLM.",
+    ),
     row(
         "mm_limit_on_text_model", "multimodal",
         r"`?limit_mm_per_prompt`? is only supported for multimodal models|The model is not multimodal\.|\S{1,200} is "

@@ -209,6 +209,22 @@ ROWS = (
         advice="Install {package} into this program's environment (llm-supervisor install makes the engines' anew).",
     ),
     row(
+        "dependency_mismatch", "cannot import name", r"ImportError: cannot import name '(?P<name>\w{1,80})' from "
+        r"(?:partially initialized module )?'(?P<package>[\w.]{1,150})'",
+        permanent=True, rank=Rank.COARSE,
+        summary="{name} is not in the installed {package}: its version does not fit",
+        advice="Make the environment anew from its lock file (llm-supervisor install): a package was changed alone.",
+    ),
+    row(
+        "package_missing", "pip install",
+        r"(?:ImportError|ModuleNotFoundError|RuntimeError|ValueError|Exception): [^\n]{0,300}?pip install (?:-U "
+        r")?['\"]?"
+        r"(?P<package>[\w\[\]<>=.,\-]{2,80})",
+        permanent=True, rank=Rank.COARSE, phase="start",
+        summary="{package} is not installed, or is of another version",
+        advice="Install {package} into this program's environment.",
+    ),
+    row(
         "package_missing", "lease install",
         r"(?:ImportError|RuntimeError|ValueError|ModuleNotFoundError): [^\n]{0,200}?[Pp]lease install (?:the "
         r")?(?P<package>[\w\[\]<>=.,\-]{2,80})",
