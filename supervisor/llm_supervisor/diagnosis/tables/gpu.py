@@ -60,6 +60,13 @@ ROWS = (
         advice="Install the vLLM (and torch) whose CUDA version supports this GPU's architecture.",
     ),
     row(
+        "gpu_unsupported", "out of resource: ",
+        r"out of resource: (?P<what>[\w ]{1,40}), Required: (?P<wanted>\d{1,12}), Hardware limit: (?P<there>\d{1,12})",
+        permanent=True, phase="start",
+        summary="a kernel wants {wanted} of {what}, and this GPU has {there}",
+        advice="Set attention-backend to another one, lower block-size, or use a newer vLLM or another GPU.",
+    ),
+    row(
         "gpu_unsupported", "only supports", r"(?P<what>\w{1,40}) only supports (?P<least>\w{1,20}) GPUs or newer",
         permanent=True,
         summary="{what} needs a GPU of the generation {least} or newer",
@@ -73,7 +80,7 @@ ROWS = (
         advice="Remove attention-backend, then vLLM chooses one that fits.",
     ),
     row(
-        "gpu_unsupported", "CUDA error: ", r"invalid device function|the provided PTX was compiled with an unsupported "
+        "gpu_unsupported", "", r"invalid device function|the provided PTX was compiled with an unsupported "
         r"toolchain|device kernel image is invalid",
         permanent=True,
         summary="this vLLM was not built for this GPU, or for this driver",
@@ -147,7 +154,8 @@ ROWS = (
     ),
     row(
         "no_gpu", "",
-        r"Failed to infer device type|No CUDA GPUs are available|Found no NVIDIA driver|no CUDA-capable device is "
+        r"Failed to infer device type|No (?:CUDA|HIP|XPU) (?:GPUs|devices) are available|Found no NVIDIA driver|"
+        r"no CUDA-capable device is "
         r"detected|Torch not compiled with CUDA|NVML Shared Library Not "
         r"Found|NVMLError_DriverNotLoaded|NVMLError_LibraryNotFound|CUDA driver initialization failed|CUDA unknown "
         r"error|is only supported with GPUs, no GPUs found",

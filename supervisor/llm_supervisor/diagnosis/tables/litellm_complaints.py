@@ -97,6 +97,12 @@ DATABASE = (
         advice=_DATABASE,
     ),
     _complaint(
+        "schema_outdated", "", r"(?:column|table) `?(?P<what>[\w.]{1,120})`? does not exist in the current database",
+        permanent=True,
+        summary="the database's schema is older than this LiteLLM: {what} is missing",
+        advice="Run the migrations (restart the gateway with DISABLE_SCHEMA_UPDATE unset), or use the older LiteLLM.",
+    ),
+    _complaint(
         "database_missing", "", r"Not connected to DB!|No DB Connected|DB not connected\. This endpoint",
         permanent=True, phase="run",
         summary="something asks for virtual keys or the admin UI, and LiteLLM has no database",
@@ -218,6 +224,14 @@ PROVIDERS = (
         permanent=True, phase="run",
         summary=("the backend of {group} has no model {model}", "a backend has no model {model}"),
         advice="Correct `model:` in litellm_params to a name that the backend lists (GET /v1/models there).",
+    ),
+    _complaint(
+        "backend_model_missing", "",
+        r"(?:API deployment for this resource does not exist|model identifier is invalid|is not found "
+        r"for API version)" + _GROUP,
+        permanent=True, phase="run",
+        summary=("the provider of {group} has no such model", "a provider has no such model"),
+        advice="Correct `model:` (for Azure the deployment's name, api_base and api_version) in litellm_params.",
     ),
     _complaint(
         "backend_unreachable", "",

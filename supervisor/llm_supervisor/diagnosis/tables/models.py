@@ -122,10 +122,16 @@ MODEL = (
         advice="Check the name {repo} first, and if it is private, HF_TOKEN.",
     ),
     row(
-        "revision_not_found", "is not a valid git identifier", r"(?P<revision>\S{1,200}) is not a valid git identifier",
+        "revision_not_found", "",
+        r"(?P<revision>\S{1,200}) is not a valid git identifier|Invalid rev id: (?P<id>\S{1,200})|"
+        r"Revision Not Found for url",
         permanent=True,
-        summary=("the model {model} has no revision {revision}", "the model has no revision {revision}"),
-        advice="Correct or drop `revision:`; {revision} is no branch, tag or commit of it.",
+        derive=lambda values: {"revision": values["id"]} if values.get("id") else {},
+        summary=(
+            "the model {model} has no revision {revision}", "the model has no revision {revision}",
+            "the model has no such revision",
+        ),
+        advice="Correct or drop `revision:`; it names no branch, tag or commit of the model.",
     ),
     row(
         "hub_token_invalid", "",

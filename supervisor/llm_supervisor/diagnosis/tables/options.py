@@ -102,6 +102,18 @@ OPTIONS = (
         advice="Set max-lora-rank to {rank} or more.",
     ),
     row(
+        "bad_arguments", "Loading lora", r"Loading lora (?P<name>\S{1,120}) failed: (?P<why>[^\n]{1,300})",
+        permanent=True, phase="start",
+        summary="the LoRA adapter {name} cannot be loaded: {why}",
+        advice="Correct its path under lora-modules.",
+    ),
+    row(
+        "bad_arguments", "FileNotFoundError", permanent=True, phase="start", frames=
+        r"create_ssl_context|load_cert_chain",
+        summary="a file of ssl-certfile, ssl-keyfile or ssl-ca-certs does not exist",
+        advice="Correct these paths.",
+    ),
+    row(
         "bad_arguments", "Pipeline parallelism is not supported for this model", permanent=True,
         summary="this model cannot be split over stages",
         advice="Set pipeline-parallel-size to 1, and use tensor-parallel-size.",

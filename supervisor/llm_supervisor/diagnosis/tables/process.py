@@ -67,6 +67,11 @@ ROWS = (
         ),
     ),
     row(
+        "host_out_of_memory", "node running low on memory", permanent=False,
+        summary="Ray killed it: the node is out of memory",
+        advice="Give it more memory, or ask for less: max-model-len, swap-space, cpu-offload-gb.",
+    ),
+    row(
         "host_out_of_memory", "allocate",
         r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory): you tried to allocate "
         r"(?P<bytes>\d{1,20}) bytes",
@@ -118,6 +123,30 @@ ROWS = (
         advice=(
             "Point caches to a disk that can be written (HF_HOME, TMPDIR), or see the kernel log for an error of "
             "the disk."
+        ),
+    ),
+    row(
+        "disk_error", "",
+        r"(?:Stale file handle|Transport endpoint is not connected|Host is down)(?:: '(?P<path>[^'\n]{1,300})')?",
+        permanent=False, frames=r"\S",
+        summary=("the network file system of {path} is gone", "a network file system is gone"),
+        advice="Mount it again; it is tried again then.",
+    ),
+    row(
+        "disk_error", "Input/output error", r"OSError: \[Errno 5\] Input/output error(?:: '(?P<path>[^'\n]{1,300})')?",
+        permanent=None,
+        summary=("{path} cannot be read: the disk reports an error", "the disk reports an error"),
+        advice="See the kernel log (dmesg) for that disk, or the network file system.",
+    ),
+    row(
+        "cloud_credentials", "",
+        r"Unable to locate credentials|default credentials were not found|DefaultCredentialsError|"
+        r"NoCredentialsError|security token included in the request is (?:invalid|expired)",
+        permanent=True, phase="start",
+        summary="the cloud that something is loaded from has no credentials here",
+        advice=(
+            "Give this program the credentials in its environment (AWS_ACCESS_KEY_ID, "
+            "GOOGLE_APPLICATION_CREDENTIALS ...)."
         ),
     ),
     row(
@@ -223,6 +252,14 @@ ROWS = (
         permanent=True, rank=Rank.COARSE, phase="start",
         summary="{package} is not installed, or is of another version",
         advice="Install {package} into this program's environment.",
+    ),
+    row(
+        "package_missing", "",
+        r"^(?:ImportError|ModuleNotFoundError|RuntimeError|ValueError): (?P<package>[\w.\-]{2,40}) is not "
+        r"(?:available|installed)\b",
+        permanent=True, rank=Rank.COARSE, phase="start",
+        summary="{package} is not installed",
+        advice="Install {package} into this program's environment, or remove the option that needs it.",
     ),
     row(
         "package_missing", "lease install",

@@ -190,7 +190,7 @@ SERVING = (
     ),
     row(
         "gpu_hardware", "",
-        r"CUDA error: (?:hardware stack error|unspecified launch failure|the "
+        r"(?:CUDA|HIP) error: (?:unknown error|hardware stack error|unspecified launch failure|the "
         r"launch timed out)|misaligned address|an illegal instruction was encountered",
         permanent=False,
         summary="the GPU reports an error of its own",
