@@ -39,6 +39,7 @@ from llm_supervisor.daemon.bootstrap import SIGNALS, Bootstrap
 from llm_supervisor.daemon.control_socket import ControlSocket
 from llm_supervisor.daemon.event_log import EventLog
 from llm_supervisor.daemon.gateway_feed import GatewayFeed
+from llm_supervisor.daemon.left_out import LeftOut
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.daemon.loop_watch import LoopWatch
 from llm_supervisor.daemon.reload import Reload
@@ -110,6 +111,7 @@ class Daemon:
         self._folder = RuntimeFolder(bootstrap, active, world, self._control, self._reload, lifecycle, troubles)
         self._feed = GatewayFeed(active, world, runners)
         self._routes = Routes(active, world, runners, snapshots)
+        self._left_out = LeftOut(world, runners, snapshots)
         self._watchdog = Watchdog(
             bootstrap.notifier, bootstrap.pump, active, runners, lifecycle, snapshots, self._degraded
         )
@@ -287,6 +289,7 @@ class Daemon:
             start("measuring the event loop", self._loop_watch.run),
             start("asking through the gateway", self._routes.prove),
             start("watching what the gateway needs", self._routes.watch_needs),
+            start("reading what the gateway leaves out", self._left_out.run),
             start("looking after fork servers and replicas", self._maintain),
             start("looking after the runtime folder", self._folder.run),
             start("telling the gateway", self._feed.run),

@@ -23,6 +23,8 @@ from llm_supervisor.redaction import redact_log
 EVIDENCE, EVIDENCE_WIDTH = 6, 400
 # They say what was not there; the exception that they were turned into may say what for
 _MEANS = frozenset({"package_missing", "file_missing", "compile_failed"})
+# Complaints about a part that was configured, and that the program serves without until it is started again
+LEFT_OUT = frozenset({"guardrail_left_out"})
 MOST_STREAMS = 6  # of the sources in one log that may be the program's
 UNKNOWN_ADVICE = (
     "No known cause: the evidence is the first exception. It is tried again within the limits of `restart:`."
@@ -135,6 +137,19 @@ def diagnose(
     end = _End(exit_code, exit_signal, oom_killed)
     looks = [_Look(lines, BOOKS[component], was_ready) for lines in _parted(log, component)]
     return next((found for look in looks if (found := look.found(end)) is not None), None) or looks[0].by_status(end)
+
+
+def left_out(log: bytes | str, component: Component) -> list[Diagnosis]:
+    """What a program that serves says that it serves without, although it is configured; mostly nothing, which costs a
+    search of the log for a few words."""
+    rows = [pattern for pattern in BOOKS[component].rows if pattern.kind in LEFT_OUT]
+    words = [pattern.needle if isinstance(log, str) else pattern.needle.encode() for pattern in rows]
+    if not any(word in log for word in words):  # type: ignore[operator]
+        return []
+    found = [
+        one.finish() for lines in _parted(log, component) for one in _Look(lines, BOOKS[component], True).complaints()
+    ]
+    return [one for one in found if one.kind in LEFT_OUT]
 
 
 def _parted(log: bytes | str, component: Component) -> list[list[str]]:

@@ -3,7 +3,8 @@
 Run by path with any Python, standard library only. With ``--uds`` it is a LiteLLM replica on the inherited listening
 socket (descriptor 3) and on a private unix socket, and shows the groups of the file that CONFIG_FILE_PATH names; else
 it is a vLLM server. It prints ``serving`` when it serves. With ``SHARED_MEMORY`` in its environment it holds a segment
-of that name, and with ``NEVER_READY`` it forks a worker that holds it, too, and goes no further.
+of that name, and with ``NEVER_READY`` it forks a worker that holds it, too, and goes no further. What ``SAYS`` holds in
+its environment it prints before it serves.
 """
 
 from __future__ import annotations
@@ -122,6 +123,8 @@ def main() -> None:
         sockets = [socket.create_server(("127.0.0.1", int(port or 0)))]
     for sock in sockets:
         threading.Thread(target=Server(sock).serve_forever, daemon=True).start()
+    if "SAYS" in os.environ:
+        print(os.environ["SAYS"], flush=True)
     print(f"serving {os.getpid()}", flush=True)
     while True:
         signal.pause()

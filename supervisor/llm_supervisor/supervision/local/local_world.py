@@ -19,6 +19,7 @@ from llm_supervisor.core.state import State
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.host import bounded, gpu
 from llm_supervisor.host.output.pump import Pump
+from llm_supervisor.host.output.reader import excerpt
 from llm_supervisor.host.process import Child, Identity, boot_id, find
 from llm_supervisor.host.systemd import Notifier
 from llm_supervisor.supervision.local.asking import ProbeClient
@@ -142,6 +143,15 @@ class LocalWorld:
 
     async def output(self, name: str) -> tuple[list[bytes], bool]:
         return await self._output.lines(name)
+
+    async def log_of(self, name: str, limit: int) -> bytes:
+        """What the living incarnation has written so far, at most so many bytes; empty where there is none. Raises
+        ``bounded.NoAnswer`` where the disk of the log does not answer."""
+        if (living := self.incarnations.get(name)) is None:
+            return b""
+        folder, end = self._pump.folder(name), self._pump.position(name)
+        thing = f"the folder {folder}"
+        return await bounded.ask(thing, excerpt, folder, living.log_from, end, limit, within=DISK_WITHIN)
 
     async def downloaded(self, spec: ProgramSpec) -> int:
         total = 0
