@@ -158,6 +158,15 @@ def test_the_kernel_speaks_for_everybody() -> None:
     assert diagnose("\n".join(lines), "vllm", exit_code=0, was_ready=True).kind == "xid"
 
 
+def test_the_death_of_another_program_says_nothing() -> None:
+    healthy = VllmLog(8).begin().engine().serving().text().replace("\r\n", "\n").rstrip("\n").split("\n")
+    lines = [f"Nov 28 03:10:01 gpu1 vllm[12]: {line}" for line in healthy]
+    lines += ["Nov 28 03:10:02 gpu1 sshd[9]: Accepted publickey for root"] * 3
+    killed = "Nov 28 03:10:02 gpu1 kernel: Out of memory: Killed process 77 ({}) total-vm:190023112kB"
+    assert diagnose("\n".join([*lines, killed.format("chrome")]), "vllm").kind == "none"
+    assert diagnose("\n".join([*lines, killed.format("VLLM::EngineCor")]), "vllm").kind == "host_out_of_memory"
+
+
 # Torn lines
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from llm_supervisor.diagnosis import diagnose, to_message
+from llm_supervisor.diagnosis import diagnose, left_out, to_message
 from llm_supervisor.diagnosis.pattern import NONE
 from llm_supervisor.diagnosis.tracebacks import faults_of, lines_of, text_of
 from tests.diagnosis import written
 from tests.diagnosis.cases import SPECS, Spec
+from tests.diagnosis.test_recorded import DATA
 from tests.diagnosis.written import VllmLog
 
 # Ends
@@ -184,6 +185,23 @@ def test_memory_at_start_and_while_serving_differ() -> None:
     serving = written.worker_dies_serving(VllmLog(13), error, written.EXECUTE)
     assert diagnose(start, "vllm", exit_code=1).kind == "cuda_oom_starting"
     assert diagnose(serving, "vllm", exit_code=0).kind == "cuda_oom_serving"
+
+
+@pytest.mark.parametrize("name", ["litellm_healthy", "litellm_redis"])
+def test_a_proxy_that_leaves_nothing_out_says_so(name: str) -> None:
+    assert left_out((DATA / f"{name}.log").read_bytes(), "litellm") == []
+
+
+def test_each_guardrail_that_is_left_out_is_named() -> None:
+    start = "INFO:     Waiting for application startup.\n"
+    words = "09:08:47 - LiteLLM Proxy:ERROR: init_guardrails.py:38 - Skipping guardrail 'pii': invalid configuration, "
+    log = f"{start}{words}proxy is starting WITHOUT this guardrail: odd\nINFO:     Application startup complete.\n"
+    (found,) = left_out(log, "litellm")
+    assert (found.kind, found.summary) == (
+        "guardrail_left_out",
+        "LiteLLM serves WITHOUT the guardrail pii: odd",
+    )
+    assert left_out(log.encode(), "litellm") == [found]
 
 
 # Forms

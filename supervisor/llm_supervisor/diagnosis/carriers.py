@@ -25,6 +25,11 @@ _DEPTH = 4  # kinds of prefixes before each other
 # What the kernel and the service manager say is evidence for whatever log it stands beside; and what has no prefix
 SHARED = frozenset({"", "kernel", "systemd"})
 
+# Of the processes that the kernel killed, those that are no engine's: another program's death explains nothing
+_OTHERS_DEATH = re.compile(
+    r"[^\n]{0,80}Killed process \d{1,9} \((?!VLLM|vllm|python|pt_|ray|litellm|uvicorn|gunicorn|granian|prisma|query)"
+)
+
 _TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?"
 _PROGRAM = r"(?P<source>[\w@./\-]{1,100})(?:\[\d{1,9}\])?: ?"
 _KINDS = tuple(
@@ -164,6 +169,8 @@ def _by_source(carried: list[tuple[str, str]]) -> list[Stream]:
     parted = {source: Stream(source) for source, _ in counts.most_common()}
     for source, text in carried:
         if source in SHARED:
+            if _OTHERS_DEATH.match(text):
+                continue
             for stream in parted.values():
                 stream.lines.append(text)
         else:

@@ -204,7 +204,8 @@ MODEL = (
     ),
     row(
         "network", "",
-        r"Error retrieving (?:file list|safetensors)[^\n]{0,200}(?:name resolution|Name or service|unreachable|"
+        r"Error retrieving (?:file list|safetensors)(?![^\n]{0,400}retrying \d)[^\n]{0,200}(?:name resolution|"
+        r"Name or service|unreachable|"
         r"timed out|"
         r"Max retries|Connection|No route|client has been closed|offline)",
         permanent=False, phase="start", where="line",
