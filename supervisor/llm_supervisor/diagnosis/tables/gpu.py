@@ -309,7 +309,7 @@ ROWS = (
         r"(?: object)? has no attribute '?(?P<attribute>\w{1,80})|TypeError: (?P<call>\w{0,80}(?:Config|Processor|"
         r"Tokenizer"
         r"\w{0,10})\.\w{1,40}\(\)) got (?:an unexpected keyword argument|multiple values for)",
-        permanent=True, rank=Rank.COARSE, phase="start", frames=r"transformers/",
+        permanent=True, rank=Rank.COARSE, phase="start", frames=r"transformers/|vllm/",
         summary=(
             "vLLM and the installed transformers do not fit: {name} has no {attribute}",
             "vLLM and the installed transformers do not fit: {call}",

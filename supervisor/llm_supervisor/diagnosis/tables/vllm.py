@@ -206,7 +206,7 @@ SERVING = (
         ),
     ),
     row(
-        "multimodal_request", "multimodal tokens to",
+        "multimodal_request", "Attempted to assign ",
         r"^(?P<error>[^\n]{0,60}Attempted to assign [^\n]{1,200} placeholders)",
         permanent=False,
         summary="a request with an image, video or audio killed the engine: {error}",
