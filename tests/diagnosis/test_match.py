@@ -207,6 +207,24 @@ def test_each_guardrail_that_is_left_out_is_named() -> None:
 # Forms
 
 
+@pytest.mark.parametrize("lines", [3, 5, 8])
+@pytest.mark.parametrize("prefix", ["", "(APIServer pid=7) ", "vllm-1  | "])
+def test_a_traceback_whose_beginning_is_gone_is_read(lines: int, prefix: str) -> None:
+    whole = written.traceback("RuntimeError: No CUDA GPUs are available", *written.SERVE)
+    text = "\n".join(prefix + line for line in whole[-lines:]) + "\n"
+    assert diagnose(text, "vllm", exit_code=1).kind == "no_gpu"
+    assert diagnose(text, "vllm").kind == "no_gpu"
+
+
+def test_a_last_line_alone_is_read_when_it_failed() -> None:
+    line = "INFO 11-28 03:10:01 [x.py:1] one\nValueError: Unknown quantization method: abc. Must be one of ['awq'].\n"
+    assert diagnose(line, "vllm", exit_code=1).kind == "bad_arguments"
+    assert diagnose(line, "vllm").kind == "none"
+    assert diagnose(line, "vllm", exit_signal=9).kind == "killed"
+    odd = diagnose("ValueError: odd\n", "vllm", exit_code=1)
+    assert (odd.kind, odd.permanent, odd.summary) == ("unknown", None, "ValueError: odd")
+
+
 def test_older_prefixes_are_understood() -> None:
     """Before 0.29 or so, every line of a process had the prefix, also what it did not log."""
     lines = written.traceback("RuntimeError: No CUDA GPUs are available", *written.INIT_DEVICE)

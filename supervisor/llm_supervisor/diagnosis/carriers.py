@@ -84,7 +84,8 @@ def _kind_of(lines: list[str]) -> re.Pattern[str] | None:
     """The kind of prefix that most lines have."""
     said = [line for line in (lines if len(lines) <= 2 * _SAMPLE else lines[:_SAMPLE] + lines[-_SAMPLE:]) if line]
     for kind in _KINDS:
-        if sum(kind.match(line) is not None for line in said) > max(_MOST * len(said), 1):
+        found = sum(kind.match(line) is not None for line in said)
+        if found > _MOST * len(said) and (found > 1 or len(said) == 1):
             return kind
     return None
 

@@ -17,7 +17,7 @@ from llm_supervisor.diagnosis.carriers import streams
 from llm_supervisor.diagnosis.incarnations import last_incarnation
 from llm_supervisor.diagnosis.pattern import NONE, Component, Diagnosis, Pattern, Rank, filled
 from llm_supervisor.diagnosis.tables import gpu, litellm, memory, models, options, process, quantisation, vllm
-from llm_supervisor.diagnosis.tracebacks import Fault, Line, Raised, faults_of, lines_of, text_of
+from llm_supervisor.diagnosis.tracebacks import Fault, Line, Raised, faults_of, last_words, lines_of, text_of
 from llm_supervisor.redaction import redact_log
 
 EVIDENCE, EVIDENCE_WIDTH = 6, 400
@@ -239,7 +239,7 @@ class _Look:
     def causes(self, end: _End) -> Iterator[Candidate]:
         """What the log says against the program, as far as it counts after this end of it."""
         failed = self.failed(end)
-        for fault in self.faults:
+        for fault in self.faults or (last_words(self.lines[: self.left_at]) if failed else []):
             standing = self._standing(fault)
             counts = {
                 "fatal": True,

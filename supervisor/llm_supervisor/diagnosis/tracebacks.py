@@ -38,6 +38,7 @@ _GLOG_LEVELS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "ERROR"}
 
 _TRACEBACK = "Traceback (most recent call last):"
 _FRAME = re.compile(r'\s{1,8}File "(?P<file>[^"\n]{1,400})", line \d{1,7}(?:, in (?P<function>[^\n]{1,200}))?')
+_INNER_FRAME = re.compile(r'  File "[^"\n]{1,400}", line \d{1,7}, in ')
 _RAISED = re.compile(
     r"(?P<type>(?:[A-Za-z_]\w{0,60}\.){0,8}(?:[A-Z_]\w{0,80}|[a-z]{1,40}(?:error|timeout|exit|Again)))"
     r"(?::(?: (?P<message>.*))?)?$"
@@ -221,6 +222,9 @@ class _Stream:
         elif text.endswith(f", {_TRACEBACK}"):  # "Exception in worker ...: MESSAGE, Traceback (most recent call last):"
             self.mode, self.context = "idle", line
             self._begin(line)
+        elif self.mode in ("idle", "closed") and _INNER_FRAME.match(text):
+            self._begin(line)  # the beginning of the log is gone, and with it the traceback's first line
+            self._frame(line)
         elif line.level and not line.stamp:
             # a logger that has its prefix on the first line only: a message of its own
             if self.mode != "frames" or line.level == "ERROR":
@@ -298,6 +302,15 @@ class _Stream:
             return
         self.blank = empty
         lines.append(line)
+
+
+def last_words(lines: list[Line]) -> list[Fault]:
+    """The last line that is an exception's, of a log that has no traceback: somebody has kept only its end."""
+    for line in reversed(lines):
+        found = _RAISED.match(line.text)
+        if found is not None and found["message"] and found["type"].endswith(("Error", "Exception", "error")):
+            return [Fault(line.process, line.level, None, line.number, [Raised(found["type"], [line], "")])]
+    return []
 
 
 def faults_of(lines: list[Line]) -> list[Fault]:
