@@ -176,6 +176,18 @@ ROWS = (
         ),
     ),
     row(
+        "gpu_unsupported", "peer access is not supported", permanent=True, phase="start",
+        summary="these GPUs cannot read each other's memory",
+        advice="Set disable-custom-all-reduce: true; NCCL_P2P_DISABLE=1 in the environment if NCCL fails as well.",
+    ),
+    row(
+        "cuda_mismatch", "object has no attribute",
+        r"'_OpNamespace' '(?P<module>\w{1,40})' object has no attribute '(?P<kernel>\w{1,80})'",
+        permanent=True,
+        summary="vLLM's compiled kernels ({module}.{kernel}) are not there, or could not be loaded",
+        advice="Make the environment anew from its lock file (llm-supervisor install); do not upgrade torch alone.",
+    ),
+    row(
         "gpu_busy", "busy or unavailable", permanent=False, busy=True,
         summary="another process has the GPU for itself alone",
         advice=(

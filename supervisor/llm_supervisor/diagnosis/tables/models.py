@@ -235,10 +235,11 @@ MODEL = (
     row(
         "network", "",
         r"(?:Temporary failure in name resolution|Name or service not known|No address associated with "
-        r"hostname|Network is unreachable|No route to host|Max retries exceeded with "
+        r"hostname|Could not connect to the endpoint URL|Network is unreachable|No route to host|Max retries "
+        r"exceeded with "
         r"url|(?:Connect|Read|Pool)Timeout:|ProxyError|(?:Connect|Connection|Read)Error: (?!.{0,80}cancel))",
         permanent=False, rank=Rank.COARSE, phase="start",
-        frames=r"huggingface_hub|transformers/|requests/|httpx|httpcore|urllib3|modelscope",
+        frames=r"huggingface_hub|transformers/|requests/|httpx|httpcore|urllib3|modelscope|botocore|google/|azure/",
         summary="the hub cannot be reached",
         advice=(
             "Check name resolution, route and HTTPS_PROXY. When the model is in the cache, HF_HUB_OFFLINE=1 "
@@ -400,7 +401,8 @@ WEIGHTS = (
     ),
     row(
         "truncated_weights", "",
-        r"(?:PytorchStreamReader failed (?P<detail>[^\n]{1,120})|unexpected EOF, expected \d{1,15} more "
+        r"(?:Weights only load failed|invalid load key|PytorchStreamReader failed (?P<detail>[^\n]{1,120})|"
+        r"unexpected EOF, expected \d{1,15} more "
         r"bytes|HeaderTooLarge|InvalidHeaderDeserialization|MetadataIncompleteBuffer)",
         permanent=True,
         summary=("a file of weights of {model} is cut off", "a file of weights is cut off"),

@@ -172,6 +172,7 @@ QUANTISATION = (
     ),
     row(
         "quantisation_unsupported", "",
+        r"does not support (?:NVFP4|MXFP4|MXFP8|FP8|INT8|AWQ|GPTQ)|(?:MXFP4|NVFP4|FP8) [^\n]{1,40} is not implemented|"
         r"Unsupported (?:quantization (?:config|scheme|type)|num_bits|FP8 scheme)[^\n]{0,120}|No "
         r"(?:\w{1,40}-compatible )?"
         r"(?:quantization|compressed-tensors) (?:scheme|compatible scheme) was found|GPTQMarlin only supports|The "
