@@ -252,6 +252,15 @@ def test_an_incarnation_that_fails_before_its_first_word_decides(error: str) -> 
         assert diagnose(before + "\n".join(frames) + "\n", "vllm", exit_code=1).kind == "package_missing"
 
 
+def test_what_the_death_of_an_engine_leads_to_is_no_incarnation_of_its_own() -> None:
+    log = written.worker_dies_serving(
+        VllmLog(12), "torch.AcceleratorError: CUDA error: an illegal memory access was encountered"
+    )
+    frames = written.traceback("RuntimeError: Event loop is closed", "<frozen runpy>:_run_module_as_main")
+    log += "INFO:     Finished server process [1]\n" + "\n".join(frames) + "\n"
+    assert diagnose(log, "vllm", exit_code=1, was_ready=True).kind == "illegal_memory_access"
+
+
 def test_what_is_said_while_an_incarnation_imports_is_its_own() -> None:
     warning = (
         "/opt/vllm/lib/python3.11/site-packages/torch/cuda/__init__.py:184: UserWarning: CUDA initialization: "

@@ -61,7 +61,7 @@ def test_there_are_enough_cases() -> None:
 def test_every_kind_is_tried() -> None:
     tried = {spec.kind for spec in SPECS} | {row[1] for row in FAILURES} | {row[1] for row in COMPLAINTS}
     tried |= {kind for report in reports() for kind in report.kinds}
-    rare = {"cache_not_writable", "deployment_dropped", "disk_read_only", "process_limit"}
+    rare = {"deployment_dropped", "disk_read_only", "process_limit"}
     assert {pattern.kind for pattern in ROWS} - tried == rare
 
 

@@ -14,6 +14,8 @@ _IMPORTS = re.compile(
 _ENDED = "Finished server process ["
 _USAGE = "usage: "
 _TRACEBACK = "Traceback (most recent call last):"
+# With one of these the server did not end in order, and what follows is what its engine's death led to
+_DIED = re.compile(r"EngineDeadError|encountered a fatal error|is already dead|died unexpectedly")
 # The first frame of a program that has just been started
 _STARTED = re.compile(r'  File "(?:\S{0,200}/bin/\S{1,40}|<frozen runpy>|\S{0,300}/(?:proxy_cli|cli/main)\.py)"')
 
@@ -40,6 +42,8 @@ def _failed_at_once(lines: list[str]) -> int:
     """Where an incarnation begins that failed before it said who it is, after another one had ended in order; 0 where
     there is none."""
     ended = next((number for number in range(len(lines) - 1, -1, -1) if _ENDED in lines[number]), len(lines))
+    if any(_DIED.search(line) for line in lines[:ended][-200:]):
+        return 0
     for number in range(ended + 1, len(lines) - 1):
         if lines[number].startswith(_USAGE):
             return number
