@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -164,6 +164,14 @@ def _parted(log: bytes | str, component: Component) -> list[list[str]]:
     return [last_incarnation(one.lines, book.begins) for one in parted]
 
 
+def _deaf(head: str, finish: Callable[[], Diagnosis]) -> Diagnosis:
+    """The diagnosis of a thread that ended of an exception, while the process lives on. ``head``: Python's words."""
+    found = finish()
+    return replace(
+        found, summary=f"{head.rstrip(':')}: the engine answers nobody until it is restarted: {found.summary}"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _End:
     """How the program ended: both None where that is not known, or where it still runs."""
@@ -247,8 +255,11 @@ class _Look:
                 "logged": failed,
                 "none": False,
             }
-            if counts[standing]:
-                yield from self._of_fault(fault)
+            if not counts[standing]:
+                continue
+            for candidate in self._of_fault(fault):
+                deaf = self._ends_a_thread(fault)
+                yield replace(candidate, finish=partial(_deaf, fault.head, candidate.finish)) if deaf else candidate
         # a process that runs on, or was told to leave, did not die of what its log complains about
         lively = self.ready and not failed and not end.crashed
         for pattern, line, match in self._of_lines(complaints=False):

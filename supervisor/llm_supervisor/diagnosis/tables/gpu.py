@@ -254,7 +254,7 @@ ROWS = (
         advice=(
             "Install a CUDA toolkit that knows {gpu}, and set CUDA_HOME to it; for Triton also TRITON_PTXAS_PATH.",
             "Install CUDA {least} or newer, and set CUDA_HOME to it.",
-            "Make nvcc the one of torch's CUDA version.",
+            "Make nvcc the one of torch's CUDA version; it says: {option}.",
             "If only FlashInfer's sampler is compiled, VLLM_USE_FLASHINFER_SAMPLER=0 does without.",
         ),
     ),
