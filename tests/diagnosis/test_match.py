@@ -398,3 +398,19 @@ def test_the_cost_grows_with_the_size_and_no_faster() -> None:
     cost(1)
     small, large = min(cost(8) for _ in range(3)), min(cost(64) for _ in range(3))
     assert large < 8 * small * 2.5 + 0.02
+
+
+def test_the_last_words_of_a_log_are_all_lines_of_the_message() -> None:
+    log = "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+    log += "  Value error, The checkpoint you are trying to load has model type `glm4v_moe` but Transformers does not "
+    log += "recognize this architecture. Update Transformers. [type=value_error, input_value=ArgsKwargs((), {})]\n"
+    found = diagnose(log, "vllm", exit_code=1)
+    assert found.permanent is True and "glm4v_moe" in found.summary
+
+
+@pytest.mark.parametrize("first", ["", "Traceback (most recent call last):\n"])
+def test_a_traceback_right_behind_a_line_that_all_is_well(first: str) -> None:
+    log = "INFO:     Waiting for application startup.\n" + first
+    log += '  File "/app/litellm/proxy/types_utils/utils.py", line 60, in get_instance_fn\n'
+    log += "ImportError: Could not import handler from billing\nERROR:    Application startup failed. Exiting.\n"
+    assert diagnose(log, "litellm", exit_code=3).kind == "callback_missing"

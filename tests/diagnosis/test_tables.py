@@ -153,6 +153,7 @@ def test_diagnosis_is_pure(file: Path) -> None:
         "enum",
         "dataclasses",
         "functools",
+        "itertools",
         "collections",
         "collections.abc",
     }

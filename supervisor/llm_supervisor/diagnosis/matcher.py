@@ -289,7 +289,9 @@ class _Look:
         bare = not fault.level or (fault.level == "ERROR" and not of_logger)
         if bare and not of_logger and not head.startswith("Exception in thread"):
             return "uncaught" if fault.first < self.ready_at else "logged"
-        return "logged" if fault.level == "ERROR" and fault.first < self.ready_at else "none"
+        # what stands behind a message that all is well may be printed by nobody's logger
+        printed = not fault.level and fault.context is not None and fault.context.level == "INFO"
+        return "logged" if (fault.level == "ERROR" or printed) and fault.first < self.ready_at else "none"
 
     def _is_logged_where_it_dies(self, fault: Fault) -> bool:
         return fault.context is not None and self.book.fatal_places.search(fault.context.stamp) is not None

@@ -11,6 +11,8 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
 from typing import NamedTuple
 
 FIRST, LAST = 192 * 1024, 320 * 1024  # what is looked at, in characters
@@ -147,8 +149,8 @@ def _decoded(part: bytes | str) -> str:
 
 
 def lines_of(raws: list[str]) -> list[Line]:
-    """Every line, its prefix taken apart. A line of JSON (vLLM's and LiteLLM's other format) becomes those it "
-    "stands for."""
+    """Every line, its prefix taken apart. A line of JSON (vLLM's and LiteLLM's other format) becomes those it
+    stands for."""
     lines: list[Line] = []
     if len(raws) > FIRST_LINES + LAST_LINES:
         raws = raws[:FIRST_LINES] + raws[-LAST_LINES:]
@@ -305,12 +307,20 @@ class _Stream:
 
 
 def last_words(lines: list[Line]) -> list[Fault]:
-    """The last line that is an exception's, of a log that has no traceback: somebody has kept only its end."""
-    for line in reversed(lines):
+    """The last line that is an exception's, of a log that has no traceback: somebody has kept only its end. With what
+    follows it in its message."""
+    for index in range(len(lines) - 1, -1, -1):
+        line = lines[index]
         found = _RAISED.match(line.text)
         if found is not None and found["message"] and found["type"].endswith(("Error", "Exception", "error")):
-            return [Fault(line.process, line.level, None, line.number, [Raised(found["type"], [line], "")])]
+            own = [line, *takewhile(partial(_goes_on, line), lines[index + 1 : index + MESSAGE_LINES])]
+            return [Fault(line.process, line.level, None, line.number, [Raised(found["type"], own, "")])]
     return []
+
+
+def _goes_on(first: Line, line: Line) -> bool:
+    """Whether a line may be one more of a message that begins so."""
+    return line.stamp == first.stamp and (line.level == "" or bool(line.stamp)) and not _NEW_TOPIC.match(line.text)
 
 
 def faults_of(lines: list[Line]) -> list[Fault]:

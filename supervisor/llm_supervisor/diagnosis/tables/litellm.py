@@ -44,16 +44,16 @@ PACKAGES = (
         permanent=True, rank=Rank.CAUSE,
         summary="a database is configured, and prisma is not installed or not generated",
         advice=(
-            "Install litellm[extra_proxy] into LiteLLM's environment and run `prisma generate` there, or remove "
-            "DATABASE_URL."
+            "llm-supervisor install -c FILE, FILE being the configuration, brings it; an environment of your own needs "
+            "litellm[extra_proxy] and `prisma generate`. Or remove DATABASE_URL."
         ),
     ),
     row(
         "database_driver_missing", "prisma CLI is neither on PATH", permanent=True, where="line",
         summary="a database is configured, and prisma is not installed",
         advice=(
-            "Install litellm[extra_proxy] into LiteLLM's environment and run `prisma generate` there, or remove "
-            "DATABASE_URL."
+            "llm-supervisor install -c FILE, FILE being the configuration, brings it; an environment of your own needs "
+            "litellm[extra_proxy] and `prisma generate`. Or remove DATABASE_URL."
         ),
     ),
     row(
