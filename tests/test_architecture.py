@@ -31,6 +31,7 @@ FLOORS: Mapping[str, int] = {
     "host.bounded": 0,  # imports nothing of ours, and everything that may hang is called through it
     "host.files": 0,  # imports nothing of ours, and every folder may write files
     "engines": 1,
+    "engines.site_packages": 0,  # imports nothing of ours, and both engines look there
     "diagnosis": 1,
     "control": 1,
     "config": 2,

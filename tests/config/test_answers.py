@@ -18,7 +18,7 @@ from llm_supervisor.engines.vllm import probes as vllm_probes
 Judge = Callable[[int, bytes], ProbeResult]
 JUDGES: dict[str, Judge] = {
     "health": vllm_probes.judge_health,
-    "models": partial(vllm_probes.judge_models, served_name="glm"),
+    "models": partial(vllm_probes.judge_models, served_names=["glm"]),
     "liveliness": litellm_probes.judge_liveliness,
     "groups": partial(litellm_probes.judge_groups, expected={"glm": True, "claude": None}),
 }

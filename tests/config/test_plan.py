@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,14 @@ def test_a_default_is_the_same_in_the_file_and_in_the_specification(place: Place
 # vLLM -------------------------------------------------------------------------------------------------------
 
 
+SERVE = str(files("llm_supervisor.engines.inside") / "vllm_serve.py")
+
+
 def test_vllms_command_line(place: Place) -> None:
     text = "served_model_name: Name, stop: {grace: 60s}, vllm: {max-model-len: 25000, dtype: bfloat16}"
     assert argv(one_model(place, text)) == (
-        "/envs/vllm/bin/python", "-m", vllm_process.MODULE,
-        "--model", "org/name", "--served-model-name", "Name", "--host", "127.0.0.1", "--port", "8000",
+        "/envs/vllm/bin/python", SERVE, "org/name",
+        "--served-model-name", "Name", "--host", "127.0.0.1", "--port", "8000",
         "--max-model-len", "25000", "--dtype", "bfloat16", "--shutdown-timeout", "55",
     )  # fmt: skip
 
@@ -145,7 +149,7 @@ def test_a_shutdown_timeout_of_ones_own(place: Place) -> None:
 
 def test_a_vllm_without_that_option_is_not_told() -> None:
     """Before 0.18; what it has is known after `install` or `check`."""
-    of = ("python", "org/a", "a", 8000, {}, 30.0)
+    of = ("python", "org/a", ["a"], 8000, {}, 30.0)
     assert "--shutdown-timeout" not in vllm_process.argv(*of, {"max-model-len": "values"})
     assert "--shutdown-timeout" in vllm_process.argv(*of, {"shutdown-timeout": "values"})
     assert "--shutdown-timeout" in vllm_process.argv(*of, {}), "nothing is known"
@@ -176,6 +180,7 @@ def test_a_key_of_the_daemons_does_not_become_an_engines(place: Place) -> None:
 def test_the_environment_of_vllm(place: Place) -> None:
     base = {"VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
     base |= {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
+    base["PATH"] = "/envs/vllm/bin:/bin"
     assert env(one_model(place, "vision: true")) == base
     gpus = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1,0"}
     assert env(one_model(place, "gpus: [1, 0]")) == base | gpus
@@ -200,7 +205,7 @@ def test_a_models_specification(place: Place) -> None:
     spec = one_model(place, more).programs["a"].spec
     assert (spec.kind, spec.launch.port, spec.gpus, spec.autostart) == (Kind.VLLM, 8000, (1,), False)
     assert (spec.stop.signal, spec.stop.grace, spec.stop.sweep_grace) == (2, 9, 0)
-    assert (spec.restart.intensity, spec.vital, spec.ready_after) == (2, ("VLLM::",), None)
+    assert (spec.restart.intensity, spec.vital, spec.ready_after) == (2, ("VLLM::", "vllm-rs"), None)
 
 
 def test_what_health_does_not_say_is_derived(place: Place) -> None:
@@ -295,6 +300,7 @@ def test_the_gateways_specification(place: Place) -> None:
         "LITELLM_MASTER_KEY": KEY,
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "PYTHONUNBUFFERED": "1",
+        "PATH": "/envs/litellm/bin:/bin",
         "LITELLM_LOG": "INFO",
     }
     assert dict(asking(made_, "gateway").headers) == {"Authorization": f"Bearer {KEY}"}

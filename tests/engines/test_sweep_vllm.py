@@ -61,11 +61,11 @@ def test_engine_core_and_worker_are_found_by_what_is_left(engines: Engines, tmp_
     options = {"enforce-eager": True, "dtype": "bfloat16", "max-model-len": 2048}
     env = {
         **os.environ,
-        **vllm_process.environment(gpus=(), api_key=None, cpu=True, offline=True),
+        **vllm_process.environment(gpus=(), api_keys=(), cpu=True, offline=True),
         **scratch.variables(folder, os.environ),
         COOKIE: cookie,
     }
-    argv = vllm_process.argv(str(engines.vllm), str(engines.model), "tiny", port, options, 30)
+    argv = vllm_process.argv(str(engines.vllm), str(engines.model), ["tiny"], port, options, 30)
     pid = spawn(argv, env, output=tmp_path / "fifo")
     leader = Child.open(pid)
     assert leader is not None

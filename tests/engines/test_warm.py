@@ -352,9 +352,9 @@ def test_an_architecture_that_was_not_preloaded_is_imported_late(engines: Engine
     The presets are started by the fork server of one that knows another model."""
     port = free_port()
     options = {"max-model-len": 2048, "enforce-eager": True, "dtype": "bfloat16"}
-    argv = vllm_process.argv(str(engines.vllm), str(engines.model), SERVED, port, options, 5)
+    argv = vllm_process.argv(str(engines.vllm), str(engines.model), [SERVED], port, options, 5)
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {MARK: stage.mark}
-    env |= vllm_process.environment(gpus=(), api_key=None, cpu=True, offline=True)
+    env |= vllm_process.environment(gpus=(), api_keys=(), cpu=True, offline=True)
 
     async def scene() -> None:
         knows_nothing = vllm_process.fork_server(str(engines.vllm), "/no/such/model", whole=True)

@@ -57,8 +57,8 @@ class Engine:
     def __init__(self, python: str, model: str, log: Path) -> None:
         self.port = free_port()
         self.log = log
-        argv = vllm_process.argv(python, model, SERVED, self.port, OPTIONS, grace=10)
-        env = {**os.environ, **vllm_process.environment(gpus=(), api_key=None, cpu=True, offline=True)}
+        argv = vllm_process.argv(python, model, [SERVED], self.port, OPTIONS, grace=10)
+        env = {**os.environ, **vllm_process.environment(gpus=(), api_keys=(), cpu=True, offline=True)}
         env.pop("PYTHONPATH", None)
         with open(log, "wb") as out:
             self.process = subprocess.Popen(

@@ -37,7 +37,7 @@ ENGINE = ProbePlan(
     ("127.0.0.1", 8000),
     (
         HttpProbe("liveness", "/health", vllm_probes.judge_health),
-        HttpProbe("catalogue", "/v1/models", partial(vllm_probes.judge_models, served_name=SERVED)),
+        HttpProbe("catalogue", "/v1/models", partial(vllm_probes.judge_models, served_names=[SERVED])),
     ),
     metrics=MetricsProbe("/metrics", vllm_probes.read_metrics),
     canary=Canary(

@@ -350,7 +350,7 @@ def cpu_host(host: Path, index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -
     """A host whose lock of vLLM's CPU build names a torch that its index lacks."""
     monkeypatch.setenv("LLM_SUPERVISOR_VLLM", "cpu")
     vllm = {"vllm/__init__.py": "__version__ = '0.1'\n", "vllm/entrypoints/__init__.py": ""}
-    vllm |= {"vllm/entrypoints/openai/__init__.py": "", "vllm/entrypoints/openai/api_server.py": ""}
+    vllm |= {"vllm/entrypoints/cli/__init__.py": "", "vllm/entrypoints/cli/serve.py": ""}
     vllm |= {"vllm/platforms.py": "class current_platform:\n    device_type = 'cpu'\n"}
     vision = {
         "torchvision/__init__.py": "",

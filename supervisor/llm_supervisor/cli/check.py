@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_supervisor import paths
 from llm_supervisor.cli.output import FAILED, OK, WRONG, complain_no_config, print_problems, say, say_json, say_lines
-from llm_supervisor.cli.setup import learn_options
+from llm_supervisor.cli.setup import judge_options, learn_options
 from llm_supervisor.config import ConfigError, Problem, load
 
 
@@ -29,7 +29,7 @@ def check(options: argparse.Namespace) -> int:
     problems: Sequence[Problem]
     findings: list[preflight.Finding] = []
     try:
-        config = load(files, os.environ, learn_options)
+        config = load(files, os.environ, learn_options, judge_options)
         litellm = resources.interpreter(config, "litellm", paths.data_dir(os.environ))
         packages = lacking_packages(config, litellm) if litellm is not None else []
         problems = sorted([*config.warnings, *not_cached(config), *packages])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from llm_supervisor.cli.output import FAILED, OK, complain, say, say_lines
 if TYPE_CHECKING:
     from llm_supervisor.engines.litellm.packages import Package
     from llm_supervisor.engines.vllm.installed_options import Options
+    from llm_supervisor.engines.vllm.judgement import Answer, Question
 
 
 def init(options: argparse.Namespace) -> int:
@@ -114,16 +115,33 @@ def learn_options(python: str | None) -> Options | None:
 
     vLLM itself is asked if its answer is not stored yet, which takes some seconds.
     """
-    from llm_supervisor.engines import environment as envs
     from llm_supervisor.engines.vllm import installed_options
-    from llm_supervisor.oneshot import preflight
 
     data = paths.data_dir(os.environ)
+    usable = _usable(python, data)
+    return installed_options.learn(usable, data) if usable is not None else None
+
+
+def judge_options(python: str | None, questions: Sequence[Question]) -> list[Answer] | None:
+    """What the vLLM of that interpreter (None: the installed one) says of options; None if it is not installed.
+
+    It takes some seconds if its answer is not stored yet."""
+    from llm_supervisor.engines.vllm import judgement
+
+    data = paths.data_dir(os.environ)
+    usable = _usable(python, data)
+    return judgement.judge(usable, data, questions) if usable is not None else None
+
+
+def _usable(python: str | None, data: Path) -> str | None:
+    """That interpreter, or the installed one for None; None if it cannot or must not be started."""
+    from llm_supervisor.engines import environment as envs
+    from llm_supervisor.oneshot import preflight
+
     if python is None:
         env = envs.environment("vllm", data)
         if not envs.is_complete(env):
             return None
         python = str(env.python)
-    if preflight.is_malicious(Path(python)):
-        return None  # asking starts that interpreter; `check` says what is wrong with it
-    return installed_options.learn(python, data)
+    # asking starts that interpreter; `check` says what is wrong with it
+    return None if preflight.is_malicious(Path(python)) else python

@@ -12,6 +12,7 @@ from llm_supervisor.config import schema, yaml_reader
 from llm_supervisor.config.config import Config
 from llm_supervisor.config.document import Problem
 from llm_supervisor.config.environments import of_model
+from llm_supervisor.config.option_paths import resolved
 from llm_supervisor.engines import hub_cache
 from llm_supervisor.engines.hub_cache import Repository
 from llm_supervisor.engines.vllm import options as engine_options
@@ -23,7 +24,7 @@ def repositories_of(config: Config, model: schema.Model) -> tuple[Repository, ..
     """All repositories that the model's engine reads from a hub; none where the model is a folder."""
     if config.model_path(model) is not None:
         return ()
-    options = engine_options.by_name(model.vllm)
+    options = engine_options.by_name(resolved(model.vllm, config.file.parent))
     return hub_cache.repositories(model.model, model.source, options, of_model(config, model))
 
 

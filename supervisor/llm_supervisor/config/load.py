@@ -10,27 +10,36 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from llm_supervisor import redaction
 from llm_supervisor.config import checks, env_file, litellm_reader, secrets, variables, yaml_reader
+from llm_supervisor.config.checks import vllm_values
 from llm_supervisor.config.checks.secrets import given_master_key, readable_by_others
 from llm_supervisor.config.config import Config
 from llm_supervisor.config.document import COMMENTS, EMPTY, ConfigError, Document, Problem
 from llm_supervisor.config.validate import validate
 from llm_supervisor.engines.vllm.installed_options import Options
+from llm_supervisor.engines.vllm.judgement import Answer, Question
 
 # Returns the options of the vLLM of an interpreter (None: of the interpreter that `install` makes), or None where they
 # are not known
 OptionsOf = Callable[[str | None], Options | None]
+# Asks the vLLM of an interpreter what it says of options; None where there is none
+JudgeOf = Callable[[str | None, Sequence[Question]], "list[Answer] | None"]
 
 
 def load(
-    files: Path | Sequence[Path], environ: Mapping[str, str], options_of: OptionsOf = lambda python: None
+    files: Path | Sequence[Path],
+    environ: Mapping[str, str],
+    options_of: OptionsOf = lambda python: None,
+    judge_of: JudgeOf | None = None,
 ) -> Config:
     """Read and check a configuration. Of several files a later one overrides an earlier one
     (``yaml_reader.layered``); relative paths start at the folder of the first. Raises ConfigError with every problem
-    that was found; warnings alone are in the configuration's ``warnings``."""
+    that was found; warnings alone are in the configuration's ``warnings``. With ``judge_of`` vLLM itself is asked about
+    the values of its options, which takes seconds."""
     path, *more = [files] if isinstance(files, Path) else files
     document = yaml_reader.layered([path, *more], variables.verbatim)
     written = document.data
@@ -49,6 +58,8 @@ def load(
     problems += map(_with_first_step, document.problems)
     if context is not None:
         problems += checks.problems(context)
+        if judge_of is not None:
+            problems += vllm_values.problems(context, partial(judge_of, _python_of(path, document)), problems)
     hidden = secrets.of(document.data, context and context.native.data, environ=merged, env_file=env_values)
     problems = sorted(_redacted(problem, hidden) for problem in problems)
     if context is None or any(not problem.warning for problem in problems):
@@ -74,10 +85,7 @@ def _context(
 
     @functools.cache  # asking the installed vLLM takes seconds
     def options() -> Options | None:
-        engines = document.data.get("engines")
-        engine = engines.get("vllm") if isinstance(engines, dict) else None
-        python = engine.get("python") if isinstance(engine, dict) else None
-        return options_of(str(path.parent / os.path.expanduser(python)) if isinstance(python, str) else None)
+        return options_of(_python_of(path, document))
 
     validated = validate(document, options)
     problems = [*validated.problems]
@@ -88,6 +96,14 @@ def _context(
     problems += found
     known = options() if any(model.vllm for model in root.models.values()) else None
     return checks.Context(path, root, document, native, environ, validated.placeholders, known), problems
+
+
+def _python_of(path: Path, document: Document) -> str | None:
+    """The interpreter of the vLLM that the configuration names; None where it names none."""
+    engines = document.data.get("engines")
+    engine = engines.get("vllm") if isinstance(engines, dict) else None
+    python = engine.get("python") if isinstance(engine, dict) else None
+    return str(path.parent / os.path.expanduser(python)) if isinstance(python, str) else None
 
 
 def _redacted(problem: Problem, hidden: Sequence[str]) -> Problem:

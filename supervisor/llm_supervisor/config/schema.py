@@ -274,8 +274,10 @@ class Model(Supervised):
     source: Literal["huggingface", "modelscope", "path"] = Field(
         default="huggingface", description="the hub that the model is downloaded from; path: a folder"
     )
-    served_model_name: str | None = Field(
-        default=None, description="the name that vLLM itself gives to the model (default: its name in this file)"
+    served_model_name: Annotated[list[str], Field(min_length=1)] | str | None = Field(
+        default=None,
+        description="the name that vLLM itself gives to the model (default: its name in this file); of several the "
+        "first is what the gateway asks for, and all are aliases of the group",
     )
     gpus: list[Annotated[int, Field(ge=0, strict=True)]] = Field(
         default=[], description="the GPUs it may use, by NVML's index; sets CUDA_VISIBLE_DEVICES"

@@ -48,8 +48,8 @@ def _names(block: Any) -> Iterator[str]:
     if isinstance(block, Mapping):
         for key, value in block.items():
             yield str(key)
-            if key in ("model", "model_name", "served_model_name") and isinstance(value, str):
-                yield value
+            if key in ("model", "model_name", "served_model_name"):
+                yield from (name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str))
             yield from _names(value)
     elif isinstance(block, list):
         for item in block:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any
 from llm_supervisor.config import schema
 from llm_supervisor.config.config import Config, split_url
 from llm_supervisor.config.downloads import fetched, repositories_of
+from llm_supervisor.config.option_paths import resolved
 from llm_supervisor.core.health import Answer, ProbeResult
 from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan, Reader
 from llm_supervisor.core.spec import (
@@ -165,7 +167,8 @@ def engine(setting: Setting, alias: str, model: schema.Model) -> Planned:
         digest=_digest(
             _set_by_user(model, but=_WATCHING | _FOR_THE_GATEWAY),
             str(config.model_path(model) or ""),
-            _served_name(alias, model),
+            *([options] if (options := resolved(model.vllm, config.file.parent)) != model.vllm else []),
+            names[0] if len(names := _served_names(alias, model)) == 1 else names,
             config.root.engines.vllm,  # as it is written: another interpreter by default is for the next start
             {name: value for name, value in config.env_values.items() if name.startswith(vllm_process.READS)},
         ),
@@ -179,6 +182,7 @@ def _engine_launch(setting: Setting, alias: str, model: schema.Model) -> Launch:
     taken = repositories_of(config, model)
     where = config.model_path(model) or fetched(taken)
     name = str(where or model.model)
+    options = resolved(model.vllm, config.file.parent)
     # A start method that the user sets overrides ours
     chosen = "VLLM_WORKER_MULTIPROC_METHOD" in {**config.environ, **model.env}
     whole = not chosen and (model.warm == "full" or (model.warm == "auto" and pythons.vllm_forks))
@@ -186,15 +190,15 @@ def _engine_launch(setting: Setting, alias: str, model: schema.Model) -> Launch:
         argv=vllm_process.argv(
             pythons.vllm,
             name,
-            _served_name(alias, model),
+            _served_names(alias, model),
             _engine_place(setting, alias, model),
-            model.vllm,
+            options,
             model.stop.grace,
             {name: one.lists for name, one in (config.options or {}).items()},
         ),
         env=tuple(_engine_environment(setting, model, where).items()),
         # another model's or the daemon's own key must not become this engine's
-        unset=() if _engine_key(model) else ("VLLM_API_KEY",),
+        unset=() if _engine_keys(model) else ("VLLM_API_KEY",),
         port=model.port,
         uds=setting.socket(alias, model),
         pipe_size=ENGINE_PIPE,
@@ -210,27 +214,29 @@ def _engine_environment(setting: Setting, model: schema.Model, folder: Path | No
     environ = setting.config.environ
     ours = vllm_process.environment(
         gpus=model.gpus,
-        api_key=_engine_key(model),
+        api_keys=_engine_keys(model),
         cpu=setting.pythons.vllm_cpu,
         offline=folder is not None,
         modelscope=model.source == "modelscope" and folder is None,
     )
     env = {name: value for name, value in ours.items() if name not in environ or name in _ALWAYS_OURS}
     env |= model.env
+    env["PATH"] = with_own_programs(setting.pythons.vllm, {**environ, **env})
     return env | around_proxies({**environ, **env})
 
 
 def _engine_asking(setting: Setting, alias: str, model: schema.Model) -> ProbePlan:
-    place, served, key = _engine_place(setting, alias, model), _served_name(alias, model), _engine_key(model)
+    place, names, key = _engine_place(setting, alias, model), _served_names(alias, model), _engine_key(model)
     return ProbePlan(
         place if isinstance(place, str) else ("127.0.0.1", place),
         (
             HttpProbe("liveness", "/health", vllm_probes.judge_health),
-            HttpProbe("catalogue", "/v1/models", partial(vllm_probes.judge_models, served_name=served)),
+            HttpProbe("catalogue", "/v1/models", partial(vllm_probes.judge_models, served_names=names)),
         ),
         headers=_bearer(key) if key else (),
+        tls=engine_options.speaks_tls(engine_options.by_name(model.vllm)),
         metrics=MetricsProbe("/metrics", vllm_probes.read_metrics),
-        canary=_canary(model, served) if model.health.canary else None,
+        canary=_canary(model, names[0]) if model.health.canary else None,
     )
 
 
@@ -242,14 +248,20 @@ def _engine_place(setting: Setting, alias: str, model: schema.Model) -> str | in
     return place
 
 
-def _served_name(alias: str, model: schema.Model) -> str:
-    return model.served_model_name or alias
+def _served_names(alias: str, model: schema.Model) -> list[str]:
+    """The names that vLLM itself gives to the model; by the first one it is asked."""
+    names = model.served_model_name or alias
+    return [names] if isinstance(names, str) else names
+
+
+def _engine_keys(model: schema.Model) -> list[str]:
+    """The keys that a model's engine accepts; none where it asks for none. We use the first one."""
+    variable = model.env.get("VLLM_API_KEY")
+    return engine_options.keys(engine_options.by_name(model.vllm)) or ([variable] if variable else [])
 
 
 def _engine_key(model: schema.Model) -> str | None:
-    """The key that a model's engine asks for; None or empty where it asks for none."""
-    options = engine_options.by_name(model.vllm)
-    return str(options["api-key"]) if options.get("api-key") else model.env.get("VLLM_API_KEY")
+    return next(iter(_engine_keys(model)), None)
 
 
 def _canary(model: schema.Model, name: str) -> Canary:
@@ -276,6 +288,7 @@ def replica(setting: Setting, name: str, gateway: schema.Gateway, file: GatewayF
         for alias, model in models.items()
         if (path := setting.socket(alias, model)) is not None
     }
+    env["PATH"] = with_own_programs(setting.pythons.litellm, {**config.environ, **env})
     env |= around_proxies({**config.environ, **env}, sockets)
     hold = str(setting.runtime / ENGINES_FILE)
     modules = str(config.executable(gateway.litellm_config).parent) if gateway.litellm_config else None
@@ -311,7 +324,7 @@ def replica(setting: Setting, name: str, gateway: schema.Gateway, file: GatewayF
             config.root.engines.litellm,
             # what is written, not the file that is made of it: its defaults are ours, and another version has others
             usable_native(config)[0],
-            [asdict(local_group(alias, model)) for alias, model in models.items()],
+            [_described(local_group(alias, model)) for alias, model in models.items()],
             config.env_values,
             master_key,
             keys,
@@ -368,15 +381,23 @@ def usable_native(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
 def local_group(alias: str, model: schema.Model) -> proxy_config.LocalGroup:
     """A local model as a group of the gateway."""
     params = {name: value for name, value in model.litellm.items() if name != "model_info"}
+    served, *others = _served_names(alias, model)
+    tls = engine_options.speaks_tls(engine_options.by_name(model.vllm))
     return proxy_config.LocalGroup(
         alias=alias,
-        served_name=_served_name(alias, model),
-        api_base=proxy_config.engine_base(alias, model.port),
+        served_name=served,
+        api_base=proxy_config.engine_base(alias, model.port, tls=tls),
         vision=model.vision,
         key_variable=key_variable(alias) if _engine_key(model) else None,
         params=params,
         info=model.litellm.get("model_info") or {},
+        aliases=tuple(name for name in (served, *others) if name != alias) if others else (),
     )
+
+
+def _described(group: proxy_config.LocalGroup) -> dict[str, Any]:
+    """A group as a digest counts it: without what an earlier version did not know, where it is not used."""
+    return {name: value for name, value in asdict(group).items() if name != "aliases" or value}
 
 
 def key_variable(alias: str) -> str:
@@ -400,6 +421,13 @@ def around_proxies(environ: Mapping[str, str], names: Iterable[str] = ()) -> dic
         return {"NO_PROXY": "*", "no_proxy": "*"}  # as a part of a list it is not understood
     value = ",".join(dict.fromkeys((*kept, *_LOOPBACK, *names)))
     return {"NO_PROXY": value, "no_proxy": value}
+
+
+def with_own_programs(python: str, environ: Mapping[str, str]) -> str:
+    """The ``PATH`` of an engine: first the folder of its interpreter, where programs are that came with its packages
+    (vLLM's kernels are compiled with the ``ninja`` of its environment)."""
+    own, path = os.path.dirname(os.path.abspath(python)), environ.get("PATH") or os.defpath
+    return path if path.split(os.pathsep)[0] == own else f"{own}{os.pathsep}{path}"
 
 
 def _bearer(key: str) -> tuple[tuple[str, str], ...]:

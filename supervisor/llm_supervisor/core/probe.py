@@ -43,7 +43,8 @@ class Canary:
 class ProbePlan:
     """All probes of one program. ``address`` is (host, port), or the path of a unix socket; without ``probes``, a TCP
     connection to it is the only one. ``headers`` may hold a key, so it is kept out of ``repr``. ``routes`` are a
-    gateway's canaries, by group; ``needs`` what it cannot do all of its work without, by name: (host, port)."""
+    gateway's canaries, by group; ``needs`` what it cannot do all of its work without, by name: (host, port). With
+    ``tls`` it speaks https."""
 
     address: tuple[str, int] | str
     probes: tuple[HttpProbe, ...] = ()
@@ -52,6 +53,7 @@ class ProbePlan:
     canary: Canary | None = None
     routes: Mapping[str, Canary] = field(default_factory=dict)
     needs: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)

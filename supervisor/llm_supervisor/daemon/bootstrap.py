@@ -18,7 +18,7 @@ from llm_supervisor.config import Config, ConfigError, Problem, load
 from llm_supervisor.config.last_good import LAST_GOOD, contents, last_good
 from llm_supervisor.config.specs import Pythons
 from llm_supervisor.engines import environment as envs
-from llm_supervisor.engines.vllm import installed_options
+from llm_supervisor.engines.vllm import installed_options, judgement
 from llm_supervisor.host import log
 from llm_supervisor.host.files import write_atomically
 from llm_supervisor.host.output.pump import Pump
@@ -124,6 +124,12 @@ class Bootstrap:
         """The options of the installed vLLM, where they are known already; None where they are not. Nothing is started
         to find out."""
         return installed_options.known(python or str(envs.environment("vllm", self.data).python), self.data)
+
+    def judge_options(
+        self, python: str | None, questions: Sequence[judgement.Question]
+    ) -> list[judgement.Answer] | None:
+        """What the installed vLLM says of options, which takes seconds; None where it is not installed."""
+        return judgement.judge(python or str(envs.environment("vllm", self.data).python), self.data, questions)
 
     def remember(self, config: Config, pythons: Pythons) -> None:
         """Save this configuration as the last good one, for a later daemon. Raises OSError."""

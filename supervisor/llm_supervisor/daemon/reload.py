@@ -20,6 +20,7 @@ from llm_supervisor.daemon.bootstrap import Bootstrap
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.daemon.rolling import Rolling
 from llm_supervisor.daemon.runners import Runners
+from llm_supervisor.engines.vllm import judgement
 from llm_supervisor.host import bounded, log
 from llm_supervisor.supervision import state_file as fm
 from llm_supervisor.supervision.local.local_world import LocalWorld
@@ -135,6 +136,7 @@ class Reload:
         """The configuration as the files have it now, judged and planned, and what would have to be downloaded. Raises
         ConfigError, Refusal, OSError, or what a file raises that nobody has foreseen."""
         config, lacking = await self._from_disk(self._load)
+        await self._ask_vllm(config)
         check_ports(config, self._runners.owns)
         pythons = await self._from_disk(lambda: find_pythons(config, self._bootstrap.data, self._active.pythons))
         return config, pythons, await self._from_disk(lambda: self._active.planned(config, pythons)), lacking
@@ -142,6 +144,17 @@ class Reload:
     def _load(self) -> tuple[Config, list[Problem]]:
         config = load(self._active.config.files, self._bootstrap.environ, self._bootstrap.vllm_options)
         return config, not_cached(config)
+
+    async def _ask_vllm(self, config: Config) -> None:
+        """Let the installed vLLM judge the values of its options. Raises ConfigError."""
+        if not any(model.vllm for model in config.root.models.values()):
+            return
+        bootstrap = self._bootstrap
+
+        def judged() -> None:
+            load(self._active.config.files, bootstrap.environ, bootstrap.vllm_options, bootstrap.judge_options)
+
+        await bounded.ask("vLLM's check of its options", judged, within=judgement.PATIENCE + PATIENCE)
 
     async def _from_disk(self, read: Callable[[], T]) -> T:
         """Read files without holding up the programs. Raises NoAnswer where a disk does not answer."""

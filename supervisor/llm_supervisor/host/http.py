@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import httpx
 
@@ -35,18 +37,35 @@ class Reply:
     took: float
 
 
-class Target:
-    """One HTTP server: ``address`` is (host, port), or the path of a unix socket. Connections are kept open."""
+@cache
+def _tls_of_this_machine() -> ssl.SSLContext:
+    """What https to a process of this machine needs. Its certificate is made for the name that clients know and not for
+    127.0.0.1, it may be self-signed, expired or just renewed on disk; none of that says whether the process can answer.
+    Whose port it is, the kernel says (``judge_port``)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
-    def __init__(self, address: tuple[str, int] | str, headers: Mapping[str, str] | None = None) -> None:
+
+class Target:
+    """One HTTP server: ``address`` is (host, port), or the path of a unix socket. Connections are kept open.
+
+    With ``tls`` it is asked by https, and its certificate is not verified: see ``_tls_of_this_machine``."""
+
+    def __init__(
+        self, address: tuple[str, int] | str, headers: Mapping[str, str] | None = None, *, tls: bool = False
+    ) -> None:
         self.address = address
         uds = address if isinstance(address, str) else None
         host = "localhost"
         if not isinstance(address, str):
             host = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
         self._client = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=uds, retries=0, limits=httpx.Limits(keepalive_expiry=60)),
-            base_url=f"http://{host}",
+            transport=httpx.AsyncHTTPTransport(
+                uds=uds, retries=0, limits=httpx.Limits(keepalive_expiry=60), verify=_tls_of_this_machine()
+            ),
+            base_url=f"{'https' if tls else 'http'}://{host}",
             # a key may be any text; httpx itself would raise for what is not ASCII
             headers=[(name.encode(), value.encode("utf-8", "replace")) for name, value in (headers or {}).items()],
             trust_env=False,

@@ -10,13 +10,14 @@ from llm_supervisor.config.checks import (
     programs,
     secrets,
     vllm_options,
+    vllm_server,
 )
 from llm_supervisor.config.checks.context import Context
 from llm_supervisor.config.document import Problem
 
 __all__ = ["Context", "problems"]
 
-_CHECKS = (gateway, litellm_file, models, names_and_ports, programs, secrets, vllm_options)
+_CHECKS = (gateway, litellm_file, models, names_and_ports, programs, secrets, vllm_options, vllm_server)
 
 
 def problems(context: Context) -> Iterator[Problem]:

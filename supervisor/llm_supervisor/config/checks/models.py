@@ -56,8 +56,8 @@ def _key(context: Context, where: Where, model: schema.Model) -> Iterator[Proble
     place, variable = (*where, "env", "VLLM_API_KEY"), model.env.get("VLLM_API_KEY", "")
     if not proxy_config.fits_in_header(variable):
         yield context.document.problem(place, KEY_NEEDS_ASCII)
-    option = str(engine_options.by_name(model.vllm).get("api-key") or "")
-    if option and variable and option != variable:
+    options = engine_options.keys(engine_options.by_name(model.vllm))
+    if options and variable and options[0] != variable:
         message = "differs from api-key under vllm: the engine takes this key, and the gateway sends the other one"
         yield context.document.problem(place, message, "write one of the two")
 

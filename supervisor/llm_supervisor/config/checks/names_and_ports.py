@@ -20,6 +20,7 @@ def problems(context: Context) -> Iterator[Problem]:
     """All names and ports that collide or cannot be used, and interpreters that cannot be run."""
     yield from _names(context)
     yield from _local_aliases(context)
+    yield from _more_names(context)
     yield from _ports(context)
     yield from _engines(context)
 
@@ -50,6 +51,25 @@ def _local_aliases(context: Context) -> Iterator[Problem]:
             ours = context.document.problem(("models", name), "")
             message = f"{name} is also the alias of a local model, in {ours.file}:{ours.line}"
             yield native.problem(("model_list", index, "model_name"), message)
+
+
+def _more_names(context: Context) -> Iterator[Problem]:
+    """Names of ``served_model_name``, which become aliases of the model's group, that another group has."""
+    models, native = context.root.models, context.native.data or {}
+    entries = native.get("model_list") or []
+    groups = {entry.get("model_name") for entry in entries if isinstance(entry, dict)} | set(models)
+    users: dict[str, str] = {}
+    for alias, model in models.items():
+        names = model.served_model_name
+        if not isinstance(names, list) or len(names) == 1:
+            continue
+        for index, name in enumerate(names):
+            where: Where = ("models", alias, "served_model_name", index)
+            if names.index(name) != index:
+                yield context.document.problem(where, f"{name} is written twice")
+            elif name != alias and (name in groups or users.setdefault(name, alias) != alias):
+                whose = f"of {users[name]}, too" if name in users else "of another group"
+                yield context.document.problem(where, f"{name} is the name {whose}", "every name leads to one group")
 
 
 def _ports(context: Context) -> Iterator[Problem]:

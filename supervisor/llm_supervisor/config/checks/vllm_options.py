@@ -16,7 +16,9 @@ from llm_supervisor.config import schema
 from llm_supervisor.config.checks.context import Context
 from llm_supervisor.config.checks.secrets import KEY_NEEDS_ASCII
 from llm_supervisor.config.document import Document, Problem, Where
+from llm_supervisor.config.option_paths import whole
 from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.vllm import former_options
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.engines.vllm.installed_options import Option, Options
 from llm_supervisor.suggest import near, short
@@ -52,18 +54,16 @@ def _options(context: Context, where: Where, model: schema.Model) -> Iterator[Pr
         elif context.has_placeholder_in(here):
             continue
         elif name == "api-key":
-            if (
-                not isinstance(value, (str, int))
-                or isinstance(value, bool)
-                or not proxy_config.fits_in_header(str(value))
-            ):
-                yield document.problem(here, KEY_NEEDS_ASCII)
+            for index, key in enumerate(value if isinstance(value, list) else [value]):
+                is_text = isinstance(key, (str, int)) and not isinstance(key, bool)
+                if not is_text or not proxy_config.fits_in_header(str(key)):
+                    yield document.problem((*here, index) if isinstance(value, list) else here, KEY_NEEDS_ASCII)
         elif name == "hf-token" and isinstance(value, str):
             yield document.problem(here, "would show in the list of processes", "write env: {HF_TOKEN: ...}")
         elif limits := list(_limits(document, here, name, value)):
             yield from limits
         else:
-            if name == "allowed-local-media-path" and (media := _wrong_media(value)) is not None:
+            if name == "allowed-local-media-path" and (media := _wrong_media(value, context)) is not None:
                 yield document.problem(here, *media, warning=True)
             for place, message, advice in _wrong(name, value, known) if known is not None else ():
                 yield document.problem((*here, *place), message, advice)
@@ -139,15 +139,16 @@ def _beside(name: str, seen: Mapping[str, str]) -> str | None:
     return seen.get(base) if dot else next((said for one, said in seen.items() if one.startswith(f"{name}.")), None)
 
 
-def _wrong_media(folder: object) -> tuple[str, str] | None:
+def _wrong_media(value: object, context: Context) -> tuple[str, str] | None:
     """Message and advice for the folder whose files requests may name; None where nothing is wrong."""
-    if not isinstance(folder, str) or not folder:
+    if not isinstance(value, str) or not value:
         return None
+    folder = whole(value, context.path.parent)
     if "\0" not in folder and os.path.realpath(folder) == "/":
         message = "shows every file of this machine that vLLM can read to whoever has a key of the gateway"
         return message, "name the folder with the media"
-    if not os.path.isabs(folder) or not os.path.isdir(folder):
-        return f"no such folder: {folder}; vLLM refuses every image without it", "write the whole path of one"
+    if not os.path.isdir(folder):
+        return f"no such folder: {folder}; vLLM refuses every image without it", "make it, or name another one"
     return None
 
 
@@ -171,7 +172,11 @@ def _wrong(name: str, value: object, known: Options) -> Iterator[Wrong]:
         elif name.replace("-", "_") in schema.Model.model_fields:
             yield (), "is no option of vLLM", "write it beside vllm, not under it"
         else:
-            yield (), "is no option of the installed vLLM", _meant_option(base, value, known)
+            gone = former_options.OPTIONS.get(base)
+            message = "is no option of the installed vLLM"
+            if gone is not None and gone.since:
+                message = f"is no option of vLLM any more, since {gone.since}"
+            yield (), message, _meant_option(base, value, known)
     elif dot:
         if known[base].kind not in _MAPPINGS or known[base].takes == "flag":
             yield (), f"{base} has no keys", f"write {base}"
@@ -182,6 +187,8 @@ def _wrong(name: str, value: object, known: Options) -> Iterator[Wrong]:
 def _meant_option(name: str, value: object, known: Options) -> str:
     if name == "task" and str(value) in engine_options.TASKS:
         return f"write runner: {engine_options.TASKS[str(value)]}"
+    if (gone := former_options.OPTIONS.get(name)) is not None:
+        return former_options.advice(gone, value)
     if level := re.fullmatch(r"O(\d)", name):
         return f"write optimization-level: {level[1]}"
     return near(name, known) or "see `vllm serve --help`"

@@ -1,6 +1,6 @@
 """Prints the options of ``vllm serve`` as JSON, run by path with the Python of vLLM's own environment.
 
-Whatever its version: the server's own command line is begun, and its parser is taken where it would read it. Answer:
+Whatever its version: the parser is the one that the engine's start uses (``vllm_serve.py``). Answer:
 ``{NAME: {"negatable", "takes": "flag"|"value"|..., "choices": [...] | null, "kind": "int"|...|"", "optional"}}``, names
 as vLLM writes them, without dashes in front. ``Option`` (``engines/vllm/installed_options.py``) says what each may be.
 """
@@ -10,12 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import runpy
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
-SERVER = "vllm.entrypoints.openai.api_server"
-
+import vllm_serve
 
 # Readers of values by their names, vLLM's own and Python's
 KINDS = {
@@ -76,21 +73,12 @@ def described(parser: argparse.ArgumentParser) -> dict[str, dict[str, Any]]:
     return found
 
 
-def main() -> NoReturn:
-    out = os.dup(1)
+def main() -> None:
+    out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what is printed on the way is not the answer
-
-    def instead(self: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
-        with os.fdopen(out, "w") as answer:
-            json.dump(described(self), answer)
-        answer.close()
-        sys.stderr.flush()
-        os._exit(0)
-
-    argparse.ArgumentParser.parse_known_args = instead  # type: ignore[method-assign]
-    sys.argv = [SERVER, "--model", "none"]
-    runpy.run_module(SERVER, run_name="__main__")
-    sys.exit("the server's command line was not read")
+    vllm_serve.set_up_environment()
+    with out:
+        json.dump(described(vllm_serve.serve_parser()), out)
 
 
 if __name__ == "__main__":

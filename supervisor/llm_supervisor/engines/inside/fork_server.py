@@ -3,7 +3,7 @@
 Run by path with the Python of the engine's own environment; standard library and the engine only. It is asked on an
 inherited socket (descriptor 3, SOCK_SEQPACKET), one message a request::
 
-    {"argv": [python, "-m", MODULE | FILE, ...], "env": {...}, "cookie": "...", "cwd": null}  + descriptors
+    {"argv": [python, FILE, ...], "env": {...}, "cookie": "...", "cwd": null}  + descriptors
     -> {"cookie": "...", "pid": 123}  or  {"cookie": "...", "error": "why not", "stale": false}
 
 The descriptors are the new process's output, and what it inherits as 3, 4, ... It is forked twice and leads a session
@@ -23,6 +23,7 @@ import fcntl
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import select
@@ -31,6 +32,7 @@ import socket
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -39,7 +41,7 @@ PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 REQUEST_BYTES = 1024 * 1024
 FORK_PATIENCE = 10.0  # seconds from the fork to the new process's own word
 VLLM = (
-    "vllm.entrypoints.openai.api_server",
+    "vllm.entrypoints.cli.serve",
     "vllm.v1.engine.core",
     "vllm.v1.engine.async_llm",
     "vllm.v1.executor.multiproc_executor",
@@ -174,6 +176,15 @@ def keep_forking() -> None:
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = method
 
     platform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def fork_api_servers() -> None:
+    """Let several API servers be forked, too: vLLM insists on ``spawn`` for them, whatever it was told."""
+    contexts = types.ModuleType("multiprocessing")
+    contexts.__dict__.update(multiprocessing.__dict__)
+    get = multiprocessing.get_context
+    contexts.get_context = lambda method=None: get(os.environ.get("VLLM_WORKER_MULTIPROC_METHOD") or method)  # type: ignore[attr-defined]
+    importlib.import_module("vllm.v1.utils").multiprocessing = contexts  # type: ignore[attr-defined]
 
 
 _threads_said: str | None = "1"  # as long as it imports
@@ -371,7 +382,7 @@ def become(job: Job, link: int) -> int:
     tempfile.tempdir = None  # found out anew: TMPDIR is another one now
     if job.cwd is not None:
         os.chdir(job.cwd)
-    sys.argv = program_of(job.argv)[1]
+    sys.argv = job.argv[1:]
     # else ps shows the fork server's own command line
     if (title := sys.modules.get("setproctitle")) is not None:
         title.setproctitle(" ".join(job.argv))
@@ -398,25 +409,12 @@ def write_cookie(cookie: str) -> None:
     ctypes.memmove(start + at, data + bytes(place - len(data)), place)
 
 
-def program_of(argv: list[str]) -> tuple[str, list[str]]:
-    """How Python's command line names what it runs: the module or the file, and ``sys.argv``."""
-    rest = argv[1:]
-    if rest[0] == "-m":
-        return rest[1], [rest[1], *rest[2:]]
-    return rest[0], rest
-
-
 def run(job: Job) -> None:
-    """Be the program, as ``python -m MODULE`` or ``python FILE`` would."""
+    """Be the program, as ``python FILE`` would."""
     set_threads()
-    name, _ = program_of(job.argv)
-    if job.argv[1] == "-m":
-        if not sys.flags.safe_path:
-            sys.path.insert(0, os.getcwd())
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-    else:
-        sys.path.insert(0, os.path.dirname(name))
-        runpy.run_path(name, run_name="__main__")
+    name = job.argv[1]
+    sys.path.insert(0, os.path.dirname(name))
+    runpy.run_path(name, run_name="__main__")
 
 
 # Life -------------------------------------------------------------------------------------------------------
@@ -476,6 +474,7 @@ def main() -> None:
         import_engine(options.engine, options.model)
         if options.engine == "vllm" and not options.spawn:
             keep_forking()
+            fork_api_servers()
             os.register_at_fork(after_in_child=take_thread_settings)
         find_blas()
         check({}, before)

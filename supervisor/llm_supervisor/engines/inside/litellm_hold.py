@@ -34,6 +34,7 @@ MAX_WAITING = 2000  # requests
 NOTICE = 0.3  # seconds that the daemon gets to notice what a broken request has seen
 
 LOOPBACK = re.compile(r"//(localhost|\[::1\])(?=:)")  # other names of where the engines are
+HTTPS = re.compile(r"^https:")  # one that speaks it is known by the other scheme, too
 
 Deployments = list[dict[str, Any]]
 Engine = dict[str, Any]
@@ -78,7 +79,7 @@ class States:
 def engine_of(deployment: dict[str, Any], engines: dict[str, Engine]) -> Engine | None:
     """The engine of ours behind a deployment; None for anybody else's."""
     base = deployment.get("litellm_params", {}).get("api_base")
-    return engines.get(LOOPBACK.sub("//127.0.0.1", str(base).rstrip("/"))) if base else None
+    return engines.get(HTTPS.sub("http:", LOOPBACK.sub("//127.0.0.1", str(base).rstrip("/")))) if base else None
 
 
 class Hold(CustomLogger):  # type: ignore[misc]

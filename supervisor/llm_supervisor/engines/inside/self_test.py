@@ -15,7 +15,7 @@ from importlib.metadata import version
 def vllm() -> dict[str, str]:
     """The platform is detected, the server can be imported, and so can what vision models import."""
     import torch
-    import vllm.entrypoints.openai.api_server  # noqa: F401
+    import vllm.entrypoints.cli.serve  # noqa: F401
     from vllm import __version__ as vllm_version
     from vllm.platforms import current_platform
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
-MODULE = "vllm.entrypoints.openai.api_server"
+SERVE = Path(__file__).with_name("vllm_serve.py")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 COOKIE_ROOM = 192
 IMPORT_PATIENCE, START_PATIENCE, LEAVING_PATIENCE = 300.0, 150.0, 10.0  # seconds
@@ -78,7 +78,7 @@ class Server:
         return dict(said)
 
     def fork(self, port: int) -> int:
-        argv = [sys.executable, "-m", MODULE, "--model", self.model, "--served-model-name", "tiny"]
+        argv = [sys.executable, str(SERVE), self.model, "--served-model-name", "tiny"]
         argv += ["--host", "127.0.0.1", "--port", str(port), *OPTIONS]
         env = {**environment(), "VLLM_WORKER_MULTIPROC_METHOD": "fork"}
         request = json.dumps({"argv": argv, "env": env, "cookie": f"warm-test/{port}", "cwd": None}).encode()

@@ -28,6 +28,7 @@ class LocalGroup:
     key_variable: str | None = None  # environment variable that holds the engine's key
     params: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()  # more names by which clients may ask for it
 
 
 def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str, Any]:
@@ -39,6 +40,12 @@ def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str,
         **(config.get("general_settings") or {}),
         "master_key": f"os.environ/{MASTER_KEY}",
     }
+    if more := {name: group.alias for group in local for name in group.aliases}:
+        router = dict(config.get("router_settings") or {})
+        config["router_settings"] = {
+            **router,
+            "model_group_alias": {**more, **(router.get("model_group_alias") or {})},
+        }
     settings = config.get("litellm_settings")
     if isinstance(settings, dict) and isinstance(settings.get("callbacks"), str):
         # one by itself would take the place of those that are there, ours by which requests wait among them
@@ -171,6 +178,8 @@ def _entry(group: LocalGroup) -> dict[str, Any]:
         "num_retries": 3,
         # whether the engine can be asked, the daemon says: else one client's 404 is 5 s of 429 for everybody
         "cooldown_time": 0,
+        # the certificate of a server on loopback is made for another name, and often by nobody
+        **({"ssl_verify": False} if group.api_base.startswith("https:") else {}),
         **group.params,
     }
     return {
@@ -241,6 +250,12 @@ def elsewhere(config: Mapping[str, Any], engines_at: Mapping[str, str], environ:
     return tuple(sorted(name for name in found.keys() - ours if "*" not in name))
 
 
+def _plain_base(address: str) -> str:
+    """An ``api_base`` as ``engine_base`` makes it: every name of loopback is one, and http is https."""
+    plain = re.sub(r"//(localhost|\[::1\])(?=:)", "//127.0.0.1", address.rstrip("/"))
+    return re.sub(r"^https:", "http:", plain)
+
+
 def _targets(fallbacks: Any) -> set[str]:
     """The names of the groups in a list of fallbacks."""
     said = fallbacks if isinstance(fallbacks, list) else []
@@ -256,7 +271,7 @@ def _deployments(
         base = _mapping(entry.get("litellm_params")).get("api_base") or ""
         reference = REFERENCE.fullmatch(str(base).strip())
         said = environ.get(reference[1], "") if reference else str(base)
-        ours = engines_at.get(re.sub(r"//(localhost|\[::1\])(?=:)", "//127.0.0.1", said.rstrip("/")))
+        ours = engines_at.get(_plain_base(said))
         found.setdefault(str(entry.get("model_name")), []).append(ours)
     for alias, of in aliases(config).items():
         if of in found:
@@ -312,10 +327,11 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def engine_base(alias: str, port: int | None) -> str:
-    """The ``api_base`` of one of our engines. On a unix socket it has a name that is nobody's (RFC 2606), which the
-    replica sends there (``argv``)."""
-    return f"http://127.0.0.1:{port}/v1" if port is not None else f"http://{socket_host(alias)}/v1"
+def engine_base(alias: str, port: int | None, *, tls: bool = False) -> str:
+    """The ``api_base`` of one of our engines; without ``tls`` it is what they are told apart by. On a unix socket it
+    has a name that is nobody's (RFC 2606), which the replica sends there (``argv``)."""
+    host = f"127.0.0.1:{port}" if port is not None else socket_host(alias)
+    return f"{'https' if tls else 'http'}://{host}/v1"
 
 
 def socket_host(alias: str) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from llm_supervisor.host.files import write_atomically
 
 PATIENCE = 180.0  # seconds
-_SCRIPT = "dump_vllm_options.py"
+_SCRIPTS = ("dump_vllm_options.py", "vllm_serve.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def known(python: str, data: Path) -> Options | None:
     changed since."""
     try:
         kept = json.loads(_file(python, data).read_bytes())
-        return _read(kept["options"]) if kept["state"] == _state(python) else None
+        return _read(kept["options"]) if kept["state"] == state_of(python, _SCRIPTS) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -61,7 +61,7 @@ def learn(python: str, data: Path) -> Options | None:
     """Ask the parser (seconds), and keep the answer in the folder ``data``; None when it gives no answer."""
     if (kept := known(python, data)) is not None:
         return kept
-    script = str(files("llm_supervisor.engines.inside") / _SCRIPT)
+    script = str(files("llm_supervisor.engines.inside") / _SCRIPTS[0])
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VLLM_"))}
     try:
         done = subprocess.run(
@@ -74,7 +74,7 @@ def learn(python: str, data: Path) -> Options | None:
     try:
         file = _file(python, data)
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"python": python, "state": _state(python), "options": found})
+        text = json.dumps({"python": python, "state": state_of(python, _SCRIPTS), "options": found})
         write_atomically(file, text.encode(), 0o666)
     except OSError:
         pass  # it will be asked again
@@ -98,11 +98,13 @@ def _file(python: str, data: Path) -> Path:
     return data / "options" / f"{hashlib.sha256(python.encode()).hexdigest()[:16]}.json"
 
 
-def _state(python: str) -> list[object]:
-    """Values that change when something is installed in the environment, or the script that asks changes."""
+def state_of(python: str, scripts: Sequence[str]) -> list[object]:
+    """Values that change when something is installed in the environment, or one of our scripts changes by which it is
+    asked."""
     folder = Path(python).parent.parent
-    script = hashlib.sha256((files("llm_supervisor.engines.inside") / _SCRIPT).read_bytes()).hexdigest()[:16]
+    inside = files("llm_supervisor.engines.inside")
+    digest = hashlib.sha256(b"".join((inside / name).read_bytes() for name in scripts)).hexdigest()[:16]
     return [
-        script,
+        digest,
         *([str(path), path.stat().st_mtime_ns] for path in sorted(folder.glob("lib/python*/site-packages"))),
     ]

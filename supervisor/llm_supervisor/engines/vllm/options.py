@@ -70,6 +70,17 @@ def pools(options: Mapping[str, object]) -> bool:
 _OLD_LIMITS = re.compile(r"\s*[a-z]+\s*=\s*\d+(?:\s*,\s*[a-z]+\s*=\s*\d+)*\s*")
 
 
+def keys(options: Mapping[str, object]) -> list[str]:
+    """The API keys among the options, which are by their normal names; empty ones are none."""
+    said = options.get("api-key")
+    return [str(key) for key in (said if isinstance(said, list) else [said]) if key not in (None, "")]
+
+
+def speaks_tls(options: Mapping[str, object]) -> bool:
+    """Whether a server with these options speaks https, by uvicorn's rule. The options are by their normal names."""
+    return bool(options.get("ssl-keyfile") or options.get("ssl-certfile"))
+
+
 def limits(value: object) -> object:
     """``limit-mm-per-prompt`` as a mapping, where it is written in the old form (``image=1,video=2``), which vLLM no
     longer reads; else as it is."""

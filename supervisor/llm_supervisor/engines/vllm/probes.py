@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from llm_supervisor.core.health import Answer, Counters, ProbeResult, Rank
 from llm_supervisor.core.probe import Step
@@ -20,8 +20,8 @@ def judge_health(status: int, body: bytes) -> ProbeResult:
     return ProbeResult(Answer.INVALID, f"/health answers {status}")
 
 
-def judge_models(status: int, body: bytes, served_name: str) -> ProbeResult:
-    """``/v1/models``: must list the served name."""
+def judge_models(status: int, body: bytes, served_names: Sequence[str]) -> ProbeResult:
+    """``/v1/models``: must list the served names."""
     if status in (401, 403):
         return ProbeResult(Answer.WRONG, f"/v1/models answers {status}: it does not take the key that it was given")
     if status != 200:
@@ -30,9 +30,9 @@ def judge_models(status: int, body: bytes, served_name: str) -> ProbeResult:
         names = [str(entry["id"]) for entry in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return ProbeResult(Answer.INVALID, "/v1/models answers something that is not a list of models")
-    if served_name not in names:
-        return ProbeResult(Answer.WRONG, f"/v1/models lists {', '.join(names) or 'nothing'}, not {served_name}")
-    return ProbeResult(Answer.OK, f"/v1/models lists {served_name}")
+    if missing := [name for name in served_names if name not in names]:
+        return ProbeResult(Answer.WRONG, f"/v1/models lists {', '.join(names) or 'nothing'}, not {', '.join(missing)}")
+    return ProbeResult(Answer.OK, f"/v1/models lists {', '.join(served_names)}")
 
 
 _SERIES = re.compile(

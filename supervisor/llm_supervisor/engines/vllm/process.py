@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from llm_supervisor.engines.vllm.options import flags, normal
 
-# Not `vllm serve`: the CPU distribution dies there looking for the metadata of a distribution named `vllm`. Both run
-# the same server.
-MODULE = "vllm.entrypoints.openai.api_server"
+# What `vllm serve` does, without the rest of the `vllm` command: see the file
+SERVE = "vllm_serve.py"
+# All API keys where there are several, as a JSON list (`vllm_serve.py` reads it)
+ALL_KEYS = "LLM_SUPERVISOR_API_KEYS"
 # vLLM's children call themselves VLLM::EngineCore, VLLM::Worker...; comm is cut to 15 characters. Without one of them
 # no request is answered, while /v1/models says 200 for seconds (ENGINES: the API server notices after about 5 s).
-VITAL = ("VLLM::",)
+VITAL = ("VLLM::", "vllm-rs")
 
 
 def argv(
     python: str,
     model: str,
-    served_name: str,
+    served_names: Sequence[str],
     place: int | str,
     options: Mapping[str, object],
     grace: float,
@@ -32,9 +34,9 @@ def argv(
     left_out = "shutdown-timeout" in names or (lists and "shutdown-timeout" not in lists)
     extra = [] if left_out else ["--shutdown-timeout", str(max(int(grace) - 5, 0))]
     return (
-        python, "-m", MODULE,
-        "--model", model,
-        "--served-model-name", served_name,
+        python, str(files("llm_supervisor.engines.inside") / SERVE),
+        model,
+        "--served-model-name", *served_names,
         *(("--uds", place) if isinstance(place, str) else ("--host", "127.0.0.1", "--port", str(place))),
         *flags({name: value for name, value in options.items() if normal(name) != "api-key"}, lists),
         *extra,
@@ -43,7 +45,7 @@ def argv(
 
 # Read after the start only, so that one fork server can serve engines that differ in them. Not CUDA_VISIBLE_DEVICES:
 # modules of vLLM ask for the capability of the first visible GPU while they are imported, and the answer is kept
-LATE = frozenset({"VLLM_API_KEY"})
+LATE = frozenset({"VLLM_API_KEY", ALL_KEYS})
 # Beginnings of the variables that it or its libraries read. Of an env file, which may hold a cloud's keys too, it gets
 # no others. The second group is for AMD, Intel and TPU, the third for networks between GPUs, the fourth for libraries
 READS = tuple(
@@ -74,7 +76,7 @@ def fork_server(python: str, model: str, *, whole: bool) -> tuple[str, ...]:
 
 
 def environment(
-    *, gpus: Sequence[int], api_key: str | None, cpu: bool, offline: bool, modelscope: bool = False
+    *, gpus: Sequence[int], api_keys: Sequence[str], cpu: bool, offline: bool, modelscope: bool = False
 ) -> dict[str, str]:
     """What vLLM needs in its environment. ``offline``: the model is a folder, so no hub is to be asked; ``modelscope``:
     that hub is."""
@@ -92,8 +94,10 @@ def environment(
     if gpus:
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         env["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in gpus)
-    if api_key:
-        env["VLLM_API_KEY"] = api_key
+    if api_keys:
+        env["VLLM_API_KEY"] = api_keys[0]
+    if len(api_keys) > 1:
+        env[ALL_KEYS] = json.dumps(list(api_keys))
     if cpu:
         env["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; the default takes half of the machine
     if offline:

@@ -69,10 +69,10 @@ class ProbeClient:
     async def _target(self, name: str, asking: ProbePlan) -> http.Target:
         known = self._targets.get(name)
         # only where and with which key: two plans of the same ask it by other functions, over the same connections
-        where = (asking.address, asking.headers)
+        where = (asking.address, asking.headers, asking.tls)
         if known is None or known[0] != where:
             address = net_listener.reachable(asking.address) if isinstance(asking.address, str) else asking.address
-            before, known = known, (where, http.Target(address, dict(asking.headers)))
+            before, known = known, (where, http.Target(address, dict(asking.headers), tls=asking.tls))
             self._targets[name] = known
             if before is not None:
                 await before[1].close()
