@@ -187,7 +187,7 @@ def test_the_environment_of_vllm(place: Place) -> None:
     assert env(one_model(place, "vision: true", vllm_cpu=True)) == base | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     local = made(place, "gateway: {}\nmodels: {a: {model: tiny, port: 8000}}\n")
     assert env(local) == base | {"HF_HUB_OFFLINE": "1"}
-    assert argv(local)[4] == str(place.folder / "tiny")
+    assert argv(local)[2] == str(place.folder / "tiny")
 
 
 def test_what_a_person_says_wins(place: Place) -> None:

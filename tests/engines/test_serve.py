@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from llm_supervisor.host.process import read_rows
-from tests.engines.conftest import ALIAS, Engines, Shared, chat, config
+from tests.engines.conftest import ALIAS, Engines, chat, config
 from tests.support.harness import Daemon
 
 
@@ -21,8 +20,12 @@ def tree(daemon: Daemon) -> dict[str, int]:
     ours = {leader}
     while more := {pid for pid, row in rows.items() if row.ppid in ours} - ours:
         ours |= more
-    named = {rows[pid].comm.removeprefix("VLLM::"): pid for pid in ours if rows[pid].comm.startswith("VLLM::")}
-    return {**named, "leader": leader}
+    found = {"leader": leader}
+    for pid in ours - {leader}:
+        if rows[pid].comm.startswith("VLLM::"):  # the whole name is longer than the kernel keeps there
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode()
+            found[title.removeprefix("VLLM::")] = pid
+    return found
 
 
 def kill_each(daemon: Daemon, expected: set[str]) -> None:
@@ -45,8 +48,10 @@ def kill_each(daemon: Daemon, expected: set[str]) -> None:
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        pytest.param("api-server-count", {"leader", "ApiServer_0", "ApiServer_1", "EngineCor", "Worker"}, id="servers"),
-        pytest.param("data-parallel-size", {"leader", "ApiServer_0", "ApiServer_1"}, id="ranks"),
+        pytest.param(
+            "api-server-count", {"leader", "APIServer_0", "APIServer_1", "EngineCore", "Worker"}, id="servers"
+        ),
+        pytest.param("data-parallel-size", {"leader", "APIServer_0", "APIServer_1"}, id="ranks"),
     ],
 )
 def test_every_process_of_a_larger_engine_is_a_part_of_it(

@@ -1,6 +1,6 @@
 """What ``check`` says when it has the installed vLLM judge the options: one run for all of these.
 
-The first rows of each kind are what people wrote; the others are made from vLLM's own sources. `RIGHT` are command lines
+The first rows of each kind are what people wrote, the others come from vLLM's own sources. `RIGHT` are command lines
 of vLLM's documentation and recipes, in our words, which must pass.
 """
 
@@ -75,7 +75,7 @@ WRONG: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "pair: measured requests without statistics": (
         "enable-per-request-metrics: true\ndisable-log-stats: true",
-        [("disable-log-stats", "remove --disable-log-stats", "")],
+        [("enable-per-request-metrics", "remove --disable-log-stats", "disable-log-stats")],
     ),
     "a number that is refused": (
         "sse-keep-alive-interval: -1",
@@ -119,7 +119,7 @@ RIGHT = {
         mm-processor-cache-type: shm
         default-chat-template-kwargs: '{"enable_thinking": false}'
         """,
-    "tools": "enable-auto-tool-choice: true\ntool-call-parser: hermes\nchat-template: tool_chat_template_hermes.jinja",
+    "tools": "enable-auto-tool-choice: true\ntool-call-parser: hermes\nchat-template: template_chatml.jinja",
     "tools of Llama": "enable-auto-tool-choice: true\ntool-call-parser: llama3_json",
     "tools of Mistral": """
         tokenizer-mode: mistral

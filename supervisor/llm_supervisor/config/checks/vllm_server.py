@@ -51,7 +51,7 @@ def _unaskable(context: Context, where: Where, model: schema.Model, written: Map
 
 
 def _tls(context: Context, where: Where, model: schema.Model, written: Mapping[str, str]) -> Iterator[Problem]:
-    """What is wrong with the certificate, its key and its authorities. uvicorn would say so when the model is loaded."""
+    """What is wrong with the certificate, its key and its authorities, which uvicorn reads only when all is loaded."""
     said: dict[str, Any] = {name: model.vllm[written[name]] for name in written if name.startswith("ssl-")}
     places = {name: (*where, written[name]) for name in said}
     if any(context.has_placeholder_in(place) for place in places.values()):

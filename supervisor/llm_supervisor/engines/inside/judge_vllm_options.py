@@ -249,9 +249,13 @@ def complaints(options: Sequence[Option], judges: Sequence[Judge]) -> list[dict[
     judge is asked only when the one before has nothing to say."""
     left: list[Option] = list(options)
     found: list[dict[str, Any]] = []
+    gone: list[str] = []
     for judge in judges:
         before = len(found)
         while len(found) < MOST and (text := judge(left)) is not None:
+            said = text.lower().replace("_", "-")
+            if any(f"{mark}{plain(name)}" in said for name in gone for mark in ("--", "argument ")):
+                return found  # it wants an option that was left out for another complaint
             blamed: list[str] = []
             for option, kind, keys, words in taken_apart(text):
                 blamed = to_blame(text, option, keys, left, judge)
@@ -261,6 +265,7 @@ def complaints(options: Sequence[Option], judges: Sequence[Judge]) -> list[dict[
                 )
             if not blamed:
                 return found
+            gone.append(blamed[0])
             left = [one for one in left if one[0] != blamed[0]]
         if len(found) > before:
             break
