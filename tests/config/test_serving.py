@@ -320,7 +320,7 @@ def test_what_another_check_refuses_is_not_asked(place: Place) -> None:
 def test_a_model_that_was_not_judged_in_time_is_a_warning(place: Place) -> None:
     (only,), _ = judged(place, "{max-model-len: 5}", None)
     assert only.warning
-    assert "did not answer in time" in only.message
+    assert "gave no answer in time" in only.message
 
 
 def test_where_there_is_no_vllm_nothing_is_said(place: Place) -> None:

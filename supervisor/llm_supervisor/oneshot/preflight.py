@@ -116,6 +116,8 @@ class Preflight:
                 pinned = envs.pins(env.distribution)[env.distribution]
                 unfinished = "is not finished" if os.path.exists(env.path) else "is not there"
                 detail = f"the environment of {env.distribution} {pinned} {unfinished}: {env.path}"
+                if engine == "vllm" and any(model.vllm for model in root.models.values()):
+                    detail += "; so the values of vLLM's options were not judged"
                 yield Finding("engine", engine, Verdict.ERROR, detail, f"llm-supervisor install {engine}")
                 yield self._room(self._data, int(envs.NEEDS_GIB[env.distribution] * GIB), f"installing {engine}")
 

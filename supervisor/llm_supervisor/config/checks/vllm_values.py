@@ -48,8 +48,8 @@ def problems(context: Context, judge: Judge, known: Sequence[Problem]) -> Iterat
     for (alias, model), answer in zip(models.items(), answers, strict=True):
         where: Where = ("models", alias)
         if answer is None:
-            message = "vLLM was asked whether it accepts these options, and did not answer in time"
-            advice = "they are checked when the engine starts; on a busy machine, try again later"
+            message = "vLLM was asked whether it accepts these options, and gave no answer in time"
+            advice = "they are judged when the engine starts; on a busy machine, try again later"
             yield context.document.problem((*where, "vllm"), message, advice, warning=True)
         for complaint in answer or ():
             yield _problem(context, where, model, complaint)
