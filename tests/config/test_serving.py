@@ -126,7 +126,17 @@ def test_a_server_with_tls_is_asked_by_https(place: Place, certificates: Path) -
     params = made.litellm_config["model_list"][0]["litellm_params"]
     assert params["api_base"] == "https://127.0.0.1:8001/v1"
     assert params["ssl_verify"] is False
+    replica = made.programs["gateway"].spec.launch.argv
+    assert replica[replica.index("--unverified") + 1] == "127.0.0.1:8001"
     assert [group.engines for group in made.groups] == [("m",)], "it is known by that address"
+
+
+def test_a_certificate_may_be_verified(place: Place, certificates: Path) -> None:
+    text = model("litellm: {ssl_verify: /etc/ca.pem}", f"{{ssl-certfile: {certificates}/both.pem}}")
+    made = plan(place.load(text), runtime=Path("/run/x"), pythons=PYTHONS, master_key="sk-x")
+    assert made.litellm_config is not None
+    assert made.litellm_config["model_list"][0]["litellm_params"]["ssl_verify"] == "/etc/ca.pem"
+    assert "--unverified" not in made.programs["gateway"].spec.launch.argv
 
 
 def test_without_tls_nothing_is_said_of_it(place: Place) -> None:

@@ -107,6 +107,10 @@ class Zoo:
 
         return self.until(look, f"{name} {wanted}")
 
+    def answers(self, name: str) -> bool:
+        """Whether its liveness probe was answered."""
+        return (self.daemon.program(name)["probes"].get("liveness") or {}).get("answer") == "ok"
+
     def group(self, name: str) -> dict[str, Any]:
         """How the gateway's clients see it."""
         return next(one for one in self.daemon.status()["models"] if one["name"] == name)
@@ -178,6 +182,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
 
 
 def test_nothing_is_ready_before_its_canary_was_answered(zoo: Zoo) -> None:
+    zoo.until(lambda: zoo.answers("held"), "it listens")
     zoo.until(lambda: len(zoo.canaries("held")) > 1, "a second canary after an unanswered one")
     seen = zoo.shows("held", state="STARTING")
     assert seen["probes"]["liveness"]["answer"] == seen["probes"]["catalogue"]["answer"] == "ok"

@@ -305,6 +305,7 @@ def replica(setting: Setting, name: str, gateway: schema.Gateway, file: GatewayF
                 sockets,
                 modules,
                 _media(setting, gateway.media, file.content),
+                [f"127.0.0.1:{model.port}" for model in models.values() if _unverified(model)],
             ),
             env=tuple(env.items()),
             listener=(gateway.host, gateway.port),
@@ -335,6 +336,12 @@ def replica(setting: Setting, name: str, gateway: schema.Gateway, file: GatewayF
     )
     asking = _replica_asking(config, uds, {**config.environ, **env}, file.content, master_key)
     return Planned(spec, asking, litellm_probes.step)
+
+
+def _unverified(model: schema.Model) -> bool:
+    """Whether an engine on a port speaks https by a certificate that the gateway is not told to verify."""
+    tls = engine_options.speaks_tls(engine_options.by_name(model.vllm))
+    return tls and model.port is not None and not model.litellm.get("ssl_verify")
 
 
 def _media(setting: Setting, media: schema.Media, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def _more_names(context: Context) -> Iterator[Problem]:
     """Names of ``served_model_name``, which become aliases of the model's group, that another group has."""
     models, native = context.root.models, context.native.data or {}
     entries = native.get("model_list") or []
-    groups = {entry.get("model_name") for entry in entries if isinstance(entry, dict)} | set(models)
+    named = [entry.get("model_name") for entry in entries if isinstance(entry, dict)]
+    groups = {name for name in named if isinstance(name, str)} | set(models)
     users: dict[str, str] = {}
     for alias, model in models.items():
         names = model.served_model_name

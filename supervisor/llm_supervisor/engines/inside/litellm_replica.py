@@ -95,6 +95,22 @@ def reach_by_socket(sockets: dict[str, str]) -> None:
     TCPConnector._create_connection = create_connection
 
 
+def trust(addresses: set[str]) -> None:
+    """Do not verify the certificates of these servers (``HOST:PORT``), engines of this machine. A deployment's
+    ``ssl_verify`` says the same, but not every kind of request looks at it (text completions do not)."""
+    from aiohttp import ClientRequest, TCPConnector
+
+    choose = TCPConnector._get_ssl_context
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+
+    def context_of(self: TCPConnector, req: ClientRequest) -> Any:
+        ours = req.url.scheme == "https" and f"{req.url.host}:{req.url.port}" in addresses
+        return unverified if ours else choose(self, req)
+
+    TCPConnector._get_ssl_context = context_of
+
+
 def command_line() -> argparse.ArgumentParser:
     """The options that the daemon starts a replica with."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -106,6 +122,9 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--drain", type=int, default=25, help="seconds that requests in hand get after SIGTERM")
     parser.add_argument(
         "--engine", action="append", default=[], metavar="HOST=PATH", help="requests to HOST go to that unix socket"
+    )
+    parser.add_argument(
+        "--unverified", action="append", default=[], metavar="HOST:PORT", help="an engine that speaks https there"
     )
     return parser
 
@@ -126,6 +145,8 @@ def with_goodbye(inner: Any, is_leaving: Callable[[], bool]) -> Any:
 
 def with_ours(app: Any, options: argparse.Namespace) -> Any:
     """The application with what the daemon's options add to it."""
+    if options.unverified:
+        trust(set(options.unverified))
     if options.engine:
         reach_by_socket(dict(pair.split("=", 1) for pair in options.engine))
     if options.hold:

@@ -19,17 +19,20 @@ def argv(
     engines: Mapping[str, str] | None = None,
     modules: str | None = None,
     media: Mapping[str, Any] | None = None,
+    unverified: Collection[str] = (),
 ) -> tuple[str, ...]:
     """The command line of one replica. The daemon hands it the listening socket as descriptor 3. ``hold`` is the file
     in which it says how the engines are, ``engines`` the unix sockets of those that have one, by host, ``modules`` the
     folder of the native file, which may name Python modules beside it, ``media`` what clients may send and have fetched
-    (``inside/litellm_media.py``)."""
+    (``inside/litellm_media.py``), ``unverified`` the engines (``HOST:PORT``) whose certificates are not verified."""
     replica = str(files("llm_supervisor.engines.inside") / "litellm_replica.py")
     more = ["--hold", hold] if hold else []
     more += ["--modules", modules] if modules else []
     more += ["--media", json.dumps(media, separators=(",", ":"))] if media is not None else []
     for host, path in (engines or {}).items():
         more += ["--engine", f"{host}={path}"]
+    for address in unverified:
+        more += ["--unverified", address]
     return (python, replica, "--listen-fd", "3", "--uds", uds, "--drain", str(drain), *more)
 
 
