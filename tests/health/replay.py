@@ -145,7 +145,7 @@ def _probe(row: dict[str, Any]) -> ProbeResult:
         case "liveness":
             return vllm_probes.judge_health(status, body)
         case "catalogue":
-            return vllm_probes.judge_models(status, body, SERVED)
+            return vllm_probes.judge_models(status, body, [SERVED])
         case "canary":
             return canary.judge(status, body)
     return ProbeResult(Answer.INVALID, f"answers {status}")
