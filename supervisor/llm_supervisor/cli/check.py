@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_supervisor import paths
 from llm_supervisor.cli.output import FAILED, OK, WRONG, complain_no_config, print_problems, say, say_json, say_lines
-from llm_supervisor.cli.setup import learn_options
+from llm_supervisor.cli.setup import learn_options, learn_providers, rehearsal
 from llm_supervisor.config import ConfigError, Problem, load
 
 
@@ -29,10 +29,10 @@ def check(options: argparse.Namespace) -> int:
     problems: Sequence[Problem]
     findings: list[preflight.Finding] = []
     try:
-        config = load(files, os.environ, learn_options)
+        config = load(files, os.environ, learn_options, learn_providers)
         litellm = resources.interpreter(config, "litellm", paths.data_dir(os.environ))
         packages = lacking_packages(config, litellm) if litellm is not None else []
-        problems = sorted([*config.warnings, *not_cached(config), *packages])
+        problems = sorted({*config.warnings, *not_cached(config), *packages, *rehearsal(config)})
         findings = preflight.Preflight(config, os.environ, gpu.Bounded()).findings()
         worst = preflight.worst(findings)
         if any(not problem.warning for problem in problems):
@@ -94,7 +94,7 @@ def config(options: argparse.Namespace) -> int:
     if not files:
         return complain_no_config()
     try:
-        config = load(files, os.environ, learn_options)
+        config = load(files, os.environ, learn_options, learn_providers)
     except ConfigError as error:
         return print_problems(error)
     from llm_supervisor.redaction import HIDDEN

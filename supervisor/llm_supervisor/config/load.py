@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +23,15 @@ from llm_supervisor.engines.vllm.installed_options import Options
 # Returns the options of the vLLM of an interpreter (None: of the interpreter that `install` makes), or None where they
 # are not known
 OptionsOf = Callable[[str | None], Options | None]
+# The same for the providers of LiteLLM
+ProvidersOf = Callable[[str | None], Collection[str] | None]
 
 
 def load(
-    files: Path | Sequence[Path], environ: Mapping[str, str], options_of: OptionsOf = lambda python: None
+    files: Path | Sequence[Path],
+    environ: Mapping[str, str],
+    options_of: OptionsOf = lambda python: None,
+    providers_of: ProvidersOf = lambda python: None,
 ) -> Config:
     """Read and check a configuration. Of several files a later one overrides an earlier one
     (``yaml_reader.layered``); relative paths start at the folder of the first. Raises ConfigError with every problem
@@ -44,7 +49,7 @@ def load(
         problems += readable_by_others(document, "${NAME}")  # while references can still be told from keys
         variables.fill_in(document, merged)
         variables.check_ambiguous_numbers(document)
-        context, found = _context(path, document, merged, options_of)
+        context, found = _context(path, document, merged, options_of, providers_of)
         problems += found
     problems += map(_with_first_step, document.problems)
     if context is not None:
@@ -68,16 +73,23 @@ def load(
 
 
 def _context(
-    path: Path, document: Document, environ: Mapping[str, str], options_of: OptionsOf
+    path: Path,
+    document: Document,
+    environ: Mapping[str, str],
+    options_of: OptionsOf,
+    providers_of: ProvidersOf,
 ) -> tuple[checks.Context | None, list[Problem]]:
     """What the checks are given, and the problems of the types on the way there; None where too little is valid."""
 
+    def python_of(name: str) -> str | None:
+        engines = document.data.get("engines")
+        engine = engines.get(name) if isinstance(engines, dict) else None
+        python = engine.get("python") if isinstance(engine, dict) else None
+        return str(path.parent / os.path.expanduser(python)) if isinstance(python, str) else None
+
     @functools.cache  # asking the installed vLLM takes seconds
     def options() -> Options | None:
-        engines = document.data.get("engines")
-        engine = engines.get("vllm") if isinstance(engines, dict) else None
-        python = engine.get("python") if isinstance(engine, dict) else None
-        return options_of(str(path.parent / os.path.expanduser(python)) if isinstance(python, str) else None)
+        return options_of(python_of("vllm"))
 
     validated = validate(document, options)
     problems = [*validated.problems]
@@ -87,7 +99,9 @@ def _context(
     native, found = litellm_reader.read(root, path, document)
     problems += found
     known = options() if any(model.vllm for model in root.models.values()) else None
-    return checks.Context(path, root, document, native, environ, validated.placeholders, known), problems
+    providers = providers_of(python_of("litellm")) if (native.data or {}).get("model_list") else None
+    context = checks.Context(path, root, document, native, environ, validated.placeholders, known, providers)
+    return context, problems
 
 
 def _redacted(problem: Problem, hidden: Sequence[str]) -> Problem:

@@ -361,8 +361,12 @@ def _replica_asking(
 
 def usable_native(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
     """The part of LiteLLM's own file that can be used, and the groups that cannot, each with the reason."""
-    more = config.root.gateway.env if config.root.gateway is not None else {}
-    return proxy_config.usable(config.native, {**config.environ, **more})
+    return proxy_config.usable(config.native, gateway_environ(config))
+
+
+def gateway_environ(config: Config) -> dict[str, str]:
+    """The variables by which references of LiteLLM's own file are resolved."""
+    return {**config.environ, **(config.root.gateway.env if config.root.gateway is not None else {})}
 
 
 def local_group(alias: str, model: schema.Model) -> proxy_config.LocalGroup:

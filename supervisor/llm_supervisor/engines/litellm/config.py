@@ -5,14 +5,22 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from llm_supervisor.engines.litellm.references import (
+    LIMITS,
+    MASTER_KEY,
+    asks_a_manager,
+    limits,
+    missing_variables,
+    resolved,
+    set_by_file,
+)
 from llm_supervisor.redaction import REFERENCE, secrets_in
 
-MASTER_KEY = "LITELLM_MASTER_KEY"
 # LiteLLM refuses to start with one of these (exit 3); `check` says so before anything is spawned
 WEAK_KEYS = frozenset({"", "sk-1234"})
 
@@ -46,24 +54,7 @@ def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str,
     return config
 
 
-# Limits are optional: a variable that is not set means none
-LIMITS = frozenset({"rpm", "tpm"})
 _FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
-
-
-def limits(params: Mapping[str, Any], environ: Mapping[str, str]) -> frozenset[str]:
-    """Which limits a deployment has."""
-    said = {key: params[key] for key in LIMITS & params.keys() if params[key] is not None}
-    return frozenset(key for key in said if all(environ.get(name) for _, name in references(said[key])))
-
-
-def missing_variables(deployment: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, tuple[str | int, ...]]:
-    """The variables that a deployment of the native file needs and that are not set, each with its place in it."""
-    found: dict[str, tuple[str | int, ...]] = {}
-    for path, name in references(deployment.get("litellm_params"), ("litellm_params",)):
-        if not environ.get(name) and name != MASTER_KEY and path[-1] not in LIMITS:
-            found.setdefault(name, path)
-    return found
 
 
 def unset_text(names: Sequence[str]) -> str:
@@ -74,13 +65,16 @@ def unset_text(names: Sequence[str]) -> str:
 def usable(native: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     """The native configuration without what cannot be used, as a variable that it needs is not set: deployments,
     limits, and fallbacks and aliases that name a group of which nothing is left. Such groups are the second, each with
-    the reason."""
+    the reason. Where a secret manager is asked for what is not set, everything is kept."""
     config: dict[str, Any] = dict(native)
+    if asks_a_manager(native, environ):
+        return config, {}
     entries: list[dict[str, Any]] = []
     reasons: dict[str, str] = {}
+    more = set_by_file(native, environ)
     for entry in config.get("model_list") or []:
-        if lacking := missing_variables(entry, environ):
-            reasons.setdefault(entry["model_name"], unset_text(list(lacking)))
+        if lacking := missing_variables(entry, environ, more):
+            reasons.setdefault(str(resolved(entry, environ)["model_name"]), unset_text(list(lacking)))
             continue
         params = entry["litellm_params"]
         there = limits(params, environ)
@@ -88,12 +82,21 @@ def usable(native: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[
         entries.append({**entry, "litellm_params": kept})
     if "model_list" in config:
         config["model_list"] = entries
-    left = {entry["model_name"] for entry in entries}
+    left = {resolved(entry, environ)["model_name"] for entry in entries}
     disabled = {name: reason for name, reason in reasons.items() if name not in left}
     for place in ("router_settings", "litellm_settings"):
         if disabled and config.get(place):
             config[place] = {key: _without(key, value, disabled) for key, value in config[place].items()}
     return config, disabled
+
+
+def usable_entries(native: Mapping[str, Any], environ: Mapping[str, str]) -> list[int]:
+    """Which entries of the native ``model_list`` are left by ``usable``: their indices."""
+    entries = native.get("model_list") or []
+    if asks_a_manager(native, environ):
+        return list(range(len(entries)))
+    more = set_by_file(native, environ)
+    return [index for index, entry in enumerate(entries) if not missing_variables(entry, environ, more)]
 
 
 def _without(key: str, value: Any, disabled: Mapping[str, str]) -> Any:
@@ -267,19 +270,6 @@ def _deployments(
 def fits_in_header(key: str) -> bool:
     """Whether an HTTP header can hold that key."""
     return key.isascii() and (key.isprintable() or not key)
-
-
-def references(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every ``os.environ/NAME`` in a configuration, with its place."""
-    if isinstance(value, str):
-        if found := REFERENCE.fullmatch(value.strip()):
-            yield path, found[1]
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from references(item, (*path, str(key)))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from references(item, (*path, index))
 
 
 def redis_address(config: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, int] | None:
