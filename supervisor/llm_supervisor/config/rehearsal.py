@@ -39,7 +39,9 @@ def rehearsed(config: Config, plan: Plan, python: str, data: Path) -> list[Probl
     native, _ = litellm_reader.read(config.root, config.file, document)
     places = _Places(config, document, native)
     hidden = secrets_of(config)
-    return list(dict.fromkeys(places.problem(one, hidden) for one in answer.complaints))
+    known = {(problem.file, problem.path) for problem in config.warnings}
+    found = dict.fromkeys(places.problem(one, hidden) for one in answer.complaints)
+    return [one for one in found if not one.warning or (one.file, one.path) not in known]
 
 
 class _Places:

@@ -33,6 +33,7 @@ from llm_supervisor.engines.litellm import config as proxy_config
 from llm_supervisor.engines.litellm import database
 from llm_supervisor.engines.litellm import probes as litellm_probes
 from llm_supervisor.engines.litellm import process as litellm_process
+from llm_supervisor.engines.litellm import references
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.engines.vllm import probes as vllm_probes
 from llm_supervisor.engines.vllm import process as vllm_process
@@ -346,17 +347,30 @@ def _replica_asking(
         "redis": proxy_config.redis_address(content, environ),
         "database": database.address(content, environ),
     }
-    judge = partial(litellm_probes.judge_groups, expected=proxy_config.expected_groups(content))
+    resolved = references.resolved(content, environ)
+    refusing = proxy_config.may_refuse_us(resolved)
+    judge = partial(litellm_probes.judge_groups, expected=proxy_config.expected_groups(resolved), refusing=refusing)
     return ProbePlan(
         uds,
         (
             HttpProbe("liveness", "/health/liveliness", litellm_probes.judge_liveliness),
             HttpProbe("catalogue", "/model_group/info", judge),
         ),
-        headers=_bearer(master_key),
-        routes={alias: _canary(model, alias) for alias, model in config.root.models.items() if model.health.canary},
+        headers=_bearer(master_key) + proxy_config.our_address(resolved),
+        routes={
+            alias: _through_gateway(_canary(model, alias), refusing)
+            for alias, model in config.root.models.items()
+            if model.health.canary
+        },
         needs={name: address for name, address in needs.items() if address is not None},
     )
+
+
+def _through_gateway(canary: Canary, refusing: str) -> Canary:
+    """The same request, sent to the gateway, which may turn it away by that setting (empty: by none)."""
+    if not refusing:
+        return canary
+    return replace(canary, judge=partial(litellm_probes.judge_route, judge=canary.judge, refusing=refusing))
 
 
 def usable_native(config: Config) -> tuple[dict[str, Any], dict[str, str]]:

@@ -117,6 +117,7 @@ class Rule:
 _S, _W, _A = Sign, Word, Reaction
 _STILL = "no progress for {still:.0f} s while {why}"
 _LIVENESS = "{liveness} ({liveness_failures} times in a row)"
+_WRONG_LIST = "{catalogue}{routes_too}"
 _CATALOGUE = "{catalogue} ({catalogue_failures} times in a row)"
 _CANARY = "{canary} ({canary_failures} times in a row)"
 # The first matching row decides. Reasons are filled from ``Health`` by ``fuse``.
@@ -126,7 +127,7 @@ RULES: tuple[Rule, ...] = (
     Rule("gone", _W.UNHEALTHY, _A.KILL, "{liveness}", liveness=(_S.GONE,)),
     Rule("stalled", _W.UNHEALTHY, _A.KILL, _STILL, progress=(_S.STALLED,)),
     # what works, whatever a probe says
-    Rule("working on the wrong", _W.DEGRADED, _A.KEEP, "{catalogue}; {load}",
+    Rule("working on the wrong", _W.DEGRADED, _A.KEEP, f"{_WRONG_LIST}; {{load}}",
          progress=(_S.MOVING,), catalogue=(_S.WRONG,)),
     Rule("working, but", _W.DEGRADED, _A.KEEP, "{canary}; {load}",
          progress=(_S.MOVING,), canary=(_S.WRONG, _S.SHAKY, _S.FAILING)),
@@ -147,7 +148,7 @@ RULES: tuple[Rule, ...] = (
     Rule("canary failing", _W.UNHEALTHY, _A.LEAVE, _CANARY, canary=(_S.FAILING,)),
     Rule("canary shaky", _W.UNHEALTHY, _A.DOUBT, _CANARY, canary=(_S.SHAKY, _S.MUTE)),
     # it answers, but not as it should
-    Rule("wrong catalogue", _W.DEGRADED, _A.KEEP, "{catalogue}", catalogue=(_S.WRONG,)),
+    Rule("wrong catalogue", _W.DEGRADED, _A.KEEP, _WRONG_LIST, catalogue=(_S.WRONG,)),
     Rule("wrong answer", _W.DEGRADED, _A.KEEP, "{canary}", canary=(_S.WRONG,)),
     Rule("wrong route", _W.DEGRADED, _A.KEEP, "{routes}", routes=(_S.WRONG,)),
     # below the threshold: not yet a failure
@@ -168,16 +169,18 @@ def fuse(spec: HealthSpec, health: Health, now: float) -> Verdict:
 
 def _reason(template: str, health: Health, now: float) -> str:
     load = health.counters or Counters(())
+    routes = "; ".join(
+        _words(health, name)
+        for name, probe in health.probes.items()
+        if name.startswith(ROUTE) and probe.answer is not Answer.OK
+    )
     return template.format(
         liveness=_words(health, "liveness"),
         catalogue=_words(health, "catalogue"),
         canary=_words(health, "canary"),
         canary_failures=health.failures.get("canary", 0),
-        routes="; ".join(
-            _words(health, name)
-            for name, probe in health.probes.items()
-            if name.startswith(ROUTE) and probe.answer is not Answer.OK
-        ),
+        routes=routes,
+        routes_too=routes and f"; {routes}",
         liveness_failures=health.failures.get("liveness", 0),
         catalogue_failures=health.failures.get("catalogue", 0),
         still=now - health.suspect_since if health.suspect_since is not None else 0.0,

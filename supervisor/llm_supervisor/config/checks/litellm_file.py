@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -67,8 +68,9 @@ def problems(context: Context) -> Iterator[Problem]:
     yield from _refused(native)
     yield from _doubts(context, native)
     yield from _deployments(native, environ_of(context))
-    yield from _aliases(context)
-    yield from _fallback_targets(context)
+    names = replace(native, data=references.resolved(native.data, environ_of(context)))
+    yield from _aliases(context, names)
+    yield from _fallback_targets(context, names)
     for alias, model in root.models.items():
         yield from _of_a_model(context, ("models", alias, "litellm"), model.litellm)
 
@@ -215,9 +217,9 @@ def _native_groups(native: Document) -> dict[str, int]:
     return {str(entry.get("model_name")): index for index, entry in enumerate(entries) if isinstance(entry, dict)}
 
 
-def _aliases(context: Context) -> Iterator[Problem]:
-    """Aliases that hide a group: LiteLLM looks for a name among the aliases first."""
-    native, models, natives = context.native, context.root.models, _native_groups(context.native)
+def _aliases(context: Context, native: Document) -> Iterator[Problem]:
+    """Aliases that hide a group: LiteLLM looks for a name among the aliases first. ``native`` is resolved."""
+    models, natives = context.root.models, _native_groups(native)
     for alias, target in _written_aliases(native).items():
         group = target.get("model") if isinstance(target, dict) else target
         if not isinstance(group, str) or group == alias or not (alias in models or alias in natives):
@@ -234,13 +236,16 @@ def _aliases(context: Context) -> Iterator[Problem]:
         yield native.problem((*_ALIASES, alias), message, "rename one of them", warning=meant)
 
 
-def _fallback_targets(context: Context) -> Iterator[Problem]:
-    """Aliases of and fallbacks to a group that does not exist: LiteLLM leaves them out and reports nothing."""
-    native, models = context.native, context.root.models
+def _fallback_targets(context: Context, native: Document) -> Iterator[Problem]:
+    """Aliases of and fallbacks to a group that does not exist: LiteLLM leaves them out and reports nothing. ``native``
+    is resolved."""
+    models = context.root.models
     data = native.data or {}
     groups = [*models, *_native_groups(native)]
     if any("*" in group for group in groups):
         return  # a wildcard group may answer any name
+    if proxy_config.asks_a_database(data) or context.environ.get("DATABASE_URL") or data.get("agents"):
+        return  # there may be groups that are in no file
     for alias, group in proxy_config.aliases(data).items():
         if group not in groups:
             yield _no_group(native, (*_ALIASES, alias), group, groups, groups)

@@ -64,7 +64,8 @@ def _besides_deployments(
     ]
     for where, name in references.unset({**data, "model_list": others}, environ):
         advice = how_to_set(root, name)
-        if where == _MASTER_KEY or _ends_the_start(data, where, {**environ, **by_file}):
+        named = len(where) == 3 and where[0] == "model_list" and where[2] == "model_name"
+        if where == _MASTER_KEY or named or _ends_the_start(data, where, {**environ, **by_file}):
             message = f"os.environ/{name} is not set, and LiteLLM does not start without it"
             if name in by_file:
                 message = f"{name} is set by environment_variables, which LiteLLM reads later"

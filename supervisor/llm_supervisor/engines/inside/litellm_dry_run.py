@@ -2,10 +2,10 @@
 
 Standard library and litellm only. Reads a JSON object on standard input: ``config`` (the content of the file),
 ``modules`` (a folder in which Python modules of it may be); without ``config`` only the providers are asked for. Writes
-a JSON object: ``providers`` (the names that LiteLLM knows), ``refused`` (what ended the loading: ``type``, ``text``,
-``at``, ``where``; or null), ``said`` (complaints that did not end it, each with ``text`` and ``where``), ``kept_from``
-(what the loading wanted to do and was not allowed to: then a refusal proves nothing), and ``files`` (modules outside
-of LiteLLM's environment that were read).
+a JSON object: ``providers`` (the names that LiteLLM knows), ``refused`` (what ends the loading, each with ``type``,
+``text``, ``at`` and ``where``), ``said`` (complaints that do not end it, each with ``text`` and ``where``),
+``kept_from`` (what the loading wanted to do and was not allowed to: then a refusal proves nothing), and ``files``
+(modules outside of LiteLLM's environment that were read).
 
 Nothing may come of it: the process has a network of its own without any address where the kernel allows that, its
 Python opens no connection, starts no process and writes no file elsewhere than in a folder that is removed, and it ends
@@ -15,6 +15,7 @@ without the usual handlers.
 from __future__ import annotations
 
 import asyncio
+import copy
 import ctypes
 import json
 import logging
@@ -29,6 +30,7 @@ from types import TracebackType
 from typing import Any
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+ROUNDS = 6  # how often a configuration is loaded at most
 LONGEST = 1200  # characters of a complaint
 # What is only said in passing: warnings about things that are left out or misunderstood are worth a person's time
 TELLING = re.compile(r"ignor|skipp|invalid|not a valid|not valid|unknown|could not|failed|leaving out|dropp|WITHOUT")
@@ -36,6 +38,8 @@ NOISE = re.compile(r"model cost map|trusted_proxy_ranges|LITELLM_MASTER_KEY is n
 # Settings whose modules are loaded by name are in these locals of LiteLLM's functions
 ENTRIES = ("guardrail", "model", "prompt", "deployment", "item", "endpoint", "vector_store")
 Where = list[str | int]
+Hint = tuple[str, str]  # a value, and the key that it has in the file where that is known
+CACHE: Where = ["litellm_settings", "cache"]
 
 
 class Kept(PermissionError):
@@ -48,6 +52,7 @@ class Guard:
     def __init__(self, folder: str) -> None:
         self.folder = os.path.realpath(folder)
         self.wanted: list[str] = []
+        self.refusals = 0
         self.read: set[str] = set()
         self.on = False
 
@@ -61,8 +66,7 @@ class Guard:
         elif event == "open" and isinstance(args[0], (str, bytes)):
             self._open(os.fsdecode(args[0]), args[2])
         elif event in ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"):
-            if not self._is_inside(os.fsdecode(args[0]) if isinstance(args[0], (str, bytes)) else ""):
-                self.refuse("change files")
+            self._change(args[0])
 
     def _open(self, path: str, flags: int) -> None:
         if path.endswith(".py"):
@@ -71,12 +75,17 @@ class Guard:
         if writes and not path.startswith(("/dev/", "/proc/")) and not self._is_inside(path):
             self.refuse("write a file")
 
+    def _change(self, path: object) -> None:
+        if not (isinstance(path, (str, bytes)) and self._is_inside(os.fsdecode(path))):
+            self.refuse("change files")
+
     def _is_inside(self, path: str) -> bool:
         whole = os.path.realpath(path)
         return whole == self.folder or whole.startswith(self.folder + os.sep)
 
     def refuse(self, what: str) -> None:
         """Refuse it. Raises Kept."""
+        self.refusals += 1
         if what not in self.wanted:
             self.wanted.append(what)
         raise Kept(1, f"a dry run must not {what}")
@@ -101,11 +110,15 @@ def leave_the_network() -> None:
 class Listener(logging.Handler):
     """Collects what LiteLLM complains of while it loads."""
 
-    def __init__(self, content: Any) -> None:
+    def __init__(self, guard: Guard) -> None:
         super().__init__(logging.WARNING)
-        self.content, self.said = content, list[dict[str, Any]]()
+        self.guard, self.refusals = guard, 0
+        self.content: Any = {}
+        self.said: list[dict[str, Any]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        refused_since = self.guard.refusals != self.refusals  # what it complains of came of that
+        self.refusals = self.guard.refusals
         try:
             text = record.getMessage()
         except Exception:
@@ -113,11 +126,11 @@ class Listener(logging.Handler):
         reasons = [one for one in record.args if isinstance(one, BaseException)] if type(record.args) is tuple else []
         if record.exc_info and record.exc_info[1] is not None:
             reasons.append(record.exc_info[1])
-        if any(was_kept(one) for one in reasons) or NOISE.search(text) or "a dry run must not" in text:
+        if refused_since or any(was_kept(one) for one in reasons) or NOISE.search(text) or "a dry run must not" in text:
             return
         if record.levelno < logging.ERROR and not TELLING.search(text):
             return
-        hints = [str(one) for one in record.args] if type(record.args) is tuple else []
+        hints = [("", str(one)) for one in record.args] if type(record.args) is tuple else []
         where = place(self.content, text, [hint for one in reasons for hint in hints_of(one.__traceback__)] + hints)
         self.said.append({"text": short(text), "where": where})
 
@@ -139,22 +152,21 @@ def short(text: str) -> str:
     return " ".join(plain.split())[:LONGEST]
 
 
-def hints_of(trace: TracebackType | None) -> list[str]:
+def hints_of(trace: TracebackType | None) -> list[Hint]:
     """Values that LiteLLM's functions had in hand when they failed, the innermost first."""
-    found: list[str] = []
+    found: list[Hint] = []
     for frame, _ in reversed(list(traceback.walk_tb(trace))):
         if "litellm" not in frame.f_code.co_filename:
             continue
         held = frame.f_locals
         for name in ("value", "callback", "custom_auth", "k", "key", "guardrail_type"):
             if isinstance(held.get(name), str):
-                found.append(held[name])
+                found.append(("", held[name]))
         for name in ENTRIES:
             entry = held.get(name)
             entry = entry if isinstance(entry, dict) else {}
-            found += [str(entry[key]) for key in ("guardrail_name", "model_name", "prompt_id") if entry.get(key)]
-        stem = os.path.basename(frame.f_code.co_filename).removesuffix(".py")
-        found.append(stem)
+            found += [(key, str(entry[key])) for key in ("guardrail_name", "model_name", "prompt_id") if entry.get(key)]
+        found.append(("", os.path.basename(frame.f_code.co_filename).removesuffix(".py")))
     return found
 
 
@@ -180,11 +192,12 @@ def at(value: Any, where: Where) -> bool:
     return True
 
 
+QUOTED = re.compile(r"'([^'\n]{2,200})'|`([^`\n]{2,200})`|\"([^\"\n]{2,200})\"")
 # Too many places have these for them to tell one
 ORDINARY = frozenset("model api_key type name value key true false none str int dict list proxy litellm error".split())
 
 
-def place(content: Any, text: str, hints: list[str]) -> Where | None:
+def place(content: Any, text: str, hints: list[Hint]) -> Where | None:
     """The place in the configuration that a complaint is about: one that it names with dots, a value that it quotes,
     what LiteLLM had in hand, then a key that it names. None where nothing of the file is in it."""
     for words in re.findall(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", text):
@@ -193,23 +206,23 @@ def place(content: Any, text: str, hints: list[str]) -> Where | None:
             return parts
     values = [(where, str(value)) for where, value in scalars(content) if not isinstance(value, bool)]
     if imported := re.search(r"Could not import (\S+) from (\S+)", text):
-        hints = [f"{imported[2]}.{imported[1]}", *hints]
-    quoted = [
-        one for pair in re.findall(r"'([^'\n]{2,200})'|`([^`\n]{2,200})`|\"([^\"\n]{2,200})\"", text) for one in pair
-    ]
-    for word in [*filter(None, quoted[:3]), *hints]:
+        hints = [("", f"{imported[2]}.{imported[1]}"), *hints]
+    quoted = [one for pair in QUOTED.findall(text) for one in pair]
+    for of, word in [*(("", one) for one in quoted if one)][:3] + hints:
         for where, value in values:
-            if value == word and word.lower() not in ORDINARY:
+            if value == word and of in ("", where[-1]) and word.lower() not in ORDINARY:
                 return list(where)
     keys = {key: where[: where.index(key) + 1] for where, _ in values for key in where if isinstance(key, str)}
     named = [key for key in keys if len(key) > 4 and key not in ORDINARY and re.search(rf"\b{re.escape(key)}\b", text)]
-    named += [hint for hint in hints if hint in keys and hint not in ORDINARY] if not named else []
+    named += [hint for _, hint in hints if hint in keys and hint not in ORDINARY] if not named else []
     if named:
         return list(keys[max(named, key=len) if named[0] in text else named[0]])
     lowered = text.lower()
     near = [(where, value) for where, value in values if len(value) > 4 and value.lower() in lowered]
     near = [(where, value) for where, value in near if value.lower() not in ORDINARY]
-    return list(max(near, key=lambda one: len(one[1]))[0]) if near else None
+    if near:
+        return list(max(near, key=lambda one: len(one[1]))[0])
+    return CACHE if "redis" in lowered and at(content, CACHE) else None
 
 
 def providers() -> list[str]:
@@ -257,42 +270,61 @@ def left_out(content: dict[str, Any], router: Any, said: list[dict[str, Any]]) -
         if pair in there:
             there.remove(pair)
         elif not any("os.environ/" in str(one) for one in pair):
-            why = next((one["text"] for one in said if str(pair[1]) in one["text"]), "")
-            yield {
-                "text": f"LiteLLM leaves this deployment of {name} out. {why}".strip(),
-                "where": ["model_list", index],
-            }
+            why = next((one for one in said if str(pair[1]) in one["text"]), None)
+            if why is not None:
+                said.remove(why)
+            text = f"this deployment of {name} is left out. {why['text'] if why else ''}".strip()
+            yield {"text": text, "where": ["model_list", index, "litellm_params", "model"]}
 
 
-def dry_run(question: dict[str, Any], folder: str, guard: Guard) -> dict[str, Any]:
-    """Load the configuration, and say what came of it."""
-    content = question["config"]
-    file = os.path.join(folder, "litellm_config.yaml")
-    with open(file, "w") as out:
-        json.dump(content, out)  # JSON is YAML, too
-    if question.get("modules"):
-        sys.path.append(question["modules"])
+def without(content: Any, gone: list[Where]) -> Any:
+    """A copy of the configuration without the parts at these places."""
+    whole = copy.deepcopy(content)
+    for where in sorted(gone, key=repr, reverse=True):
+        inner = whole
+        for part in where[:-1]:
+            inner = inner[part]
+        del inner[where[-1]]
+    return whole
+
+
+def restored(where: Where, gone: list[Where]) -> Where:
+    """The place in the whole configuration of what is at ``where`` without the parts that are gone."""
+    found: Where = []
+    for part in where:
+        if isinstance(part, int):
+            for index in sorted(one[-1] for one in gone if one[:-1] == found and isinstance(one[-1], int)):
+                part += index <= part
+        found.append(part)
+    return found
+
+
+def unit(where: Where) -> Where:
+    """The part of the configuration that LiteLLM can do without, where it does not take the value at that place."""
+    if where[:2] == ["litellm_settings", "cache_params"]:
+        return CACHE
+    first = next((index for index, part in enumerate(where) if isinstance(part, int)), None)
+    return where[: 2 if first is None else first + 1]
+
+
+def try_to_load(content: dict[str, Any], file: str, guard: Guard, listener: Listener) -> dict[str, Any] | None:
+    """Load a configuration once: None, or what ended it. ``listener`` gets all other complaints."""
     from litellm.proxy import proxy_server as proxy
 
-    take_for_licensed(proxy)
-    listener = Listener(content)
-    for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
-        logging.getLogger(name).addHandler(listener)
-    answer: dict[str, Any] = {"providers": providers(), "refused": None, "said": listener.said}
-    os.environ["CONFIG_FILE_PATH"] = file
-    guard.on = True
+    with open(file, "w") as out:
+        json.dump(content, out)  # JSON is YAML, too
+    listener.content, guard.on = content, True
     try:
         router = asyncio.run(load(proxy, file))
-        out_of_it = list(left_out(content, router, listener.said))
-        texts = [one["text"] for one in out_of_it]
-        answer["said"] = [one for one in listener.said if not any(one["text"] in text for text in texts)] + out_of_it
     except BaseException as error:
         if was_kept(error):
-            answer["kept_from"] = guard.wanted
-            return answer
-        last = traceback.extract_tb(error.__traceback__)[-1]
+            return {"kept": True}
+        frames = traceback.extract_tb(error.__traceback__)
+        last = next((one for one in reversed(frames) if "site-packages" in one.filename), frames[-1])
         text = short(str(error))
-        answer["refused"] = {
+        if isinstance(error, KeyError) and "os" in frames[-1].filename and frames[-1].name == "__getitem__":
+            text = f"the variable {error.args[0]} is not set"
+        return {
             "type": type(error).__name__,
             "text": text,
             "at": f"{last.filename.split('site-packages/')[-1]}:{last.lineno}",
@@ -300,9 +332,48 @@ def dry_run(question: dict[str, Any], folder: str, guard: Guard) -> dict[str, An
         }
     finally:
         guard.on = False
-    ours = os.path.realpath(sys.prefix) + os.sep
-    bases = (ours, os.path.realpath(sys.base_prefix) + os.sep, os.path.realpath(os.path.dirname(__file__)) + os.sep)
-    answer["files"] = sorted(one for one in guard.read if not os.path.realpath(one).startswith(bases))
+    listener.said += list(left_out(content, router, listener.said))
+    return None
+
+
+def dry_run(question: dict[str, Any], folder: str, guard: Guard) -> dict[str, Any]:
+    """Load the configuration, and say what came of it. Where LiteLLM does not start with a part of it, it is loaded
+    again without that part, so that all is named at once."""
+    if question.get("modules"):
+        sys.path.append(question["modules"])
+    from litellm.proxy import proxy_server as proxy
+
+    take_for_licensed(proxy)
+    listener = Listener(guard)
+    for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
+        logging.getLogger(name).addHandler(listener)
+    file = os.path.join(folder, "litellm_config.yaml")
+    os.environ["CONFIG_FILE_PATH"] = file
+    answer: dict[str, Any] = {"providers": providers(), "refused": [], "said": []}
+    gone: list[Where] = []
+    for _ in range(ROUNDS):
+        environ = dict(os.environ)
+        refused = try_to_load(without(question["config"], gone), file, guard, listener)
+        os.environ.clear()
+        os.environ.update(environ)
+        if refused is not None and "kept" in refused:
+            answer["kept_from"] = guard.wanted
+            break
+        for one in listener.said:
+            told = {**one, "where": restored(one["where"] or [], gone)}
+            # what was said of a deployment is said again, with its name, when it is known to be left out
+            same = [old for old in answer["said"] if old["text"] in told["text"]]
+            answer["said"] = [old for old in answer["said"] if old not in same] + [told]
+        listener.said = []
+        if refused is None:
+            break
+        where = restored(refused["where"] or [], gone)
+        answer["refused"].append({**refused, "where": where})
+        if len(where) < 2 or unit(where) in gone:
+            break
+        gone.append(unit(where))
+    bases = [os.path.realpath(one) + os.sep for one in (sys.prefix, sys.base_prefix, os.path.dirname(__file__))]
+    answer["files"] = sorted(one for one in guard.read if not os.path.realpath(one).startswith(tuple(bases)))
     return answer
 
 

@@ -47,6 +47,10 @@ def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str,
         **(config.get("general_settings") or {}),
         "master_key": f"os.environ/{MASTER_KEY}",
     }
+    allowed = config["general_settings"].get("allowed_ips")
+    if isinstance(allowed, list) and config["general_settings"].get("use_x_forwarded_for") is not True:
+        # who asks by a replica's private socket has no address, and is the daemon: that socket is ours alone
+        config["general_settings"]["allowed_ips"] = [*allowed, ""]
     settings = config.get("litellm_settings")
     if isinstance(settings, dict) and isinstance(settings.get("callbacks"), str):
         # one by itself would take the place of those that are there, ours by which requests wait among them
@@ -183,23 +187,47 @@ def _entry(group: LocalGroup) -> dict[str, Any]:
     }
 
 
+def configured_groups(config: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Every group that clients may ask for by its name, and whether it supports images (None: as LiteLLM thinks).
+    ``config`` is resolved. Wildcards are no groups of their own and are left out."""
+    return _groups(config, config.get("model_list") or [])
+
+
 def expected_groups(config: Mapping[str, Any]) -> dict[str, bool | None]:
-    """Group name to whether it must show ``supports_vision`` (None: as LiteLLM thinks). Wildcards are no groups of
-    their own and are left out."""
-    expected: dict[str, bool | None] = {}
-    for entry in config.get("model_list") or []:
+    """The groups that LiteLLM must list to who has the master key, each with whether it must show ``supports_vision``
+    (None: that is not judged). ``config`` is resolved. A deployment of a team is in the list of its team alone
+    (``Router.get_model_names``)."""
+    entries = config.get("model_list") or []
+    everybodys = [entry for entry in entries if not _mapping(entry.get("model_info")).get("team_id")]
+    of_teams = {entry.get("model_name") for entry in entries if entry not in everybodys}
+    listed = _groups(config, everybodys)
+    # what is added in a database may be a deployment of a group that is in the file, too
+    open_ended = asks_a_database(config)
+    unsure = of_teams | {name for name, vision in listed.items() if open_ended and not vision}
+    return {name: None if name in unsure else vision for name, vision in listed.items()}
+
+
+def asks_a_database(config: Mapping[str, Any]) -> bool:
+    """Whether LiteLLM has models of a database, too, as far as its file says."""
+    settings = _mapping(config.get("general_settings"))
+    return bool(settings.get("store_model_in_db") or settings.get("database_url"))
+
+
+def _groups(config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, bool | None]:
+    found: dict[str, bool | None] = {}
+    for entry in entries:
         name = entry.get("model_name")
         if not isinstance(name, str) or "*" in name:
             continue
         vision = (entry.get("model_info") or {}).get("supports_vision")
         # a group of several deployments supports vision as soon as one of them does; one that LiteLLM judges leaves
         # the group to it, unless another one does
-        seen = (expected[name], vision) if name in expected else (vision,)
-        expected[name] = True if True in seen else None if None in seen else vision
+        seen = (found[name], vision) if name in found else (vision,)
+        found[name] = True if True in seen else None if None in seen else vision
     for alias, of in aliases(config).items():
-        if of in expected:  # else LiteLLM leaves it out
-            expected.setdefault(alias, expected[of])
-    return expected
+        if of in found:  # else LiteLLM leaves it out
+            found.setdefault(alias, found[of])
+    return found
 
 
 def aliases(config: Mapping[str, Any]) -> dict[str, str]:
@@ -265,6 +293,26 @@ def _deployments(
         if of in found:
             found.setdefault(alias, found[of])
     return found
+
+
+# The settings by which LiteLLM turns away who has the master key, or does not ask for that key at all
+_REFUSING = ("custom_auth", "allowed_routes")
+
+
+def may_refuse_us(config: Mapping[str, Any]) -> str:
+    """The setting by which the gateway may turn the daemon's own questions away; empty where none does. Addresses are
+    no reason: ours is let in (``compose``, ``our_address``)."""
+    settings = _mapping(config.get("general_settings"))
+    return " and ".join(f"general_settings.{name}" for name in _REFUSING if settings.get(name) is not None)
+
+
+def our_address(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The header by which the daemon is let in where LiteLLM takes addresses from headers and allows only some."""
+    settings = _mapping(config.get("general_settings"))
+    allowed = settings.get("allowed_ips")
+    if settings.get("use_x_forwarded_for") is True and isinstance(allowed, list) and allowed:
+        return (("X-Forwarded-For", str(allowed[0])),)
+    return ()
 
 
 def fits_in_header(key: str) -> bool:

@@ -21,6 +21,8 @@ from llm_supervisor.host.files import write_atomically
 
 PATIENCE = 60.0  # seconds
 Where = tuple[str | int, ...]
+# Exceptions whose text says enough
+_PLAIN = ("Exception", "ValueError", "ImportError", "KeyError")
 _SCRIPT = "litellm_dry_run.py"
 _KEPT = 20  # answers in the folder
 # With one of these LiteLLM would look into a database or a bucket
@@ -110,14 +112,15 @@ def _asked(python: str, question: Mapping[str, Any], environ: Mapping[str, str])
 
 
 def _answer(found: Mapping[str, Any]) -> Answer:
-    if wanted := found.get("kept_from"):
+    wanted, refused = found.get("kept_from"), list(found.get("refused", ()))
+    if wanted and not refused:
         return Answer(untried=f"loading it wants to {' and to '.join(map(str, wanted))}")
-    refused = found.get("refused")
-    complaints = [Complaint(str(one["text"]), _where(one), fatal=False) for one in found.get("said", ())]
-    if refused:
-        said = str(refused["text"]) or f"{refused['type']} at {refused['at']}"
-        text = said if refused["type"] in ("Exception", "ValueError", "ImportError") else f"{refused['type']}: {said}"
-        complaints.insert(0, Complaint(text, _where(refused), fatal=True))
+    complaints = []
+    for one in refused:
+        said = str(one["text"]) or f"{one['type']} at {one['at']}"
+        text = said if one["type"] in _PLAIN and " " in said else f"{one['type']}: {said}"
+        complaints.append(Complaint(text, _where(one), fatal=True))
+    complaints += [Complaint(str(one["text"]), _where(one), fatal=False) for one in found.get("said", ())]
     return Answer(tuple(dict.fromkeys(complaints)))
 
 
