@@ -15,6 +15,7 @@ from llm_supervisor.config.specs import Pythons, around_proxies, key_variable
 from llm_supervisor.core.probe import ProbePlan
 from llm_supervisor.core.spec import HealthSpec, Kind, RestartSpec, StopSpec
 from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.litellm import references
 from llm_supervisor.engines.vllm import process as vllm_process
 from tests.config.conftest import GOOD, Place
 
@@ -272,7 +273,7 @@ def test_no_two_aliases_share_a_keys_variable() -> None:
     names = {key_variable(alias) for alias in aliases}
     assert len(names) == len(aliases)
     for name in names:
-        assert list(proxy_config.references(f"os.environ/{name}")) == [((), name)], "LiteLLM's own word for a variable"
+        assert list(references.references(f"os.environ/{name}")) == [((), name)], "LiteLLM's own word for a variable"
 
 
 def test_the_gateways_specification(place: Place) -> None:

@@ -169,11 +169,7 @@ def fuse(spec: HealthSpec, health: Health, now: float) -> Verdict:
 
 def _reason(template: str, health: Health, now: float) -> str:
     load = health.counters or Counters(())
-    routes = "; ".join(
-        _words(health, name)
-        for name, probe in health.probes.items()
-        if name.startswith(ROUTE) and probe.answer is not Answer.OK
-    )
+    routes = _wrong_routes(health)
     return template.format(
         liveness=_words(health, "liveness"),
         catalogue=_words(health, "catalogue"),
@@ -203,6 +199,12 @@ def _why(health: Health) -> str:
     return f"{load.running} running and {load.waiting} waiting"
 
 
+def _wrong_routes(health: Health) -> str:
+    """What is wrong with the routes of a gateway; empty where nothing is."""
+    routes = ((name, probe) for name, probe in health.probes.items() if name.startswith(ROUTE))
+    return "; ".join(_words(health, name) for name, probe in routes if probe.answer is not Answer.OK)
+
+
 def _words(health: Health, name: str) -> str:
     probe = health.probes.get(name)
     return f"{name}: {probe.detail or probe.answer}" if probe is not None else f"{name}: not asked"
@@ -220,7 +222,8 @@ def readiness(spec: HealthSpec, health: Health) -> Verdict:
             return Verdict("starting", Word.STARTING, Reaction.KEEP, _words(health, name))
     for name in needed:
         if health.probes[name].answer is Answer.WRONG:
-            return Verdict(f"wrong {name}", Word.DEGRADED, Reaction.KEEP, _words(health, name))
+            reason = "; ".join(filter(None, (_words(health, name), _wrong_routes(health))))
+            return Verdict(f"wrong {name}", Word.DEGRADED, Reaction.KEEP, reason)
     return Verdict("ready", Word.READY, Reaction.KEEP, "answers")
 
 

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, media, repositories_of, schema
+from llm_supervisor.control import client
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import hub_cache, known_releases, memory_estimate, site_packages
 from llm_supervisor.engines.memory_estimate import Footprint
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.host import bounded, gpu, memory
+from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.host.systemd import removed_at_logout
 from llm_supervisor.ownership import NotOurs, owner_to_ask
 from llm_supervisor.supervision import leftovers, resources
@@ -283,9 +285,28 @@ class Preflight:
             for problem in error.problems:
                 yield Finding("port", problem.path, Verdict.ERROR, problem.message, problem.advice)
             return
-        used = [str(port) for _, port, _, _ in self._config.port_places()]
-        if used:
-            yield _fine("port", ", ".join(used), "ours already" if self._ours else "free")
+        places = self._config.port_places()
+        taken = [port for host, port, _, _ in places if self._ours and net_listener.can_bind(host, port) is not None]
+        free = [port for _, port, _, _ in places if port not in taken]
+        if free:
+            yield _fine("port", ", ".join(map(str, free)), "free")
+        theirs = self._other_configuration() if taken else None
+        if theirs is not None:
+            detail = f"held by the daemon that runs {theirs}"
+            yield Finding("port", ", ".join(map(str, taken)), Verdict.WARNING, detail, "end that one, or choose others")
+        elif taken:
+            yield _fine("port", ", ".join(map(str, taken)), "ours already")
+
+    def _other_configuration(self) -> str | None:
+        """The configuration of the daemon that lives, where that is another one than this; None where it is not."""
+        for runtime in paths.runtime_dirs(self._environ):
+            try:
+                files = client.request(runtime, "GET", "/v1/status")[1]["supervisor"]["config_files"]
+            except (client.NoDaemon, OSError, KeyError, TypeError, IndexError):
+                continue
+            ours = {os.path.realpath(file) for file in self._config.files}
+            return None if ours & {os.path.realpath(file) for file in files} else ", ".join(map(str, files))
+        return None
 
     def _keys(self) -> Iterator[Finding]:
         if self._config.root.gateway is None:
