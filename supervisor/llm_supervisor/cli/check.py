@@ -32,8 +32,12 @@ def check(options: argparse.Namespace) -> int:
         config = load(files, os.environ, learn_options, learn_providers)
         litellm = resources.interpreter(config, "litellm", paths.data_dir(os.environ))
         packages = lacking_packages(config, litellm) if litellm is not None else []
-        problems = sorted({*config.warnings, *not_cached(config), *packages, *rehearsal(config)})
+        said, untried = rehearsal(config)
+        problems = sorted({*config.warnings, *not_cached(config), *packages, *said})
         findings = preflight.Preflight(config, os.environ, gpu.Bounded()).findings()
+        if untried:
+            detail = f"LiteLLM's own loading of its file was not tried: {untried}"
+            findings.append(preflight.Finding("litellm", "file", Verdict.FINE, detail))
         worst = preflight.worst(findings)
         if any(not problem.warning for problem in problems):
             worst = Verdict.ERROR

@@ -143,19 +143,19 @@ def _to_ask(engine: str, python: str | None) -> str | None:
     return None if preflight.is_malicious(Path(python)) else python
 
 
-def rehearsal(config: Config) -> list[Problem]:
-    """What the installed LiteLLM complains of in a configuration; nothing where it is not installed. It takes
-    seconds."""
+def rehearsal(config: Config) -> tuple[list[Problem], str]:
+    """What the installed LiteLLM complains of in a configuration, and why it could not be asked; nothing where it is
+    not installed. It takes seconds."""
     from llm_supervisor.config import plan, rehearsed
     from llm_supervisor.redaction import HIDDEN
     from llm_supervisor.supervision.resources import expected_pythons
 
     if config.root.gateway is None:
-        return []
+        return [], ""
     named = config.root.engines.litellm
     python = _to_ask("litellm", None if named is None else str(config.executable(named.python)))
     if python is None:
-        return []
+        return [], ""
     data = paths.data_dir(os.environ)
     runtime = paths.runtime_dirs(os.environ)[0]
     pythons = expected_pythons(config, data)

@@ -6,6 +6,7 @@ It takes seconds, so it is asked by `check` and by a reload, and not by every co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,26 +23,25 @@ from llm_supervisor.engines.litellm.config import usable_entries
 from llm_supervisor.suggest import near
 
 
-def rehearsed(config: Config, plan: Plan, python: str, data: Path) -> list[Problem]:
-    """What LiteLLM, run by ``python``, complains of; no problem where there is nothing to ask it. Where it cannot be
-    asked, one warning says so. ``data`` is the folder in which answers are kept."""
+def rehearsed(config: Config, plan: Plan, python: str, data: Path) -> tuple[list[Problem], str]:
+    """What LiteLLM, run by ``python``, complains of, and why it could not be asked (empty where it could, or there was
+    nothing to ask). ``data`` is the folder in which answers are kept."""
     gateway = config.root.gateway
     if gateway is None or gateway.litellm_config is None or plan.litellm_config is None:
-        return []
+        return [], ""
     launch = plan.programs[GATEWAY].spec.launch
     environ = {**plan.environs[Kind.LITELLM], **dict(launch.env)}
     modules = str(config.executable(gateway.litellm_config).parent)
     answer = dry_run.ask(python, data, plan.litellm_config, environ, modules)
-    document = yaml_reader.layered(config.files)
     if answer.untried:
-        message = f"LiteLLM's own loading of it could not be tried: {answer.untried}"
-        return [document.problem((GATEWAY, "litellm_config"), message, warning=True)]
+        return [], answer.untried
+    document = yaml_reader.layered(config.files)
     native, _ = litellm_reader.read(config.root, config.file, document)
     places = _Places(config, document, native)
     hidden = secrets_of(config)
     known = {(problem.file, problem.path) for problem in config.warnings}
     found = dict.fromkeys(places.problem(one, hidden) for one in answer.complaints)
-    return [one for one in found if not one.warning or (one.file, one.path) not in known]
+    return [one for one in found if not one.warning or (one.file, one.path) not in known], ""
 
 
 class _Places:
@@ -76,5 +76,7 @@ def _advice(document: Document, where: Where, text: str) -> str:
     value: object = document.data
     for part in where:
         value = value.get(part) if isinstance(value, Mapping) else value[part] if isinstance(value, list) else None  # type: ignore[index]
+    if not re.search(r"valid|one of|expected|supported|allowed", text, re.IGNORECASE):
+        return ""
     words = [word for word in text.replace('"', "'").split("'")[1::2] if word != value]
     return near(value, words) if isinstance(value, str) and value in text else ""

@@ -156,7 +156,11 @@ class Reload:
         if asked(fresh) == asked(self._active.plan):
             return []
         read = partial(rehearsed, config, fresh, pythons.litellm, self._bootstrap.data)
-        return await bounded.ask("LiteLLM's own check of its file", read, within=dry_run.PATIENCE + PATIENCE)
+        thing = "LiteLLM's own loading of its file"
+        said, untried = await bounded.ask(thing, read, within=dry_run.PATIENCE + PATIENCE)
+        if untried:
+            self._log.info(f"{thing} was not tried", why=untried)
+        return said
 
     def _load(self) -> tuple[Config, list[Problem]]:
         config = load(

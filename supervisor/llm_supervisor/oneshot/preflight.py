@@ -16,7 +16,6 @@ from pathlib import Path
 
 from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, media, repositories_of, schema
-from llm_supervisor.control import client
 from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import hub_cache, known_releases, memory_estimate, site_packages
 from llm_supervisor.engines.memory_estimate import Footprint
@@ -24,6 +23,7 @@ from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.host import bounded, gpu, memory
 from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.host.systemd import removed_at_logout
+from llm_supervisor.oneshot.living_daemon import other_configuration
 from llm_supervisor.ownership import NotOurs, owner_to_ask
 from llm_supervisor.supervision import leftovers, resources
 from llm_supervisor.units import GIB, size_text
@@ -290,23 +290,12 @@ class Preflight:
         free = [port for _, port, _, _ in places if port not in taken]
         if free:
             yield _fine("port", ", ".join(map(str, free)), "free")
-        theirs = self._other_configuration() if taken else None
+        theirs = other_configuration(self._config, self._environ) if taken else None
         if theirs is not None:
             detail = f"held by the daemon that runs {theirs}"
             yield Finding("port", ", ".join(map(str, taken)), Verdict.WARNING, detail, "end that one, or choose others")
         elif taken:
             yield _fine("port", ", ".join(map(str, taken)), "ours already")
-
-    def _other_configuration(self) -> str | None:
-        """The configuration of the daemon that lives, where that is another one than this; None where it is not."""
-        for runtime in paths.runtime_dirs(self._environ):
-            try:
-                files = client.request(runtime, "GET", "/v1/status")[1]["supervisor"]["config_files"]
-            except (client.NoDaemon, OSError, KeyError, TypeError, IndexError):
-                continue
-            ours = {os.path.realpath(file) for file in self._config.files}
-            return None if ours & {os.path.realpath(file) for file in files} else ", ".join(map(str, files))
-        return None
 
     def _keys(self) -> Iterator[Finding]:
         if self._config.root.gateway is None:

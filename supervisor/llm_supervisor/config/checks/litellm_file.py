@@ -29,7 +29,7 @@ _PARAMS = """model api_base base_url api_key dd_api_key api_version custom_llm_p
     allowed_openai_params headers extra_headers default_headers extra_body metadata tags tag_regex max_budget
     budget_duration base_model ssl_verify mock_response mock_timeout model_info model_list
     merge_reasoning_content_in_choices temperature top_p top_k min_p max_tokens min_tokens max_completion_tokens
-    max_output_tokens frequency_penalty presence_penalty repetition_penalty length_penalty reasoning_effort verbosity
+    max_output_tokens max_new_tokens frequency_penalty presence_penalty repetition_penalty length_penalty reasoning_effort verbosity
     thinking stop stop_token_ids seed n stream stream_options response_format tools tool_choice user roles rules
     logprobs top_logprobs skip_special_tokens use_litellm_proxy use_in_pass_through caching""".split()
 _INFO = """id base_model mode tier team_id description max_tokens max_input_tokens max_output_tokens supports_vision
@@ -54,9 +54,9 @@ _PROVIDERS = """
     openai openai_like openrouter ovhcloud parasail perplexity petals pg_vector pinstripes poe predibase prism
     publicai qwen_ai_platform qwencloud ragflow recraft reducto reka replicate runwayml s3_vectors sagemaker
     sagemaker_chat sagemaker_nova sail sambanova sap sarvam scaleway scx-ai snowflake soniox stability
-    strands_decider synthetic tencent tensormesh text-completion-codestral text-completion-inception text-
-    completion-openai together_ai topaz transcribe triton typesafe v0 valkey veniceai vercel_ai_gateway vertex_ai
-    vertex_ai_beta vllm volcengine voyage wandb watsonx watsonx_text xai xiaomi_mimo xinference zai""".split()
+    strands_decider synthetic tencent tensormesh text-completion-codestral text-completion-inception
+    text-completion-openai together_ai topaz transcribe triton typesafe v0 valkey veniceai vercel_ai_gateway
+    vertex_ai vertex_ai_beta vllm volcengine voyage wandb watsonx watsonx_text xai xiaomi_mimo xinference zai""".split()
 # Providers that stand for any server with OpenAI's paths
 _OWN_SERVERS = ("openai", "hosted_vllm", "text-completion-openai", "custom_openai", "openai_like")
 _ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/models", "/responses")

@@ -155,14 +155,14 @@ def short(text: str) -> str:
 def hints_of(trace: TracebackType | None) -> list[Hint]:
     """Values that LiteLLM's functions had in hand when they failed, the innermost first."""
     found: list[Hint] = []
-    for frame, _ in reversed(list(traceback.walk_tb(trace))):
-        if "litellm" not in frame.f_code.co_filename:
-            continue
+    frames = [frame for frame, _ in traceback.walk_tb(trace) if "litellm" in frame.f_code.co_filename]
+    for frame in reversed(frames):
         held = frame.f_locals
         for name in ("value", "callback", "custom_auth", "k", "key", "guardrail_type"):
             if isinstance(held.get(name), str):
                 found.append(("", held[name]))
-        for name in ENTRIES:
+        # what it had in hand in a loop that is over says nothing
+        for name in ENTRIES if frame is frames[-1] or frame.f_code.co_name != "load_config" else ():
             entry = held.get(name)
             entry = entry if isinstance(entry, dict) else {}
             found += [(key, str(entry[key])) for key in ("guardrail_name", "model_name", "prompt_id") if entry.get(key)]
@@ -212,7 +212,8 @@ def place(content: Any, text: str, hints: list[Hint]) -> Where | None:
         for where, value in values:
             if value == word and of in ("", where[-1]) and word.lower() not in ORDINARY:
                 return list(where)
-    keys = {key: where[: where.index(key) + 1] for where, _ in values for key in where if isinstance(key, str)}
+    places = [where for where, _ in scalars(content)]
+    keys = {key: where[: where.index(key) + 1] for where in places for key in where if isinstance(key, str)}
     named = [key for key in keys if len(key) > 4 and key not in ORDINARY and re.search(rf"\b{re.escape(key)}\b", text)]
     named += [hint for _, hint in hints if hint in keys and hint not in ORDINARY] if not named else []
     if named:
@@ -261,8 +262,11 @@ async def load(proxy: Any, file: str) -> Any:
     return router
 
 
-def left_out(content: dict[str, Any], router: Any, said: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The deployments that LiteLLM does not have. Why, it has said meanwhile."""
+def left_out(
+    content: dict[str, Any], router: Any, said: list[dict[str, Any]], *, certain: bool
+) -> Iterator[dict[str, Any]]:
+    """The deployments that LiteLLM does not have. Why, it has said meanwhile; where it has not, it may have wanted what
+    a dry run must not do, unless that is ``certain``."""
     there = [(one.get("model_name"), one["litellm_params"].get("model")) for one in router.model_list] if router else []
     for index, entry in enumerate(content.get("model_list") or []):
         name, params = entry.get("model_name"), entry.get("litellm_params") or {}
@@ -273,6 +277,8 @@ def left_out(content: dict[str, Any], router: Any, said: list[dict[str, Any]]) -
             why = next((one for one in said if str(pair[1]) in one["text"]), None)
             if why is not None:
                 said.remove(why)
+            elif not certain:
+                continue
             text = f"this deployment of {name} is left out. {why['text'] if why else ''}".strip()
             yield {"text": text, "where": ["model_list", index, "litellm_params", "model"]}
 
@@ -314,8 +320,11 @@ def try_to_load(content: dict[str, Any], file: str, guard: Guard, listener: List
     with open(file, "w") as out:
         json.dump(content, out)  # JSON is YAML, too
     listener.content, guard.on = content, True
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     try:
-        router = asyncio.run(load(proxy, file))
+        # what else was begun (asking an MCP server) is left where it is: to cancel it can take for ever
+        router = loop.run_until_complete(load(proxy, file))
     except BaseException as error:
         if was_kept(error):
             return {"kept": True}
@@ -332,7 +341,7 @@ def try_to_load(content: dict[str, Any], file: str, guard: Guard, listener: List
         }
     finally:
         guard.on = False
-    listener.said += list(left_out(content, router, listener.said))
+    listener.said += list(left_out(content, router, listener.said, certain=not guard.refusals))
     return None
 
 
@@ -372,6 +381,8 @@ def dry_run(question: dict[str, Any], folder: str, guard: Guard) -> dict[str, An
         if len(where) < 2 or unit(where) in gone:
             break
         gone.append(unit(where))
+    ends = [one["text"] for one in answer["refused"]]
+    answer["said"] = [one for one in answer["said"] if not any(text in one["text"] for text in ends)]
     bases = [os.path.realpath(one) + os.sep for one in (sys.prefix, sys.base_prefix, os.path.dirname(__file__))]
     answer["files"] = sorted(one for one in guard.read if not os.path.realpath(one).startswith(tuple(bases)))
     return answer
