@@ -205,3 +205,17 @@ def test_a_huge_line_is_read_quickly() -> None:
     for line in lines:
         assert vllm_probes.step(line) is None
     assert time.process_time() - began < 1.0
+
+
+def judged(status: int, refusing: str) -> Answer:
+    """The answer of the list of groups, and of a route, where a setting may turn the daemon away."""
+    listed = litellm_probes.judge_groups(status, b"{}", {"glm": True}, refusing)
+    routed = litellm_probes.judge_route(status, b"{}", lambda *_: ProbeResult(Answer.WRONG, "no"), refusing)
+    assert listed.answer is routed.answer
+    return listed.answer
+
+
+def test_who_is_turned_away_by_a_setting_knows_nothing() -> None:
+    assert judged(401, "custom_auth") is Answer.OK
+    assert judged(403, "allowed_routes") is Answer.OK
+    assert judged(401, "") is Answer.WRONG
