@@ -47,14 +47,13 @@ FINE: Rows = {
     ),
     "variables that the file sets": (
         "model_list: [{model_name: gpt, litellm_params: {model: openai/gpt-4o, api_key: os.environ/OPENAI_API_KEY}}]\n"
-        "litellm_settings: {cache: true, cache_params: {type: redis, host: os.environ/REDIS_HOST, port: os.environ/P}}\n"
+        "litellm_settings: {cache: true, cache_params: {host: os.environ/REDIS_HOST, port: os.environ/P}}\n"
         'environment_variables: {OPENAI_API_KEY: sk-x, REDIS_HOST: 127.0.0.1, P: "6379"}\n',
         {},
         [],
     ),
     "a team's logging without its keys": (
-        X
-        + "litellm_settings: {default_team_settings: [{team_id: api, success_callback: [langfuse], k: os.environ/K}]}\n",
+        X + "litellm_settings: {default_team_settings: [{team_id: api, k: os.environ/K}]}\n",
         {},
         [],
     ),
@@ -125,7 +124,7 @@ WRONG: Rows = {
     "a guardrail that is left out": (
         X + "guardrails: [{guardrail_name: g, litellm_params: {guardrail: no_such_one, mode: pre_call}}]\n",
         {},
-        ["starting WITHOUT this guardrail: Unsupported guardrail @ guardrails.0.guardrail_name"],
+        ["starting WITHOUT this guardrail: Unsupported guardrail @ guardrails.0.litellm_params.guardrail"],
     ),
     "a provider that is none": (
         "model_list: [{model_name: a, litellm_params: {model: nosuch/b, api_key: k}}]\n",
@@ -158,7 +157,7 @@ def answers(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> dict[
     ]
     runs = str(Path(__file__).with_name("dry_runs.py"))
     done = subprocess.run(
-        [str(engines["litellm"]["python"]), runs, litellm_dry_run.__file__],
+        [str(engines.litellm), runs, litellm_dry_run.__file__],
         input=json.dumps(asked).encode(),
         capture_output=True,
         timeout=240,
