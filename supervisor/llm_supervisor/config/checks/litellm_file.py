@@ -30,7 +30,8 @@ _PARAMS = """model api_base base_url api_key dd_api_key api_version custom_llm_p
     budget_duration base_model ssl_verify mock_response mock_timeout model_info model_list
     merge_reasoning_content_in_choices temperature top_p top_k min_p max_tokens min_tokens max_completion_tokens
     max_output_tokens max_new_tokens frequency_penalty presence_penalty repetition_penalty length_penalty
-    reasoning_effort verbosity thinking stop stop_token_ids seed n stream stream_options response_format tools tool_choice user roles rules
+    reasoning_effort verbosity
+    thinking stop stop_token_ids seed n stream stream_options response_format tools tool_choice user roles rules
     logprobs top_logprobs skip_special_tokens use_litellm_proxy use_in_pass_through caching""".split()
 _INFO = """id base_model mode tier team_id description max_tokens max_input_tokens max_output_tokens supports_vision
     supports_function_calling supports_parallel_function_calling supports_tool_choice supports_tool_search
