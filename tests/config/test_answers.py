@@ -211,11 +211,13 @@ def judged(status: int, refusing: str) -> Answer:
     """The answer of the list of groups, and of a route, where a setting may turn the daemon away."""
     listed = litellm_probes.judge_groups(status, b"{}", {"glm": True}, refusing)
     routed = litellm_probes.judge_route(status, b"{}", lambda *_: ProbeResult(Answer.WRONG, "no"), refusing)
-    assert listed.answer is routed.answer
+    assert (listed.answer is Answer.OK) is (routed.answer is Answer.OK)
     return listed.answer
 
 
 def test_who_is_turned_away_by_a_setting_knows_nothing() -> None:
     assert judged(401, "custom_auth") is Answer.OK
     assert judged(403, "allowed_routes") is Answer.OK
+    assert judged(500, "custom_auth") is Answer.OK, "a function that raises something"
+    assert judged(502, "custom_auth") is not Answer.OK
     assert judged(401, "") is Answer.WRONG

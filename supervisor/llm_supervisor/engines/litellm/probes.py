@@ -23,6 +23,9 @@ def step(line: bytes) -> Step | None:
         return Step(found[1].decode(), done, total)
     return Step(found[1].decode()) if (found := _WAITING.match(line)) else None
 
+# How LiteLLM turns somebody away; an exception of `custom_auth` is a 500
+_TURNED_AWAY = (400, 401, 403, 500)
+
 
 def judge_liveliness(status: int, body: bytes) -> ProbeResult:
     """``/health/liveliness``: its event loop turns. 503 while it drains."""
@@ -35,7 +38,7 @@ def judge_groups(status: int, body: bytes, expected: Mapping[str, bool | None], 
     """``/model_group/info``: all of the expected groups, each with the expected ``supports_vision``. LiteLLM may list
     more: the models behind a wildcard, those of a database. ``refusing`` is the setting by which the gateway may turn
     the daemon away, which is then no fault: nothing is known."""
-    if status in (401, 403) and refusing:
+    if status in _TURNED_AWAY and refusing:
         return ProbeResult(Answer.OK, f"/model_group/info answers {status}: not looked at, because of {refusing}")
     if status in (400, 401, 403):
         return ProbeResult(Answer.WRONG, f"/model_group/info answers {status}: it does not take the master key")
@@ -58,6 +61,6 @@ def judge_groups(status: int, body: bytes, expected: Mapping[str, bool | None], 
 
 def judge_route(status: int, body: bytes, judge: Judge, refusing: str) -> ProbeResult:
     """A canary through the gateway, judged by ``judge``; see ``judge_groups`` for ``refusing``."""
-    if status in (401, 403) and refusing:
+    if status in _TURNED_AWAY and refusing:
         return ProbeResult(Answer.OK, f"answers {status}: not looked at, because of {refusing}")
     return judge(status, body)
