@@ -33,6 +33,8 @@ def check(options: argparse.Namespace) -> int:
         litellm = resources.interpreter(config, "litellm", paths.data_dir(os.environ))
         packages = lacking_packages(config, litellm) if litellm is not None else []
         said, untried = rehearsal(config)
+        named = {(problem.file, problem.line) for problem in packages}  # LiteLLM misses them, too
+        said = [problem for problem in said if (problem.file, problem.line) not in named]
         problems = sorted({*config.warnings, *not_cached(config), *packages, *said})
         findings = preflight.Preflight(config, os.environ, gpu.Bounded()).findings()
         if untried:

@@ -30,10 +30,9 @@ from llm_supervisor.core.spec import (
 )
 from llm_supervisor.engines import canary
 from llm_supervisor.engines.litellm import config as proxy_config
-from llm_supervisor.engines.litellm import database
+from llm_supervisor.engines.litellm import database, references
 from llm_supervisor.engines.litellm import probes as litellm_probes
 from llm_supervisor.engines.litellm import process as litellm_process
-from llm_supervisor.engines.litellm import references
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.engines.vllm import probes as vllm_probes
 from llm_supervisor.engines.vllm import process as vllm_process

@@ -23,6 +23,7 @@ def step(line: bytes) -> Step | None:
         return Step(found[1].decode(), done, total)
     return Step(found[1].decode()) if (found := _WAITING.match(line)) else None
 
+
 # How LiteLLM turns somebody away; an exception of `custom_auth` is a 500
 _TURNED_AWAY = (400, 401, 403, 500)
 
