@@ -33,7 +33,20 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # Values in the place of a secret that are not secrets: they say that there is none
-_PLACEHOLDERS = frozenset({"", "none", "null", "empty", "dummy", "fake", "not-needed"})
+_NONE = frozenset({"", "none", "null", "empty", "dummy", "fake", "not-needed"})
+# What people write for a server of their own that wants no key: nothing but such words. Only in the place of a key that
+# is sent to somebody: as the key that others have to send, or as a password, the same words open something
+_STAND_INS = frozenset(
+    """no not none null nil na empty dummy fake mock stub sample placeholder unused ignored ignore used needed need
+    required require necessary key keys api apikey token sk bearer local localhost any anything whatever your here
+    lm studio lmstudio ollama vllm llama cpp llamacpp llamafile sglang tgi tei xinference localai koboldcpp oobabooga
+    tabby tabbyapi aphrodite lmdeploy jan gpt4all infinity triton mlx exo openai litellm auth""".split()
+)
+_FILLERS = frozenset("key keys api apikey token sk bearer any openai your here auth need used required".split())
+_SENT = re.compile(r"(?:.*[_-])?(?:api[_-]?key|auth[_-]?token|api[_-]?token|key|token|authorization)", re.IGNORECASE)
+_ASKED_FOR = re.compile(r"(?:.*[_-])?(?:master|salt|secret|private|sign|signing)[_-]?key", re.IGNORECASE)
+# Text around references that says how a secret is sent: `Bearer os.environ/NAME`
+_AROUND_REFERENCES = re.compile(r"[\s:,;=]*(?:(?:bearer|basic|token|key|apikey|api-key)[\s:=]*)?", re.IGNORECASE)
 _URL_WITH_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 # Keys that providers mark by how they begin, wherever they stand: the last resort, for a key in the wrong place. What
 # follows hf_ has no underscore in it: hf_hub_download is a function
@@ -82,8 +95,24 @@ def secrets_in(
     elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
         text = str(value)
         secret = names_secret(name) or (isinstance(value, str) and has_password(text))
-        if secret and not REFERENCE.fullmatch(text.strip()) and text.strip().lower() not in _PLACEHOLDERS:
+        if secret and not _only_refers(text) and not _stands_in(name, text):
             yield where, text
+
+
+def _only_refers(text: str) -> bool:
+    """Whether a text consists of references, and of words that say how they are sent."""
+    return REFERENCE.search(text) is not None and _AROUND_REFERENCES.fullmatch(REFERENCE.sub(" ", text)) is not None
+
+
+def _stands_in(name: str, text: str) -> bool:
+    """Whether a text says in the place of a secret that there is none."""
+    said = text.strip().lower()
+    if said.replace("_", "-") in _NONE:
+        return True
+    words = {"none" if re.fullmatch("x{3,}", word) else word for word in re.findall(r"[a-z0-9]+", said)}
+    if not _SENT.fullmatch(name) or _ASKED_FOR.fullmatch(name) or not re.fullmatch(r"<?[a-z0-9 ._/-]*>?", said):
+        return False
+    return words <= _STAND_INS and not words <= _FILLERS - {"your"}
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

@@ -55,7 +55,8 @@ ROWS: list[tuple[str, int, bytes, Answer, str]] = [
     ("groups", 200, groups(glm=True, claude=None, ALL=True), Answer.OK, "a wildcard is no group of its own"),
     ("groups", 200, groups(claude=True), Answer.WRONG, "glm is missing"),
     ("groups", 200, groups(), Answer.WRONG, "glm is missing; claude is missing"),
-    ("groups", 200, groups(glm=True, claude=True, gpt=True), Answer.WRONG, "gpt is not configured"),
+    ("groups", 200, groups(glm=True, claude=True, gpt=True), Answer.OK, "there may be more: models of a wildcard"),
+    ("groups", 200, groups(gpt=True), Answer.WRONG, "glm is missing; claude is missing"),
     ("groups", 200, groups(glm=False, claude=True), Answer.WRONG, "glm shows supports_vision false, not true"),
     ("groups", 200, groups(glm=None, claude=True), Answer.WRONG, "glm shows supports_vision false, not true"),
     ("groups", 400, b"", Answer.WRONG, "does not take the master key"),
@@ -204,3 +205,19 @@ def test_a_huge_line_is_read_quickly() -> None:
     for line in lines:
         assert vllm_probes.step(line) is None
     assert time.process_time() - began < 1.0
+
+
+def judged(status: int, refusing: str) -> Answer:
+    """The answer of the list of groups, and of a route, where a setting may turn the daemon away."""
+    listed = litellm_probes.judge_groups(status, b"{}", {"glm": True}, refusing)
+    routed = litellm_probes.judge_route(status, b"{}", lambda *_: ProbeResult(Answer.WRONG, "no"), refusing)
+    assert (listed.answer is Answer.OK) is (routed.answer is Answer.OK)
+    return listed.answer
+
+
+def test_who_is_turned_away_by_a_setting_knows_nothing() -> None:
+    assert judged(401, "custom_auth") is Answer.OK
+    assert judged(403, "allowed_routes") is Answer.OK
+    assert judged(500, "custom_auth") is Answer.OK, "a function that raises something"
+    assert judged(502, "custom_auth") is not Answer.OK
+    assert judged(401, "") is Answer.WRONG

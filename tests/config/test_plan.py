@@ -16,6 +16,7 @@ from llm_supervisor.config.specs import Pythons, around_proxies, key_variable
 from llm_supervisor.core.probe import ProbePlan
 from llm_supervisor.core.spec import HealthSpec, Kind, RestartSpec, StopSpec
 from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.litellm import references
 from llm_supervisor.engines.vllm import process as vllm_process
 from tests.config.conftest import GOOD, Place
 
@@ -277,7 +278,7 @@ def test_no_two_aliases_share_a_keys_variable() -> None:
     names = {key_variable(alias) for alias in aliases}
     assert len(names) == len(aliases)
     for name in names:
-        assert list(proxy_config.references(f"os.environ/{name}")) == [((), name)], "LiteLLM's own word for a variable"
+        assert list(references.references(f"os.environ/{name}")) == [((), name)], "LiteLLM's own word for a variable"
 
 
 def test_the_gateways_specification(place: Place) -> None:
@@ -572,3 +573,55 @@ def test_what_a_gateway_was_started_with(place: Place, monkeypatch: pytest.Monke
     entry = proxy_config._entry
     monkeypatch.setattr(proxy_config, "_entry", lambda group: entry(group) | {"another": "default"})
     assert one_model(place, "").programs["gateway"].spec.digest == usual
+
+
+def listed(model_list: list[dict[str, object]], **settings: object) -> dict[str, bool | None]:
+    return proxy_config.expected_groups({"model_list": model_list, "general_settings": settings})
+
+
+def entry(name: object, vision: bool | None = None, **info: object) -> dict[str, object]:
+    seen = {} if vision is None else {"supports_vision": vision}
+    return {"model_name": name, "litellm_params": {"model": "openai/x"}, "model_info": {**seen, **info}}
+
+
+def test_what_a_team_has_is_in_no_list_but_its_own() -> None:
+    teams = entry("a", True, team_id="t")
+    assert listed([teams]) == {}
+    assert listed([teams, entry("a", False)]) == {"a": None}, "others may see another deployment of it"
+    assert listed([entry("b", False, team_public_model_name="c", team_id="t"), entry("d")]) == {"d": None}
+    assert list(proxy_config.configured_groups({"model_list": [teams, entry("d")]})) == ["a", "d"]
+
+
+def test_a_database_may_add_to_a_group() -> None:
+    both = [entry("a", False), entry("b", True)]
+    assert listed(both) == {"a": False, "b": True}
+    assert listed(both, store_model_in_db=True) == {"a": None, "b": True}
+
+
+def test_what_is_not_resolved_is_not_expected() -> None:
+    assert listed([entry(None), entry("openai/*"), entry("gpt-*"), entry("x", access_groups=["beta"])]) == {"x": None}
+
+
+def test_the_daemon_is_let_in_where_only_some_addresses_are() -> None:
+    """By a replica's private socket it comes without an address, or it is asked for one in a header."""
+    native = {"general_settings": {"allowed_ips": ["10.0.0.7"]}}
+    assert proxy_config.compose(native, [])["general_settings"]["allowed_ips"] == ["10.0.0.7", ""]
+    assert proxy_config.our_address(native) == ()
+    behind: dict[str, Any] = {"general_settings": {"allowed_ips": ["10.0.0.7"], "use_x_forwarded_for": True}}
+    assert proxy_config.compose(behind, [])["general_settings"]["allowed_ips"] == ["10.0.0.7"]
+    assert proxy_config.our_address(behind) == (("X-Forwarded-For", "10.0.0.7"),)
+    assert proxy_config.may_refuse_us(behind) == ""
+    assert proxy_config.may_refuse_us({"general_settings": {"custom_auth": "a.b"}}) == "general_settings.custom_auth"
+
+
+def test_a_database_or_an_agent_may_be_a_fallback(place: Place) -> None:
+    native = "model_list: [{model_name: a, litellm_params: {model: openai/a, api_key: no-key}}]\n"
+    wrong = native + "router_settings: {fallbacks: [{a: [b]}]}\n"
+    text = "gateway: {litellm_config: native.yaml}\n"
+    for more, said in (
+        ("", ["b is no group"]),
+        ("general_settings: {store_model_in_db: true}\n", []),
+        ("agents: [{agent_name: b}]\n", []),
+    ):
+        place.write(wrong + more, "native.yaml")
+        assert [problem.message for problem in place.problems(text)] == said

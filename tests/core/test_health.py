@@ -838,3 +838,16 @@ def test_what_ends_the_suspicion_of_one_of_several(then: hl.Observation, since: 
 
 def test_an_idle_engine_among_several_is_not_suspect() -> None:
     assert fold(*(ranks((float(turn), 1), (5.0, 0)) for turn in range(9))).suspect_since is None
+
+
+def test_a_wrong_list_hides_no_wrong_route() -> None:
+    spec = HealthSpec(canary=False)
+    probes = {
+        "liveness": ProbeResult(Answer.OK),
+        "catalogue": ProbeResult(Answer.WRONG, "b is missing"),
+        "route glm": ProbeResult(Answer.WRONG, "answers 401"),
+    }
+    health = replace(hl.Health(), probes=probes)
+    for verdict in (fuse(spec, health, 0.0), readiness(spec, health)):
+        assert verdict.word is hl.Word.DEGRADED
+        assert "b is missing" in verdict.reason and "route glm: answers 401" in verdict.reason

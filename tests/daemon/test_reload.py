@@ -197,6 +197,17 @@ def test_what_is_wrong_changes_nothing(place: Place) -> None:
     assert place.incarnations() == before
 
 
+def test_what_litellm_does_not_start_with_changes_nothing(place: Place) -> None:
+    before = place.incarnations()
+    place.native["router_settings"] = {"routing_strategy": "no-such"}
+    place.write()
+    done = place.daemon.cli("reload", "--json")
+    assert done.returncode != 0
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert "litellm.yaml:" in problem and "LiteLLM does not start with this: Invalid: 'no-such'" in problem
+    assert place.incarnations() == before
+
+
 def test_a_key_that_goes_and_comes(place: Place) -> None:
     """Its group is disabled, and said to be, wherever somebody may look; nothing else is, and vLLM does not notice."""
     engines = {name: place.incarnations()[name] for name in ("one", "two")}

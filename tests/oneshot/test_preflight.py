@@ -482,3 +482,28 @@ def test_the_worst_of_all() -> None:
         return worst([Finding("", "", verdict, "") for verdict in verdicts])
 
     assert (of(), of(FINE), of(FINE, WARNING), of(ERROR, WARNING, FINE)) == (FINE, FINE, WARNING, ERROR)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "verdict", "words"),
+    [
+        (None, Verdict.FINE, "ours already"),
+        ("/etc/other/supervisor.yaml", Verdict.WARNING, "held by the daemon that runs /etc/other/supervisor.yaml"),
+    ],
+)
+def test_beside_a_daemon_that_lives(
+    host: Host, monkeypatch: pytest.MonkeyPatch, theirs: str | None, verdict: Verdict, words: str
+) -> None:
+    """Of each port it is said whether that daemon holds it, and whether that runs this configuration."""
+    with socket.create_server(("127.0.0.1", 0)) as held, socket.create_server(("127.0.0.1", 0)) as other:
+        taken, free = held.getsockname()[1], other.getsockname()[1]
+        other.close()
+        host.config["gateway"] = {"port": taken}
+        next(iter(host.config["models"].values()))["port"] = free
+        monkeypatch.setattr("llm_supervisor.supervision.leftovers.living_pids", lambda environ: [os.getpid()])
+        file = theirs or str(host.folder / "supervisor.yaml")
+        answer = (200, {"supervisor": {"config_files": [file]}})
+        monkeypatch.setattr("llm_supervisor.control.client.request", lambda *_: answer)
+        assert host.find("port", str(free)).detail == "free"
+        found = host.find("port", str(taken))
+        assert (found.verdict, found.detail) == (verdict, words)

@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_supervisor import paths
 from llm_supervisor.cli.output import FAILED, OK, WRONG, complain_no_config, print_problems, say, say_json, say_lines
-from llm_supervisor.cli.setup import judge_options, learn_options
+from llm_supervisor.cli.setup import judge_options, learn_options, learn_providers, rehearsal
 from llm_supervisor.config import ConfigError, Problem, load
 
 
@@ -29,11 +29,17 @@ def check(options: argparse.Namespace) -> int:
     problems: Sequence[Problem]
     findings: list[preflight.Finding] = []
     try:
-        config = load(files, os.environ, learn_options, judge_options)
+        config = load(files, os.environ, learn_options, learn_providers, judge_options)
         litellm = resources.interpreter(config, "litellm", paths.data_dir(os.environ))
         packages = lacking_packages(config, litellm) if litellm is not None else []
-        problems = sorted([*config.warnings, *not_cached(config), *packages])
+        said, untried = rehearsal(config)
+        named = {(problem.file, problem.line) for problem in packages}  # LiteLLM misses them, too
+        said = [problem for problem in said if (problem.file, problem.line) not in named]
+        problems = sorted({*config.warnings, *not_cached(config), *packages, *said})
         findings = preflight.Preflight(config, os.environ, gpu.Bounded()).findings()
+        if untried:
+            detail = f"LiteLLM's own loading of its file was not tried: {untried}"
+            findings.append(preflight.Finding("litellm", "file", Verdict.FINE, detail))
         worst = preflight.worst(findings)
         if any(not problem.warning for problem in problems):
             worst = Verdict.ERROR
@@ -94,7 +100,7 @@ def config(options: argparse.Namespace) -> int:
     if not files:
         return complain_no_config()
     try:
-        config = load(files, os.environ, learn_options)
+        config = load(files, os.environ, learn_options, learn_providers)
     except ConfigError as error:
         return print_problems(error)
     from llm_supervisor.redaction import HIDDEN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from llm_supervisor import paths
 from llm_supervisor.cli.output import FAILED, OK, complain, say, say_lines
 
 if TYPE_CHECKING:
+    from llm_supervisor.config import Config, Problem
     from llm_supervisor.engines.litellm.packages import Package
     from llm_supervisor.engines.vllm.installed_options import Options
     from llm_supervisor.engines.vllm.judgement import Answer, Question
@@ -117,9 +118,8 @@ def learn_options(python: str | None) -> Options | None:
     """
     from llm_supervisor.engines.vllm import installed_options
 
-    data = paths.data_dir(os.environ)
-    usable = _usable(python, data)
-    return installed_options.learn(usable, data) if usable is not None else None
+    found = _to_ask("vllm", python)
+    return None if found is None else installed_options.learn(found, paths.data_dir(os.environ))
 
 
 def judge_options(python: str | None, questions: Sequence[Question]) -> list[Answer] | None:
@@ -128,20 +128,47 @@ def judge_options(python: str | None, questions: Sequence[Question]) -> list[Ans
     It takes some seconds if its answer is not stored yet."""
     from llm_supervisor.engines.vllm import judgement
 
-    data = paths.data_dir(os.environ)
-    usable = _usable(python, data)
-    return judgement.judge(usable, data, questions) if usable is not None else None
+    found = _to_ask("vllm", python)
+    return None if found is None else judgement.judge(found, paths.data_dir(os.environ), questions)
 
 
-def _usable(python: str | None, data: Path) -> str | None:
-    """That interpreter, or the installed one for None; None if it cannot or must not be started."""
+def learn_providers(python: str | None) -> Collection[str] | None:
+    """The same for the providers that LiteLLM knows."""
+    from llm_supervisor.engines.litellm import dry_run
+
+    found = _to_ask("litellm", python)
+    return None if found is None else dry_run.learn_providers(found, paths.data_dir(os.environ))
+
+
+def _to_ask(engine: str, python: str | None) -> str | None:
+    """The interpreter of an engine, to ask it something; None where none is installed, or it should not be started."""
     from llm_supervisor.engines import environment as envs
     from llm_supervisor.oneshot import preflight
 
     if python is None:
-        env = envs.environment("vllm", data)
+        env = envs.environment(engine, paths.data_dir(os.environ))
         if not envs.is_complete(env):
             return None
         python = str(env.python)
     # asking starts that interpreter; `check` says what is wrong with it
     return None if preflight.is_malicious(Path(python)) else python
+
+
+def rehearsal(config: Config) -> tuple[list[Problem], str]:
+    """What the installed LiteLLM complains of in a configuration, and why it could not be asked; nothing where it is
+    not installed. It takes seconds."""
+    from llm_supervisor.config import plan, rehearsed
+    from llm_supervisor.redaction import HIDDEN
+    from llm_supervisor.supervision.resources import expected_pythons
+
+    if config.root.gateway is None:
+        return [], ""
+    named = config.root.engines.litellm
+    python = _to_ask("litellm", None if named is None else str(config.executable(named.python)))
+    if python is None:
+        return [], ""
+    data = paths.data_dir(os.environ)
+    runtime = paths.runtime_dirs(os.environ)[0]
+    pythons = expected_pythons(config, data)
+    planned = plan(config, runtime=runtime, pythons=pythons, master_key=config.master_key or HIDDEN)
+    return rehearsed(config, planned, python, data)

@@ -13,6 +13,7 @@ from llm_supervisor.config.load import load
 from llm_supervisor.config.packages import lacking as lacking_packages
 from llm_supervisor.config.packages import needed as needed_packages
 from llm_supervisor.config.plan import Plan, groups_of, plan
+from llm_supervisor.config.rehearsal import rehearsed
 
 __all__ = [
     "Config",
@@ -26,6 +27,7 @@ __all__ = [
     "needed_packages",
     "not_cached",
     "plan",
+    "rehearsed",
     "repositories_of",
     "restore",
 ]

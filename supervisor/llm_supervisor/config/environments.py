@@ -16,7 +16,7 @@ from llm_supervisor import redaction
 from llm_supervisor.config import schema
 from llm_supervisor.config.config import Config
 from llm_supervisor.core.spec import Kind
-from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.litellm.references import references
 from llm_supervisor.engines.vllm import process as vllm_process
 
 # Variables of providers, of LiteLLM and of what LiteLLM talks to. Not only the secrets among them: an address or a
@@ -70,7 +70,7 @@ def _of_litellm(config: Config) -> dict[str, str]:
     """All but the keys that only vLLM reads. It gets those that its file refers to, and those of Hugging Face where
     its file names that provider."""
     native: Any = config.native
-    needed = {name for _, name in proxy_config.references(native)}
+    needed = {name for _, name in references(native)}
     if "huggingface" in json.dumps(native, default=str):
         needed |= vllm_process.HUB_KEYS
     withheld = vllm_process.KEYS - needed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ from llm_supervisor.engines.vllm.judgement import Answer, Question
 # Returns the options of the vLLM of an interpreter (None: of the interpreter that `install` makes), or None where they
 # are not known
 OptionsOf = Callable[[str | None], Options | None]
+# The same for the providers of LiteLLM
+ProvidersOf = Callable[[str | None], Collection[str] | None]
 # Asks the vLLM of an interpreter what it says of options; None where there is none
 JudgeOf = Callable[[str | None, Sequence[Question]], "list[Answer] | None"]
 
@@ -34,6 +36,7 @@ def load(
     files: Path | Sequence[Path],
     environ: Mapping[str, str],
     options_of: OptionsOf = lambda python: None,
+    providers_of: ProvidersOf = lambda python: None,
     judge_of: JudgeOf | None = None,
 ) -> Config:
     """Read and check a configuration. Of several files a later one overrides an earlier one
@@ -53,13 +56,13 @@ def load(
         problems += readable_by_others(document, "${NAME}")  # while references can still be told from keys
         variables.fill_in(document, merged)
         variables.check_ambiguous_numbers(document)
-        context, found = _context(path, document, merged, options_of)
+        context, found = _context(path, document, merged, options_of, providers_of)
         problems += found
     problems += map(_with_first_step, document.problems)
     if context is not None:
         problems += checks.problems(context)
         if judge_of is not None:
-            problems += vllm_values.problems(context, partial(judge_of, _python_of(path, document)), problems)
+            problems += vllm_values.problems(context, partial(judge_of, _python_of("vllm", path, document)), problems)
     hidden = secrets.of(document.data, context and context.native.data, environ=merged, env_file=env_values)
     problems = sorted(_redacted(problem, hidden) for problem in problems)
     if context is None or any(not problem.warning for problem in problems):
@@ -79,13 +82,17 @@ def load(
 
 
 def _context(
-    path: Path, document: Document, environ: Mapping[str, str], options_of: OptionsOf
+    path: Path,
+    document: Document,
+    environ: Mapping[str, str],
+    options_of: OptionsOf,
+    providers_of: ProvidersOf,
 ) -> tuple[checks.Context | None, list[Problem]]:
     """What the checks are given, and the problems of the types on the way there; None where too little is valid."""
 
     @functools.cache  # asking the installed vLLM takes seconds
     def options() -> Options | None:
-        return options_of(_python_of(path, document))
+        return options_of(_python_of("vllm", path, document))
 
     validated = validate(document, options)
     problems = [*validated.problems]
@@ -95,13 +102,15 @@ def _context(
     native, found = litellm_reader.read(root, path, document)
     problems += found
     known = options() if any(model.vllm for model in root.models.values()) else None
-    return checks.Context(path, root, document, native, environ, validated.placeholders, known), problems
+    providers = providers_of(_python_of("litellm", path, document)) if (native.data or {}).get("model_list") else None
+    context = checks.Context(path, root, document, native, environ, validated.placeholders, known, providers)
+    return context, problems
 
 
-def _python_of(path: Path, document: Document) -> str | None:
-    """The interpreter of the vLLM that the configuration names; None where it names none."""
+def _python_of(name: str, path: Path, document: Document) -> str | None:
+    """The interpreter of an engine that the configuration names; None where it names none."""
     engines = document.data.get("engines")
-    engine = engines.get("vllm") if isinstance(engines, dict) else None
+    engine = engines.get(name) if isinstance(engines, dict) else None
     python = engine.get("python") if isinstance(engine, dict) else None
     return str(path.parent / os.path.expanduser(python)) if isinstance(python, str) else None
 

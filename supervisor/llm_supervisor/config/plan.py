@@ -17,6 +17,7 @@ from llm_supervisor.core.fleet import ReadyWhen
 from llm_supervisor.core.group import ModelGroup
 from llm_supervisor.core.spec import Kind
 from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.litellm import references
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,14 @@ def _endpoint(gateway: schema.Gateway) -> str:
 def groups_of(config: Config) -> tuple[ModelGroup, ...]:
     """All groups that clients of the gateway may ask for: the local models first, aliases last."""
     native, disabled = specs.usable_native(config)
-    composed, whole = _composed(config, native), _composed(config, config.native)
+    environ = specs.gateway_environ(config)
+    composed, whole = (references.resolved(_composed(config, one), environ) for one in (native, config.native))
     engines = {proxy_config.engine_base(alias, model.port): alias for alias, model in config.root.models.items()}
     behind = proxy_config.engines_behind(composed, engines, config.environ)
-    left, others = proxy_config.expected_groups(composed), proxy_config.aliases(whole)
+    left, others = proxy_config.configured_groups(composed), proxy_config.aliases(whole)
     return tuple(
         ModelGroup(name, vision, behind.get(name, ()), None if name in left else disabled.get(others.get(name, name)))
-        for name, vision in {**proxy_config.expected_groups(whole), **left}.items()
+        for name, vision in {**proxy_config.configured_groups(whole), **left}.items()
     )
 
 

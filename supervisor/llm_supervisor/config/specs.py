@@ -32,7 +32,7 @@ from llm_supervisor.core.spec import (
 )
 from llm_supervisor.engines import canary
 from llm_supervisor.engines.litellm import config as proxy_config
-from llm_supervisor.engines.litellm import database
+from llm_supervisor.engines.litellm import database, references
 from llm_supervisor.engines.litellm import probes as litellm_probes
 from llm_supervisor.engines.litellm import process as litellm_process
 from llm_supervisor.engines.vllm import options as engine_options
@@ -366,23 +366,40 @@ def _replica_asking(
         "redis": proxy_config.redis_address(content, environ),
         "database": database.address(content, environ),
     }
-    judge = partial(litellm_probes.judge_groups, expected=proxy_config.expected_groups(content))
+    resolved = references.resolved(content, environ)
+    refusing = proxy_config.may_refuse_us(resolved)
+    judge = partial(litellm_probes.judge_groups, expected=proxy_config.expected_groups(resolved), refusing=refusing)
     return ProbePlan(
         uds,
         (
             HttpProbe("liveness", "/health/liveliness", litellm_probes.judge_liveliness),
             HttpProbe("catalogue", "/model_group/info", judge),
         ),
-        headers=_bearer(master_key),
-        routes={alias: _canary(model, alias) for alias, model in config.root.models.items() if model.health.canary},
+        headers=_bearer(master_key) + proxy_config.our_address(resolved),
+        routes={
+            alias: _through_gateway(_canary(model, alias), refusing)
+            for alias, model in config.root.models.items()
+            if model.health.canary
+        },
         needs={name: address for name, address in needs.items() if address is not None},
     )
 
 
+def _through_gateway(canary: Canary, refusing: str) -> Canary:
+    """The same request, sent to the gateway, which may turn it away by that setting (empty: by none)."""
+    if not refusing:
+        return canary
+    return replace(canary, judge=partial(litellm_probes.judge_route, judge=canary.judge, refusing=refusing))
+
+
 def usable_native(config: Config) -> tuple[dict[str, Any], dict[str, str]]:
     """The part of LiteLLM's own file that can be used, and the groups that cannot, each with the reason."""
-    more = config.root.gateway.env if config.root.gateway is not None else {}
-    return proxy_config.usable(config.native, {**config.environ, **more})
+    return proxy_config.usable(config.native, gateway_environ(config))
+
+
+def gateway_environ(config: Config) -> dict[str, str]:
+    """The variables by which references of LiteLLM's own file are resolved."""
+    return {**config.environ, **(config.root.gateway.env if config.root.gateway is not None else {})}
 
 
 def local_group(alias: str, model: schema.Model) -> proxy_config.LocalGroup:

@@ -117,6 +117,7 @@ class Rule:
 _S, _W, _A = Sign, Word, Reaction
 _STILL = "no progress for {still:.0f} s while {why}"
 _LIVENESS = "{liveness} ({liveness_failures} times in a row)"
+_WRONG_LIST = "{catalogue}{routes_too}"
 _CATALOGUE = "{catalogue} ({catalogue_failures} times in a row)"
 _CANARY = "{canary} ({canary_failures} times in a row)"
 # The first matching row decides. Reasons are filled from ``Health`` by ``fuse``.
@@ -126,7 +127,7 @@ RULES: tuple[Rule, ...] = (
     Rule("gone", _W.UNHEALTHY, _A.KILL, "{liveness}", liveness=(_S.GONE,)),
     Rule("stalled", _W.UNHEALTHY, _A.KILL, _STILL, progress=(_S.STALLED,)),
     # what works, whatever a probe says
-    Rule("working on the wrong", _W.DEGRADED, _A.KEEP, "{catalogue}; {load}",
+    Rule("working on the wrong", _W.DEGRADED, _A.KEEP, f"{_WRONG_LIST}; {{load}}",
          progress=(_S.MOVING,), catalogue=(_S.WRONG,)),
     Rule("working, but", _W.DEGRADED, _A.KEEP, "{canary}; {load}",
          progress=(_S.MOVING,), canary=(_S.WRONG, _S.SHAKY, _S.FAILING)),
@@ -147,7 +148,7 @@ RULES: tuple[Rule, ...] = (
     Rule("canary failing", _W.UNHEALTHY, _A.LEAVE, _CANARY, canary=(_S.FAILING,)),
     Rule("canary shaky", _W.UNHEALTHY, _A.DOUBT, _CANARY, canary=(_S.SHAKY, _S.MUTE)),
     # it answers, but not as it should
-    Rule("wrong catalogue", _W.DEGRADED, _A.KEEP, "{catalogue}", catalogue=(_S.WRONG,)),
+    Rule("wrong catalogue", _W.DEGRADED, _A.KEEP, _WRONG_LIST, catalogue=(_S.WRONG,)),
     Rule("wrong answer", _W.DEGRADED, _A.KEEP, "{canary}", canary=(_S.WRONG,)),
     Rule("wrong route", _W.DEGRADED, _A.KEEP, "{routes}", routes=(_S.WRONG,)),
     # below the threshold: not yet a failure
@@ -168,16 +169,14 @@ def fuse(spec: HealthSpec, health: Health, now: float) -> Verdict:
 
 def _reason(template: str, health: Health, now: float) -> str:
     load = health.counters or Counters(())
+    routes = _wrong_routes(health)
     return template.format(
         liveness=_words(health, "liveness"),
         catalogue=_words(health, "catalogue"),
         canary=_words(health, "canary"),
         canary_failures=health.failures.get("canary", 0),
-        routes="; ".join(
-            _words(health, name)
-            for name, probe in health.probes.items()
-            if name.startswith(ROUTE) and probe.answer is not Answer.OK
-        ),
+        routes=routes,
+        routes_too=routes and f"; {routes}",
         liveness_failures=health.failures.get("liveness", 0),
         catalogue_failures=health.failures.get("catalogue", 0),
         still=now - health.suspect_since if health.suspect_since is not None else 0.0,
@@ -200,6 +199,12 @@ def _why(health: Health) -> str:
     return f"{load.running} running and {load.waiting} waiting"
 
 
+def _wrong_routes(health: Health) -> str:
+    """What is wrong with the routes of a gateway; empty where nothing is."""
+    routes = ((name, probe) for name, probe in health.probes.items() if name.startswith(ROUTE))
+    return "; ".join(_words(health, name) for name, probe in routes if probe.answer is not Answer.OK)
+
+
 def _words(health: Health, name: str) -> str:
     probe = health.probes.get(name)
     return f"{name}: {probe.detail or probe.answer}" if probe is not None else f"{name}: not asked"
@@ -217,7 +222,8 @@ def readiness(spec: HealthSpec, health: Health) -> Verdict:
             return Verdict("starting", Word.STARTING, Reaction.KEEP, _words(health, name))
     for name in needed:
         if health.probes[name].answer is Answer.WRONG:
-            return Verdict(f"wrong {name}", Word.DEGRADED, Reaction.KEEP, _words(health, name))
+            reason = "; ".join(filter(None, (_words(health, name), _wrong_routes(health))))
+            return Verdict(f"wrong {name}", Word.DEGRADED, Reaction.KEEP, reason)
     return Verdict("ready", Word.READY, Reaction.KEEP, "answers")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from llm_supervisor.config import Config, ConfigError, Problem, load
 from llm_supervisor.config.last_good import LAST_GOOD, contents, last_good
 from llm_supervisor.config.specs import Pythons
 from llm_supervisor.engines import environment as envs
+from llm_supervisor.engines.litellm import dry_run
 from llm_supervisor.engines.vllm import installed_options, judgement
 from llm_supervisor.host import log
 from llm_supervisor.host.files import write_atomically
@@ -113,7 +114,7 @@ class Bootstrap:
         """The configuration, and no problems. Where it is wrong and there is something to go on with: the last good
         one, and what is wrong. Raises ConfigError where there is nothing to go on with."""
         try:
-            return load(files, self.environ, self.vllm_options), ()
+            return load(files, self.environ, self.vllm_options, self.litellm_providers), ()
         except ConfigError as error:
             last = last_good(self.runtime, self.environ)
             if last is None or not self.former.goes_on():
@@ -124,6 +125,10 @@ class Bootstrap:
         """The options of the installed vLLM, where they are known already; None where they are not. Nothing is started
         to find out."""
         return installed_options.known(python or str(envs.environment("vllm", self.data).python), self.data)
+
+    def litellm_providers(self, python: str | None) -> Collection[str] | None:
+        """The same for the providers of the installed LiteLLM."""
+        return dry_run.known_providers(python or str(envs.environment("litellm", self.data).python), self.data)
 
     def judge_options(
         self, python: str | None, questions: Sequence[judgement.Question]

@@ -6,10 +6,12 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached
+from llm_supervisor.config import Config, ConfigError, Plan, Problem, load, not_cached, rehearsed
+from llm_supervisor.config.config import GATEWAY
 from llm_supervisor.config.specs import Pythons
 from llm_supervisor.control.protocol import PlannedBody, ReloadBody
 from llm_supervisor.core.reload import Action, Change, absent_replica, changes, due, order
@@ -20,6 +22,7 @@ from llm_supervisor.daemon.bootstrap import Bootstrap
 from llm_supervisor.daemon.lifecycle import Lifecycle
 from llm_supervisor.daemon.rolling import Rolling
 from llm_supervisor.daemon.runners import Runners
+from llm_supervisor.engines.litellm import dry_run
 from llm_supervisor.engines.vllm import judgement
 from llm_supervisor.host import bounded, log
 from llm_supervisor.supervision import state_file as fm
@@ -139,10 +142,35 @@ class Reload:
         await self._ask_vllm(config)
         check_ports(config, self._runners.owns)
         pythons = await self._from_disk(lambda: find_pythons(config, self._bootstrap.data, self._active.pythons))
-        return config, pythons, await self._from_disk(lambda: self._active.planned(config, pythons)), lacking
+        fresh = await self._from_disk(lambda: self._active.planned(config, pythons))
+        said = await self._rehearse(config, fresh, pythons)
+        if not all(problem.warning for problem in said):
+            raise ConfigError([*config.warnings, *said])
+        return config, pythons, fresh, [*lacking, *said]
+
+    async def _rehearse(self, config: Config, fresh: Plan, pythons: Pythons) -> list[Problem]:
+        """What LiteLLM itself complains of in a configuration that changes something for it. Raises NoAnswer."""
+
+        def asked(of: Plan) -> object:
+            gateway = of.programs.get(GATEWAY)
+            return of.litellm_config, gateway and (gateway.spec.launch.argv[0], gateway.spec.launch.env)
+
+        if asked(fresh) == asked(self._active.plan):
+            return []
+        read = partial(rehearsed, config, fresh, pythons.litellm, self._bootstrap.data)
+        thing = "LiteLLM's own loading of its file"
+        said, untried = await bounded.ask(thing, read, within=dry_run.PATIENCE + PATIENCE)
+        if untried:
+            self._log.info(f"{thing} was not tried", why=untried)
+        return said
 
     def _load(self) -> tuple[Config, list[Problem]]:
-        config = load(self._active.config.files, self._bootstrap.environ, self._bootstrap.vllm_options)
+        config = load(
+            self._active.config.files,
+            self._bootstrap.environ,
+            self._bootstrap.vllm_options,
+            self._bootstrap.litellm_providers,
+        )
         return config, not_cached(config)
 
     async def _ask_vllm(self, config: Config) -> None:
@@ -152,7 +180,13 @@ class Reload:
         bootstrap = self._bootstrap
 
         def judged() -> None:
-            load(self._active.config.files, bootstrap.environ, bootstrap.vllm_options, bootstrap.judge_options)
+            load(
+                self._active.config.files,
+                bootstrap.environ,
+                bootstrap.vllm_options,
+                bootstrap.litellm_providers,
+                bootstrap.judge_options,
+            )
 
         await bounded.ask("vLLM's check of its options", judged, within=judgement.PATIENCE + PATIENCE)
 

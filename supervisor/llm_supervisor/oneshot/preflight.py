@@ -21,7 +21,9 @@ from llm_supervisor.engines import hub_cache, known_releases, memory_estimate, s
 from llm_supervisor.engines.memory_estimate import Footprint
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.host import bounded, gpu, memory
+from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.host.systemd import removed_at_logout
+from llm_supervisor.oneshot.living_daemon import other_configuration
 from llm_supervisor.ownership import NotOurs, owner_to_ask
 from llm_supervisor.supervision import leftovers, resources
 from llm_supervisor.units import GIB, size_text
@@ -285,9 +287,17 @@ class Preflight:
             for problem in error.problems:
                 yield Finding("port", problem.path, Verdict.ERROR, problem.message, problem.advice)
             return
-        used = [str(port) for _, port, _, _ in self._config.port_places()]
-        if used:
-            yield _fine("port", ", ".join(used), "ours already" if self._ours else "free")
+        places = self._config.port_places()
+        taken = [port for host, port, _, _ in places if self._ours and net_listener.can_bind(host, port) is not None]
+        free = [port for _, port, _, _ in places if port not in taken]
+        if free:
+            yield _fine("port", ", ".join(map(str, free)), "free")
+        theirs = other_configuration(self._config, self._environ) if taken else None
+        if theirs is not None:
+            detail = f"held by the daemon that runs {theirs}"
+            yield Finding("port", ", ".join(map(str, taken)), Verdict.WARNING, detail, "end that one, or choose others")
+        elif taken:
+            yield _fine("port", ", ".join(map(str, taken)), "ours already")
 
     def _keys(self) -> Iterator[Finding]:
         if self._config.root.gateway is None:

@@ -22,7 +22,7 @@ GATEWAY_CASES = {
     "empty-file": ("", {}, 2, "is empty"),
     "missing-file": (None, {}, 2, "no such file"),
     "unset-key": (
-        {"general_settings": {"database_url": UNSET}}, {}, 2, "NOT_SET_X",
+        {"litellm_settings": {"cache": True, "cache_params": {"type": "redis", "host": UNSET}}}, {}, 2, "NOT_SET_X",
     ),
 }  # fmt: skip
 

@@ -171,6 +171,14 @@ def private_socket(path: str) -> socket.socket:
     return sock
 
 
+def dry_run() -> None:
+    """Say what it makes of a file: it takes every one whose routing strategy is not ``no-such``."""
+    strategy = (json.load(sys.stdin)["config"].get("router_settings") or {}).get("routing_strategy")
+    where = ["router_settings", "routing_strategy"]
+    wrong = {"type": "ValueError", "text": "Invalid: 'no-such'", "at": "", "where": where}
+    print(json.dumps({"providers": ["anthropic"], "refused": [wrong] if strategy == "no-such" else [], "said": []}))
+
+
 def main() -> None:
     """Serve until it is told to end."""
     options = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))  # behind the path of the real replica
@@ -197,4 +205,7 @@ def main() -> None:
 if __name__ == "__main__":
     if any(word.endswith("fork_server.py") for word in sys.argv):
         sys.exit("this one cannot be forked")
+    if any(word.endswith("litellm_dry_run.py") for word in sys.argv):
+        dry_run()
+        sys.exit()
     main()

@@ -133,4 +133,6 @@ def main() -> None:
 if __name__ == "__main__":
     if any(word.endswith("fork_server.py") for word in sys.argv):
         sys.exit("this one cannot be forked")
+    if any(word.endswith("litellm_dry_run.py") for word in sys.argv):
+        sys.exit("this one loads nothing")
     main()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from llm_supervisor.config.checks import (
     gateway,
     litellm_file,
+    litellm_references,
     models,
     names_and_ports,
     programs,
@@ -17,7 +18,17 @@ from llm_supervisor.config.document import Problem
 
 __all__ = ["Context", "problems"]
 
-_CHECKS = (gateway, litellm_file, models, names_and_ports, programs, secrets, vllm_options, vllm_server)
+_CHECKS = (
+    gateway,
+    litellm_file,
+    litellm_references,
+    models,
+    names_and_ports,
+    programs,
+    secrets,
+    vllm_options,
+    vllm_server,
+)
 
 
 def problems(context: Context) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ class Context:
     ``path`` is the first file, whose folder relative paths start at; ``document`` are all files as one, variables
     filled in. ``native`` is LiteLLM's own file. ``environ`` is the process's environment, completed by the env file.
     ``placeholders`` are places whose value is not from the file: nothing may be reported about these. ``options`` are
-    those of the installed vLLM; None where they are not known."""
+    those of the installed vLLM, ``providers`` the names of those that the installed LiteLLM knows; None where they are
+    not known."""
 
     path: Path
     root: schema.Root
@@ -30,6 +31,7 @@ class Context:
     environ: Mapping[str, str]
     placeholders: frozenset[Where]
     options: Options | None
+    providers: Collection[str] | None
 
     def file(self, name: str) -> Path:
         """A path of the configuration; a relative one starts at the folder of the first file."""

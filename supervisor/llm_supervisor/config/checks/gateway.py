@@ -13,13 +13,14 @@ from llm_supervisor.config.checks.secrets import given_master_key
 from llm_supervisor.config.config import GATEWAY, split_url
 from llm_supervisor.config.document import Problem
 from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.litellm import references
 from llm_supervisor.suggest import short
 
 STRONG = 20  # characters of a key that cannot be guessed
 
 # Variables of LiteLLM whose value the daemon itself sets, with the setting to use instead
 _SET_BY_US = {
-    proxy_config.MASTER_KEY: "put it into env_file",
+    references.MASTER_KEY: "put it into env_file",
     "CONFIG_FILE_PATH": "write it as litellm_config",
 }
 # Where LiteLLM takes a provider's address from, if a deployment names none. Clients of the gateway read some of them
@@ -81,7 +82,7 @@ def _replicas(context: Context, gateway: schema.Gateway) -> Iterator[Problem]:
     entries = data.get("model_list") or []
     params = [entry.get("litellm_params") for entry in entries if isinstance(entry, dict)]
     params += [model.litellm for model in context.root.models.values()]
-    limited = any(isinstance(one, dict) and proxy_config.limits(one, environ) for one in params)
+    limited = any(isinstance(one, dict) and references.limits(one, environ) for one in params)
     if limited and proxy_config.redis_address(data, environ) is None:
         message = (
             f"each of {gateway.replicas} replicas counts rpm and tpm for itself, so more than the limits is let in"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from llm_supervisor.config import schema
 from llm_supervisor.config.checks.context import Context
+from llm_supervisor.config.checks.litellm_references import environ_of
 from llm_supervisor.config.document import Document, Problem, Where, path_words
 from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.litellm import references
 from llm_supervisor.suggest import near
 
 # The keys that people write most; a key that is close to one of these is taken for a mistyped one
@@ -27,7 +29,8 @@ _PARAMS = """model api_base base_url api_key dd_api_key api_version custom_llm_p
     allowed_openai_params headers extra_headers default_headers extra_body metadata tags tag_regex max_budget
     budget_duration base_model ssl_verify mock_response mock_timeout model_info model_list
     merge_reasoning_content_in_choices temperature top_p top_k min_p max_tokens min_tokens max_completion_tokens
-    max_output_tokens frequency_penalty presence_penalty repetition_penalty length_penalty reasoning_effort verbosity
+    max_output_tokens max_new_tokens frequency_penalty presence_penalty repetition_penalty length_penalty
+    reasoning_effort verbosity
     thinking stop stop_token_ids seed n stream stream_options response_format tools tool_choice user roles rules
     logprobs top_logprobs skip_special_tokens use_litellm_proxy use_in_pass_through caching""".split()
 _INFO = """id base_model mode tier team_id description max_tokens max_input_tokens max_output_tokens supports_vision
@@ -37,9 +40,24 @@ _INFO = """id base_model mode tier team_id description max_tokens max_input_toke
     supports_audio_output supports_video_input
     supports_image_input supports_image_size supports_web_search supports_url_context supports_computer_use
     supports_native_streaming supports_embedding_image_input""".split()
-_PROVIDERS = """openai anthropic gemini vertex_ai azure azure_ai bedrock mistral groq deepseek openrouter together_ai
-    fireworks_ai cohere xai perplexity ollama ollama_chat huggingface hosted_vllm litellm_proxy replicate sagemaker
-    nvidia_nim cerebras databricks moonshot dashscope deepinfra""".split()
+# The providers of LiteLLM 1.106, where the installed one was not asked
+_PROVIDERS = """
+    a2a a2a_agent abliteration ai21 ai21_chat aihubmix aiml aiohttp_openai amazon_nova anthropic anthropic_text
+    anyscale apertis assemblyai auto_router aws_polly aws_textract azure azure_ai azure_speech azure_text baseten
+    bedrock bedrock_mantle black_forest_labs bytez cerebras charity_engine chatgpt chutes clarifai cloudflare
+    codestral cognition cohere cohere_chat cometapi compactifai cortecs crusoe cursor custom custom_openai darkbloom
+    dashscope databricks datarobot deepgram deepinfra deepseek docker_model_runner dotprompt edenai elevenlabs
+    empiriolabs empower fal_ai featherless_ai fireworks_ai friendliai galadriel gdc gemini gigachat github
+    github_copilot gmi gradient_ai groq helicone heroku hosted_vllm huggingface humanloop hyperbolic inception
+    infinity jina_ai lambda_ai langflow langfuse langgraph lemonade libertai litellm_agent litellm_proxy llamafile
+    llamagate lm_studio manus maritalk meta meta_llama milvus minimax mistral modelscope mongodb moonshot morph
+    nadir nano-gpt nebius neosantara nlp_cloud novita nscale nvidia_nim nvidia_riva oci ollama ollama_chat oobabooga
+    openai openai_like openrouter ovhcloud parasail perplexity petals pg_vector pinstripes poe predibase prism
+    publicai qwen_ai_platform qwencloud ragflow recraft reducto reka replicate runwayml s3_vectors sagemaker
+    sagemaker_chat sagemaker_nova sail sambanova sap sarvam scaleway scx-ai snowflake soniox stability
+    strands_decider synthetic tencent tensormesh text-completion-codestral text-completion-inception
+    text-completion-openai together_ai topaz transcribe triton typesafe v0 valkey veniceai vercel_ai_gateway
+    vertex_ai vertex_ai_beta vllm volcengine voyage wandb watsonx watsonx_text xai xiaomi_mimo xinference zai""".split()
 # Providers that stand for any server with OpenAI's paths
 _OWN_SERVERS = ("openai", "hosted_vllm", "text-completion-openai", "custom_openai", "openai_like")
 _ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/models", "/responses")
@@ -49,12 +67,11 @@ def problems(context: Context) -> Iterator[Problem]:
     """All that is wrong or doubtful in LiteLLM's own file and in the ``litellm`` blocks of the models."""
     root, native = context.root, context.native
     yield from _refused(native)
-    yield from _doubts(native)
-    environ = {**context.environ, **root.gateway.env} if root.gateway is not None else context.environ
-    yield from _references_besides_deployments(root, native, environ)
-    yield from _deployments(root, native, environ)
-    yield from _aliases(context)
-    yield from _fallback_targets(context)
+    yield from _doubts(context, native)
+    yield from _deployments(native, environ_of(context))
+    names = replace(native, data=references.resolved(native.data, environ_of(context)))
+    yield from _aliases(context, names)
+    yield from _fallback_targets(context, names)
     for alias, model in root.models.items():
         yield from _of_a_model(context, ("models", alias, "litellm"), model.litellm)
 
@@ -125,7 +142,7 @@ def _fallbacks(data: Mapping[str, Any]) -> Iterator[tuple[Where, str]]:
                         yield (*here, number), name
 
 
-def _doubts(native: Document) -> Iterator[Problem]:
+def _doubts(context: Context, native: Document) -> Iterator[Problem]:
     """What is probably a mistake, and LiteLLM would not report."""
     data = native.data if isinstance(native.data, dict) else {}
     yield from _mistyped(native, (), data, _TOP)
@@ -143,7 +160,7 @@ def _doubts(native: Document) -> Iterator[Problem]:
             yield from _mistyped(native, here, entry, _ENTRY)
             if isinstance(params := entry.get("litellm_params"), dict):
                 yield from _mistyped(native, (*here, "litellm_params"), params, _PARAMS)
-                yield from _address(native, (*here, "litellm_params"), params)
+                yield from _address(context, native, (*here, "litellm_params"), params)
             if isinstance(info := entry.get("model_info"), dict):
                 yield from _mistyped(native, (*here, "model_info"), info, _INFO)
 
@@ -155,39 +172,16 @@ def _of_a_model(context: Context, where: Where, block: Mapping[str, Any]) -> Ite
     if isinstance(info := block.get("model_info"), dict):
         yield from _mistyped(document, (*where, "model_info"), info, _INFO)
     yield from _limits(document, where, block, context.environ)
-    yield from _references(context.root, document, block, where, context.environ)
 
 
-def _references_besides_deployments(
-    root: schema.Root, native: Document, environ: Mapping[str, str]
-) -> Iterator[Problem]:
-    """Variables that are not set, except those of deployments: without these only the deployment is left out."""
-    data = native.data or {}
-    entries = data.get("model_list") or []
-    others = [{**entry, "litellm_params": None} if isinstance(entry, dict) else None for entry in entries]
-    return _references(root, native, {**data, "model_list": others}, (), environ)
-
-
-def _deployments(root: schema.Root, native: Document, environ: Mapping[str, str]) -> Iterator[Problem]:
-    """The deployments of LiteLLM's own file. A missing key disables the deployments that need it, and nothing else."""
-    entries = (native.data or {}).get("model_list") or []
-    named = [
-        (index, entry, entry["litellm_params"])
-        for index, entry in enumerate(entries)
-        if isinstance(entry, dict)
-        and isinstance(entry.get("model_name"), str)
-        and isinstance(entry.get("litellm_params"), dict)
-    ]
-    left = {entry["model_name"] for _, entry, _ in named if not proxy_config.missing_variables(entry, environ)}
-    for index, entry, params in named:
+def _deployments(native: Document, environ: Mapping[str, str]) -> Iterator[Problem]:
+    """Addresses and limits of the deployments of LiteLLM's own file."""
+    for index, entry in enumerate((native.data or {}).get("model_list") or []):
+        params = entry.get("litellm_params") if isinstance(entry, dict) else None
+        if not isinstance(params, dict):
+            continue
         here: Where = ("model_list", index, "litellm_params")
-        if missing := proxy_config.missing_variables(entry, environ):
-            name = entry["model_name"]
-            message = f"this deployment of {name} is left out" if name in left else f"{name} is disabled"
-            place = ("model_list", index, *next(iter(missing.values())))
-            advice = _how_to_set(root, *missing)
-            yield native.problem(place, f"{proxy_config.unset_text(list(missing))}: {message}", advice, warning=True)
-        elif proxy_config.lacks_version(params, environ):
+        if proxy_config.lacks_version(params, environ):
             key = "api_base" if "api_base" in params else "base_url"
             base = str(params[key]).rstrip("/")
             plain = base.startswith("http") and "@" not in base
@@ -201,27 +195,11 @@ def _limits(
     document: Document, where: Where, params: Mapping[str, Any], environ: Mapping[str, str]
 ) -> Iterator[Problem]:
     """Limits of requests and tokens a minute that are no whole number, themselves or by a variable."""
-    for key in sorted(proxy_config.LIMITS & params.keys()):
+    for key in sorted(references.LIMITS & params.keys()):
         limit = params[key]
-        values = [environ.get(name) or "0" for _, name in proxy_config.references(limit)] or [limit]
+        values = [environ.get(name) or "0" for _, name in references.references(limit)] or [limit]
         if limit is not None and (isinstance(limit, bool) or not re.fullmatch(r"\d+(\.0+)?", str(values[0]))):
             yield document.problem((*where, key), f"must be a whole number, not {str(values[0])[:40]!r}")
-
-
-def _references(
-    root: schema.Root, document: Document, value: object, where: Where, environ: Mapping[str, str]
-) -> Iterator[Problem]:
-    """Variables that the value refers to as ``os.environ/NAME`` and that are not set."""
-    for where_used, name in proxy_config.references(value, where):
-        if name != proxy_config.MASTER_KEY and not environ.get(name):
-            yield document.problem(where_used, f"os.environ/{name} is not set", _how_to_set(root, name))
-
-
-def _how_to_set(root: schema.Root, *names: str) -> str:
-    """Advice for variables that are not set."""
-    if root.env_file:
-        return f"put {' and '.join(f'{name}=...' for name in names)} into {root.env_file}"
-    return f"export {' and '.join(names)}, or use env_file:"
 
 
 _ALIASES: Where = ("router_settings", "model_group_alias")
@@ -240,9 +218,9 @@ def _native_groups(native: Document) -> dict[str, int]:
     return {str(entry.get("model_name")): index for index, entry in enumerate(entries) if isinstance(entry, dict)}
 
 
-def _aliases(context: Context) -> Iterator[Problem]:
-    """Aliases that hide a group: LiteLLM looks for a name among the aliases first."""
-    native, models, natives = context.native, context.root.models, _native_groups(context.native)
+def _aliases(context: Context, native: Document) -> Iterator[Problem]:
+    """Aliases that hide a group: LiteLLM looks for a name among the aliases first. ``native`` is resolved."""
+    models, natives = context.root.models, _native_groups(native)
     for alias, target in _written_aliases(native).items():
         group = target.get("model") if isinstance(target, dict) else target
         if not isinstance(group, str) or group == alias or not (alias in models or alias in natives):
@@ -259,13 +237,16 @@ def _aliases(context: Context) -> Iterator[Problem]:
         yield native.problem((*_ALIASES, alias), message, "rename one of them", warning=meant)
 
 
-def _fallback_targets(context: Context) -> Iterator[Problem]:
-    """Aliases of and fallbacks to a group that does not exist: LiteLLM leaves them out and reports nothing."""
-    native, models = context.native, context.root.models
+def _fallback_targets(context: Context, native: Document) -> Iterator[Problem]:
+    """Aliases of and fallbacks to a group that does not exist: LiteLLM leaves them out and reports nothing. ``native``
+    is resolved."""
+    models = context.root.models
     data = native.data or {}
     groups = [*models, *_native_groups(native)]
     if any("*" in group for group in groups):
         return  # a wildcard group may answer any name
+    if proxy_config.asks_a_database(data) or context.environ.get("DATABASE_URL") or data.get("agents"):
+        return  # there may be groups that are in no file
     for alias, group in proxy_config.aliases(data).items():
         if group not in groups:
             yield _no_group(native, (*_ALIASES, alias), group, groups, groups)
@@ -330,17 +311,27 @@ def _texts(value: Any, where: Where) -> Iterator[tuple[Where, str]]:
             yield from _texts(item, (*where, index))
 
 
-def _address(native: Document, where: Where, params: Mapping[str, Any]) -> Iterator[Problem]:
+def _own_providers(native: Document) -> list[str]:
+    """The providers that the file itself defines."""
+    settings = (native.data or {}).get("litellm_settings")
+    said = settings.get("custom_provider_map") if isinstance(settings, dict) else None
+    return [str(one.get("provider")) for one in said if isinstance(one, dict)] if isinstance(said, list) else []
+
+
+def _address(context: Context, native: Document, where: Where, params: Mapping[str, Any]) -> Iterator[Problem]:
     """The provider that the model names, and the address of a server of one's own."""
-    model, base = params.get("model"), params.get("api_base")
+    environ = environ_of(context)
+    model = references.resolved(params, environ).get("model")
+    base = params.get("api_base")
     if not isinstance(model, str) or params.get("custom_llm_provider"):
         return
     provider, slash, _ = model.partition("/")
+    providers = [*(context.providers or _PROVIDERS), *_own_providers(native)]
     here: Where = (*where, "model")
     if provider == "vllm" and base:
         message = "vllm/ is a model in LiteLLM's own process, not a server"
         yield native.problem(here, message, "write hosted_vllm/ in its place", warning=True)
-    elif slash and provider not in _PROVIDERS and (close := near(provider, _PROVIDERS, 0.8)):
+    elif slash and provider not in providers and (close := near(provider, providers, 0.8)):
         message = f"LiteLLM leaves a model of an unknown provider out: {provider}"
         yield native.problem(here, message, close, warning=True)
     if not isinstance(base, str) or provider not in _OWN_SERVERS or base.startswith("os.environ/") or "${" in base:

@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from llm_supervisor.config import schema
 from llm_supervisor.config.checks.context import Context
+from llm_supervisor.config.checks.litellm_references import environ_of
 from llm_supervisor.config.config import GATEWAY, bound_ports
 from llm_supervisor.config.document import Problem, Where
+from llm_supervisor.engines.litellm import references
 
 # Of the gateway's programs: the first replica, and the others
 _GATEWAY_NAME = re.compile(rf"{GATEWAY}(-\d+)?")
@@ -45,7 +47,8 @@ def _names(context: Context) -> Iterator[Problem]:
 def _local_aliases(context: Context) -> Iterator[Problem]:
     """Groups of LiteLLM's own file that have the alias of a local model."""
     models, native = context.root.models, context.native
-    for index, entry in enumerate((native.data or {}).get("model_list") or []):
+    resolved = references.resolved((native.data or {}).get("model_list") or [], environ_of(context))
+    for index, entry in enumerate(resolved):
         name = entry.get("model_name") if isinstance(entry, dict) else None
         if isinstance(name, str) and name in models:
             ours = context.document.problem(("models", name), "")

@@ -15,6 +15,7 @@ from llm_supervisor.config.checks.context import Context
 from llm_supervisor.config.config import GATEWAY
 from llm_supervisor.config.document import Document, Problem, Where
 from llm_supervisor.engines.litellm import config as proxy_config
+from llm_supervisor.engines.litellm import references
 from llm_supervisor.engines.vllm import options as engine_options
 
 KEY_NEEDS_ASCII = "must be printable ASCII: no HTTP header can carry anything else"
@@ -91,7 +92,7 @@ def _written_master_key(context: Context) -> object:
 
 def _variable(written: str | None) -> str:
     """The environment variable that holds the master key."""
-    return written.removeprefix("os.environ/") if written is not None else proxy_config.MASTER_KEY
+    return written.removeprefix("os.environ/") if written is not None else references.MASTER_KEY
 
 
 def _master_key(context: Context) -> Iterator[Problem]:
@@ -106,10 +107,10 @@ def _master_key(context: Context) -> Iterator[Problem]:
     if key is None or (wrong := _wrong_master_key(key)) is None:
         return
     if written is None:
-        yield context.document.problem((GATEWAY,), f"{proxy_config.MASTER_KEY} {wrong}")
+        yield context.document.problem((GATEWAY,), f"{references.MASTER_KEY} {wrong}")
     elif not written.startswith("os.environ/"):
         yield native.problem(_MASTER_KEY, wrong)
-    elif key or _variable(written) == proxy_config.MASTER_KEY:  # others that are empty are reported as not set
+    else:
         yield native.problem(_MASTER_KEY, f"{_variable(written)} {wrong}")
 
 

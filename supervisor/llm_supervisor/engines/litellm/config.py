@@ -5,14 +5,22 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from llm_supervisor.engines.litellm.references import (
+    LIMITS,
+    MASTER_KEY,
+    asks_a_manager,
+    limits,
+    missing_variables,
+    resolved,
+    set_by_file,
+)
 from llm_supervisor.redaction import REFERENCE, secrets_in
 
-MASTER_KEY = "LITELLM_MASTER_KEY"
 # LiteLLM refuses to start with one of these (exit 3); `check` says so before anything is spawned
 WEAK_KEYS = frozenset({"", "sk-1234"})
 
@@ -46,6 +54,10 @@ def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str,
             **router,
             "model_group_alias": {**more, **(router.get("model_group_alias") or {})},
         }
+    allowed = config["general_settings"].get("allowed_ips")
+    if isinstance(allowed, list) and config["general_settings"].get("use_x_forwarded_for") is not True:
+        # who asks by a replica's private socket has no address, and is the daemon: that socket is ours alone
+        config["general_settings"]["allowed_ips"] = [*allowed, ""]
     settings = config.get("litellm_settings")
     if isinstance(settings, dict) and isinstance(settings.get("callbacks"), str):
         # one by itself would take the place of those that are there, ours by which requests wait among them
@@ -53,24 +65,7 @@ def compose(native: Mapping[str, Any], local: Sequence[LocalGroup]) -> dict[str,
     return config
 
 
-# Limits are optional: a variable that is not set means none
-LIMITS = frozenset({"rpm", "tpm"})
 _FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
-
-
-def limits(params: Mapping[str, Any], environ: Mapping[str, str]) -> frozenset[str]:
-    """Which limits a deployment has."""
-    said = {key: params[key] for key in LIMITS & params.keys() if params[key] is not None}
-    return frozenset(key for key in said if all(environ.get(name) for _, name in references(said[key])))
-
-
-def missing_variables(deployment: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, tuple[str | int, ...]]:
-    """The variables that a deployment of the native file needs and that are not set, each with its place in it."""
-    found: dict[str, tuple[str | int, ...]] = {}
-    for path, name in references(deployment.get("litellm_params"), ("litellm_params",)):
-        if not environ.get(name) and name != MASTER_KEY and path[-1] not in LIMITS:
-            found.setdefault(name, path)
-    return found
 
 
 def unset_text(names: Sequence[str]) -> str:
@@ -81,13 +76,16 @@ def unset_text(names: Sequence[str]) -> str:
 def usable(native: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     """The native configuration without what cannot be used, as a variable that it needs is not set: deployments,
     limits, and fallbacks and aliases that name a group of which nothing is left. Such groups are the second, each with
-    the reason."""
+    the reason. Where a secret manager is asked for what is not set, everything is kept."""
     config: dict[str, Any] = dict(native)
+    if asks_a_manager(native, environ):
+        return config, {}
     entries: list[dict[str, Any]] = []
     reasons: dict[str, str] = {}
+    more = set_by_file(native, environ)
     for entry in config.get("model_list") or []:
-        if lacking := missing_variables(entry, environ):
-            reasons.setdefault(entry["model_name"], unset_text(list(lacking)))
+        if lacking := missing_variables(entry, environ, more):
+            reasons.setdefault(str(resolved(entry, environ)["model_name"]), unset_text(list(lacking)))
             continue
         params = entry["litellm_params"]
         there = limits(params, environ)
@@ -95,12 +93,21 @@ def usable(native: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[
         entries.append({**entry, "litellm_params": kept})
     if "model_list" in config:
         config["model_list"] = entries
-    left = {entry["model_name"] for entry in entries}
+    left = {resolved(entry, environ)["model_name"] for entry in entries}
     disabled = {name: reason for name, reason in reasons.items() if name not in left}
     for place in ("router_settings", "litellm_settings"):
         if disabled and config.get(place):
             config[place] = {key: _without(key, value, disabled) for key, value in config[place].items()}
     return config, disabled
+
+
+def usable_entries(native: Mapping[str, Any], environ: Mapping[str, str]) -> list[int]:
+    """Which entries of the native ``model_list`` are left by ``usable``: their indices."""
+    entries = native.get("model_list") or []
+    if asks_a_manager(native, environ):
+        return list(range(len(entries)))
+    more = set_by_file(native, environ)
+    return [index for index, entry in enumerate(entries) if not missing_variables(entry, environ, more)]
 
 
 def _without(key: str, value: Any, disabled: Mapping[str, str]) -> Any:
@@ -189,23 +196,47 @@ def _entry(group: LocalGroup) -> dict[str, Any]:
     }
 
 
+def configured_groups(config: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Every group that clients may ask for by its name, and whether it supports images (None: as LiteLLM thinks).
+    ``config`` is resolved. Wildcards are no groups of their own and are left out."""
+    return _groups(config, config.get("model_list") or [])
+
+
 def expected_groups(config: Mapping[str, Any]) -> dict[str, bool | None]:
-    """Group name to whether it must show ``supports_vision`` (None: as LiteLLM thinks). Wildcards are no groups of
-    their own and are left out."""
-    expected: dict[str, bool | None] = {}
-    for entry in config.get("model_list") or []:
+    """The groups that LiteLLM must list to who has the master key, each with whether it must show ``supports_vision``
+    (None: that is not judged). ``config`` is resolved. A deployment of a team is in the list of its team alone
+    (``Router.get_model_names``)."""
+    entries = config.get("model_list") or []
+    everybodys = [entry for entry in entries if not _mapping(entry.get("model_info")).get("team_id")]
+    of_teams = {entry.get("model_name") for entry in entries if entry not in everybodys}
+    listed = _groups(config, everybodys)
+    # what is added in a database may be a deployment of a group that is in the file, too
+    open_ended = asks_a_database(config)
+    unsure = of_teams | {name for name, vision in listed.items() if open_ended and not vision}
+    return {name: None if name in unsure else vision for name, vision in listed.items()}
+
+
+def asks_a_database(config: Mapping[str, Any]) -> bool:
+    """Whether LiteLLM has models of a database, too, as far as its file says."""
+    settings = _mapping(config.get("general_settings"))
+    return bool(settings.get("store_model_in_db") or settings.get("database_url"))
+
+
+def _groups(config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> dict[str, bool | None]:
+    found: dict[str, bool | None] = {}
+    for entry in entries:
         name = entry.get("model_name")
         if not isinstance(name, str) or "*" in name:
             continue
         vision = (entry.get("model_info") or {}).get("supports_vision")
         # a group of several deployments supports vision as soon as one of them does; one that LiteLLM judges leaves
         # the group to it, unless another one does
-        seen = (expected[name], vision) if name in expected else (vision,)
-        expected[name] = True if True in seen else None if None in seen else vision
+        seen = (found[name], vision) if name in found else (vision,)
+        found[name] = True if True in seen else None if None in seen else vision
     for alias, of in aliases(config).items():
-        if of in expected:  # else LiteLLM leaves it out
-            expected.setdefault(alias, expected[of])
-    return expected
+        if of in found:  # else LiteLLM leaves it out
+            found.setdefault(alias, found[of])
+    return found
 
 
 def aliases(config: Mapping[str, Any]) -> dict[str, str]:
@@ -279,22 +310,29 @@ def _deployments(
     return found
 
 
+# The settings by which LiteLLM turns away who has the master key, or does not ask for that key at all
+_REFUSING = ("custom_auth", "allowed_routes")
+
+
+def may_refuse_us(config: Mapping[str, Any]) -> str:
+    """The setting by which the gateway may turn the daemon's own questions away; empty where none does. Addresses are
+    no reason: ours is let in (``compose``, ``our_address``)."""
+    settings = _mapping(config.get("general_settings"))
+    return " and ".join(f"general_settings.{name}" for name in _REFUSING if settings.get(name) is not None)
+
+
+def our_address(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The header by which the daemon is let in where LiteLLM takes addresses from headers and allows only some."""
+    settings = _mapping(config.get("general_settings"))
+    allowed = settings.get("allowed_ips")
+    if settings.get("use_x_forwarded_for") is True and isinstance(allowed, list) and allowed:
+        return (("X-Forwarded-For", str(allowed[0])),)
+    return ()
+
+
 def fits_in_header(key: str) -> bool:
     """Whether an HTTP header can hold that key."""
     return key.isascii() and (key.isprintable() or not key)
-
-
-def references(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every ``os.environ/NAME`` in a configuration, with its place."""
-    if isinstance(value, str):
-        if found := REFERENCE.fullmatch(value.strip()):
-            yield path, found[1]
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from references(item, (*path, str(key)))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from references(item, (*path, index))
 
 
 def redis_address(config: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[str, int] | None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from llm_supervisor.core.health import Answer, ProbeResult
-from llm_supervisor.core.probe import Step
+from llm_supervisor.core.probe import Judge, Step
 
 # What a replica prints before LiteLLM serves (``inside/litellm_command.py``)
 _MIGRATION = re.compile(rb"llm-supervisor: (migrating the database)(?: (\d{1,5})/(\d{1,5}))?\s*$")
@@ -24,6 +24,10 @@ def step(line: bytes) -> Step | None:
     return Step(found[1].decode()) if (found := _WAITING.match(line)) else None
 
 
+# How LiteLLM turns somebody away; an exception of `custom_auth` is a 500
+_TURNED_AWAY = (400, 401, 403, 500)
+
+
 def judge_liveliness(status: int, body: bytes) -> ProbeResult:
     """``/health/liveliness``: its event loop turns. 503 while it drains."""
     if status == 200:
@@ -31,8 +35,12 @@ def judge_liveliness(status: int, body: bytes) -> ProbeResult:
     return ProbeResult(Answer.INVALID, f"/health/liveliness answers {status}")
 
 
-def judge_groups(status: int, body: bytes, expected: Mapping[str, bool | None]) -> ProbeResult:
-    """``/model_group/info``: exactly the expected groups, each with the expected ``supports_vision``."""
+def judge_groups(status: int, body: bytes, expected: Mapping[str, bool | None], refusing: str = "") -> ProbeResult:
+    """``/model_group/info``: all of the expected groups, each with the expected ``supports_vision``. LiteLLM may list
+    more: the models behind a wildcard, those of a database. ``refusing`` is the setting by which the gateway may turn
+    the daemon away, which is then no fault: nothing is known."""
+    if status in _TURNED_AWAY and refusing:
+        return ProbeResult(Answer.OK, f"/model_group/info answers {status}: not looked at, because of {refusing}")
     if status in (400, 401, 403):
         return ProbeResult(Answer.WRONG, f"/model_group/info answers {status}: it does not take the master key")
     if status != 200:
@@ -44,10 +52,16 @@ def judge_groups(status: int, body: bytes, expected: Mapping[str, bool | None]) 
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ProbeResult(Answer.INVALID, "/model_group/info answers something that is not a list of groups")
     problems = [f"{name} is missing" for name in expected if name not in shown]
-    problems += [f"{name} is not configured" for name in shown if name not in expected and "*" not in name]
     for name, vision in expected.items():
         if vision is not None and name in shown and shown[name] != vision:
             problems.append(f"{name} shows supports_vision {str(shown[name]).lower()}, not {str(vision).lower()}")
     if problems:
         return ProbeResult(Answer.WRONG, "/model_group/info: " + "; ".join(problems))
     return ProbeResult(Answer.OK, f"/model_group/info lists {len(shown)} groups")
+
+
+def judge_route(status: int, body: bytes, judge: Judge, refusing: str) -> ProbeResult:
+    """A canary through the gateway, judged by ``judge``; see ``judge_groups`` for ``refusing``."""
+    if status in _TURNED_AWAY and refusing:
+        return ProbeResult(Answer.OK, f"answers {status}: not looked at, because of {refusing}")
+    return judge(status, body)

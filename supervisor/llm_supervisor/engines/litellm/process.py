@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from importlib.resources import files
 from typing import Any
 
-from llm_supervisor.engines.litellm.config import MASTER_KEY, references
+from llm_supervisor.engines.litellm.references import MASTER_KEY, references
 from llm_supervisor.redaction import names_secret
 
 
