@@ -143,9 +143,9 @@ WRONG = {
     **{
         f"allowed-local-media-path: {nowhere}": (
             f"allowed-local-media-path no such folder: {nowhere}; vLLM refuses every image without it "
-            "(write the whole path of one)"
+            "(make it, or name another one)"
         )
-        for nowhere in ("/no/where", "media", "/etc/hostname")
+        for nowhere in ("/no/where", "/etc/hostname")
     },
 }
 
