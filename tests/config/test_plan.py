@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from llm_supervisor.config import Plan, plan
-from llm_supervisor.config.specs import Pythons, around_proxies, key_variable
+from llm_supervisor.config.environments import around_proxies
+from llm_supervisor.config.specs import Pythons, key_variable
 from llm_supervisor.core.probe import ProbePlan
 from llm_supervisor.core.spec import HealthSpec, Kind, RestartSpec, StopSpec
 from llm_supervisor.engines.litellm import config as proxy_config

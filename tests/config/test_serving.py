@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from llm_supervisor.config import ConfigError, Problem, load, plan
+from llm_supervisor.config.environments import with_own_programs
 from llm_supervisor.config.option_paths import resolved
-from llm_supervisor.config.specs import Pythons, with_own_programs
+from llm_supervisor.config.specs import Pythons
 from llm_supervisor.engines.vllm import former_options
 from llm_supervisor.engines.vllm.installed_options import Option
 from llm_supervisor.engines.vllm.judgement import Answer, Complaint, Question

@@ -23,7 +23,8 @@ from llm_supervisor.engines import environment as envs
 from llm_supervisor.engines import known_releases
 from llm_supervisor.host import gpu, memory, systemd
 from llm_supervisor.host.gpu import Driver
-from llm_supervisor.oneshot.preflight import Finding, Preflight, Verdict, worst
+from llm_supervisor.oneshot.finding import Finding, Verdict, worst
+from llm_supervisor.oneshot.preflight import Preflight
 from llm_supervisor.units import GIB
 from tests.oneshot.test_memory_estimate import GLM_41V
 from tests.support.programs import free_port

@@ -20,14 +20,15 @@ def check(options: argparse.Namespace) -> int:
     from llm_supervisor.config import lacking_packages, not_cached
     from llm_supervisor.host import gpu
     from llm_supervisor.oneshot import preflight
-    from llm_supervisor.oneshot.preflight import Verdict
+    from llm_supervisor.oneshot.finding import Finding, Verdict
+    from llm_supervisor.oneshot.finding import worst as worst_of
     from llm_supervisor.supervision import resources
 
     files = paths.find_config(options.config)
     if not files:
         return complain_no_config()
     problems: Sequence[Problem]
-    findings: list[preflight.Finding] = []
+    findings: list[Finding] = []
     try:
         config = load(files, os.environ, learn_options, learn_providers, judge_options)
         litellm = resources.interpreter(config, "litellm", paths.data_dir(os.environ))
@@ -39,8 +40,8 @@ def check(options: argparse.Namespace) -> int:
         findings = preflight.Preflight(config, os.environ, gpu.Bounded()).findings()
         if untried:
             detail = f"LiteLLM's own loading of its file was not tried: {untried}"
-            findings.append(preflight.Finding("litellm", "file", Verdict.FINE, detail))
-        worst = preflight.worst(findings)
+            findings.append(Finding("litellm", "file", Verdict.FINE, detail))
+        worst = worst_of(findings)
         if any(not problem.warning for problem in problems):
             worst = Verdict.ERROR
         elif problems and worst is Verdict.FINE:
@@ -72,7 +73,7 @@ def _row(problem: Problem) -> dict[str, Any]:
 
 def _print_findings(files: Sequence[Path], problems: Sequence[Problem], findings: Sequence[Any]) -> None:
     """Print the problems of the configuration to standard error, then the findings about the host and a summary."""
-    from llm_supervisor.oneshot.preflight import Verdict
+    from llm_supervisor.oneshot.finding import Verdict
 
     for problem in problems:
         say(("warning: " if problem.warning else "") + str(problem), error=True)

@@ -143,7 +143,7 @@ def learn_providers(python: str | None) -> Collection[str] | None:
 def _to_ask(engine: str, python: str | None) -> str | None:
     """The interpreter of an engine, to ask it something; None where none is installed, or it should not be started."""
     from llm_supervisor.engines import environment as envs
-    from llm_supervisor.oneshot import preflight
+    from llm_supervisor.oneshot import engine_packages
 
     if python is None:
         env = envs.environment(engine, paths.data_dir(os.environ))
@@ -151,7 +151,7 @@ def _to_ask(engine: str, python: str | None) -> str | None:
             return None
         python = str(env.python)
     # asking starts that interpreter; `check` says what is wrong with it
-    return None if preflight.is_malicious(Path(python)) else python
+    return None if engine_packages.is_malicious(Path(python)) else python
 
 
 def rehearsal(config: Config) -> tuple[list[Problem], str]:

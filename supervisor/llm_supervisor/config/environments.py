@@ -8,8 +8,9 @@ the clouds, the gateway's key or the password of its database. What is left out 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_supervisor import redaction
@@ -27,6 +28,8 @@ _OF_OTHERS = re.compile(
     | PG(?:PASSFILE|USER|HOST) | .*_HEADERS""",
     re.VERBOSE,
 )
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PROXY = re.compile(r"(?:https?|all|no|ftp)_proxy", re.IGNORECASE)
 
 
@@ -88,3 +91,25 @@ def _is_of_others(name: str, value: str) -> bool:
     if _PROXY.fullmatch(name):
         return False  # it may hold a password, and every program may need it
     return bool(_OF_OTHERS.fullmatch(name)) or redaction.names_secret(name) or redaction.has_password(value)
+
+
+def around_proxies(environ: Mapping[str, str], names: Iterable[str] = ()) -> dict[str, str]:
+    """``NO_PROXY`` and ``no_proxy`` for this machine, where ``environ`` configures a proxy; else nothing.
+
+    LiteLLM would send the proxy the requests for the engines, too, and vLLM those for images of this machine.
+    ``names`` are more hosts to keep away from the proxy."""
+    if not any(value and name.lower() in _PROXIES for name, value in environ.items()):
+        return {}
+    both = ",".join(value for name, value in environ.items() if name.lower() == "no_proxy")
+    kept = [part.strip() for part in both.split(",") if part.strip()]
+    if "*" in kept:
+        return {"NO_PROXY": "*", "no_proxy": "*"}  # as a part of a list it is not understood
+    value = ",".join(dict.fromkeys((*kept, *_LOOPBACK, *names)))
+    return {"NO_PROXY": value, "no_proxy": value}
+
+
+def with_own_programs(python: str, environ: Mapping[str, str]) -> str:
+    """The ``PATH`` of an engine: first the folder of its interpreter, where programs are that came with its packages
+    (vLLM's kernels are compiled with the ``ninja`` of its environment)."""
+    own, path = os.path.dirname(os.path.abspath(python)), environ.get("PATH") or os.defpath
+    return path if path.split(os.pathsep)[0] == own else f"{own}{os.pathsep}{path}"

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from llm_supervisor.config import schema
 from llm_supervisor.config.config import Config, split_url
 from llm_supervisor.config.downloads import fetched, repositories_of
+from llm_supervisor.config.environments import around_proxies, with_own_programs
 from llm_supervisor.config.option_paths import resolved
 from llm_supervisor.core.health import Answer, ProbeResult
 from llm_supervisor.core.probe import Canary, HttpProbe, MetricsProbe, ProbePlan, Reader
@@ -53,8 +53,6 @@ _ALWAYS_OURS = frozenset(
     {"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "SPT_NOENV", "VLLM_API_KEY", "VLLM_USE_MODELSCOPE"}
 )
 _LONGEST_WORD = 32 * 1024  # characters of the names that a replica is told on its command line
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -430,28 +428,6 @@ def key_variable(alias: str) -> str:
 
 
 # What they share ----------------------------------------------------------------------------------------------
-
-
-def around_proxies(environ: Mapping[str, str], names: Iterable[str] = ()) -> dict[str, str]:
-    """``NO_PROXY`` and ``no_proxy`` for this machine, where ``environ`` configures a proxy; else nothing.
-
-    LiteLLM would send the proxy the requests for the engines, too, and vLLM those for images of this machine.
-    ``names`` are more hosts to keep away from the proxy."""
-    if not any(value and name.lower() in _PROXIES for name, value in environ.items()):
-        return {}
-    both = ",".join(value for name, value in environ.items() if name.lower() == "no_proxy")
-    kept = [part.strip() for part in both.split(",") if part.strip()]
-    if "*" in kept:
-        return {"NO_PROXY": "*", "no_proxy": "*"}  # as a part of a list it is not understood
-    value = ",".join(dict.fromkeys((*kept, *_LOOPBACK, *names)))
-    return {"NO_PROXY": value, "no_proxy": value}
-
-
-def with_own_programs(python: str, environ: Mapping[str, str]) -> str:
-    """The ``PATH`` of an engine: first the folder of its interpreter, where programs are that came with its packages
-    (vLLM's kernels are compiled with the ``ninja`` of its environment)."""
-    own, path = os.path.dirname(os.path.abspath(python)), environ.get("PATH") or os.defpath
-    return path if path.split(os.pathsep)[0] == own else f"{own}{os.pathsep}{path}"
 
 
 def _bearer(key: str) -> tuple[tuple[str, str], ...]:

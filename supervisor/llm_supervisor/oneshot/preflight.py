@@ -10,19 +10,19 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from llm_supervisor import paths
 from llm_supervisor.config import Config, ConfigError, media, repositories_of, schema
 from llm_supervisor.engines import environment as envs
-from llm_supervisor.engines import hub_cache, known_releases, memory_estimate, site_packages
+from llm_supervisor.engines import hub_cache, memory_estimate
 from llm_supervisor.engines.memory_estimate import Footprint
 from llm_supervisor.engines.vllm import options as engine_options
 from llm_supervisor.host import bounded, gpu, memory
 from llm_supervisor.host.net import listener as net_listener
 from llm_supervisor.host.systemd import removed_at_logout
+from llm_supervisor.oneshot import engine_packages
+from llm_supervisor.oneshot.finding import Finding, Verdict, fine
 from llm_supervisor.oneshot.living_daemon import other_configuration
 from llm_supervisor.ownership import NotOurs, owner_to_ask
 from llm_supervisor.supervision import leftovers, resources
@@ -35,34 +35,6 @@ NCCL = 1 * GIB  # with several GPUs for one engine
 DESCRIPTORS = 4096
 SPARE = 1 * GIB  # on every disk that is written to
 PATIENCE = 30.0  # seconds that one check may take
-MALICIOUS = (
-    "do not start it: remove that environment, and replace every key that this machine could read "
-    "(providers' keys, cloud and SSH keys, tokens)"
-)
-
-
-class Verdict(StrEnum):
-    """What a finding means for the start, from the mildest to the worst."""
-
-    FINE = "fine"
-    WARNING = "warning"  # it may go wrong
-    ERROR = "error"  # it will not start
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. ``parts`` are the figures of an estimate, bytes (``tokens``: a number)."""
-
-    check: str
-    subject: str
-    verdict: Verdict
-    detail: str
-    advice: str = ""
-    parts: Mapping[str, int] = field(default_factory=dict)
-
-
-def _fine(check: str, subject: str, detail: str) -> Finding:
-    return Finding(check, subject, Verdict.FINE, detail)
 
 
 class Preflight:
@@ -108,12 +80,12 @@ class Preflight:
             env = envs.environment(engine, self._data)
             if named is not None:
                 python = self._config.executable(named.python)
-                yield _judge_version(engine, _version(python, engine), named.python)
-                yield from _packages(engine, python)
+                yield engine_packages.judge_version(engine, engine_packages.version(python, engine), named.python)
+                yield from engine_packages.wrong_packages(engine, python)
             elif envs.is_complete(env):
                 pinned = envs.pins(env.distribution)[env.distribution]
-                yield _fine("engine", engine, f"{env.distribution} {pinned} in {env.path}")
-                yield from _packages(engine, env.python)
+                yield fine("engine", engine, f"{env.distribution} {pinned} in {env.path}")
+                yield from engine_packages.wrong_packages(engine, env.python)
             else:
                 pinned = envs.pins(env.distribution)[env.distribution]
                 unfinished = "is not finished" if os.path.exists(env.path) else "is not there"
@@ -129,7 +101,7 @@ class Preflight:
             return
         named = self._config.root.engines.vllm
         if named is not None:
-            wanted = _version(self._config.executable(named.python), "nvidia-cuda-runtime")
+            wanted = engine_packages.version(self._config.executable(named.python), "nvidia-cuda-runtime")
         else:
             wanted = envs.pins("vllm").get("nvidia-cuda-runtime")
         driver = self._gpus.driver()
@@ -141,11 +113,11 @@ class Preflight:
             advice = "install a newer driver, or name a vLLM that is built for that CUDA under `engines:`"
             yield Finding("driver", "nvidia", Verdict.ERROR, detail, advice)
         else:
-            yield _fine("driver", "nvidia", f"{driver.version} (CUDA {there}), the wheel wants {wanted}")
+            yield fine("driver", "nvidia", f"{driver.version} (CUDA {there}), the wheel wants {wanted}")
 
     def _media(self) -> Iterator[Finding]:
         for alias, text in media.sources(self._config).items():
-            yield _fine("media", alias, text)
+            yield fine("media", alias, text)
 
     # Models and GPUs ----------------------------------------------------------------------------------------
 
@@ -168,7 +140,7 @@ class Preflight:
                 if size is None and engine_options.by_name(model.vllm).get("load-format") != "dummy":
                     yield Finding("model", alias, Verdict.WARNING, detail, "is the download complete?")
                 else:
-                    yield _fine("model", alias, detail)
+                    yield fine("model", alias, detail)
 
     def _folder(self, model: schema.Model) -> Path | None:
         """Its own, or what of it is in the cache."""
@@ -291,30 +263,30 @@ class Preflight:
         taken = [port for host, port, _, _ in places if self._ours and net_listener.can_bind(host, port) is not None]
         free = [port for _, port, _, _ in places if port not in taken]
         if free:
-            yield _fine("port", ", ".join(map(str, free)), "free")
+            yield fine("port", ", ".join(map(str, free)), "free")
         theirs = other_configuration(self._config, self._environ) if taken else None
         if theirs is not None:
             detail = f"held by the daemon that runs {theirs}"
             yield Finding("port", ", ".join(map(str, taken)), Verdict.WARNING, detail, "end that one, or choose others")
         elif taken:
-            yield _fine("port", ", ".join(map(str, taken)), "ours already")
+            yield fine("port", ", ".join(map(str, taken)), "ours already")
 
     def _keys(self) -> Iterator[Finding]:
         if self._config.root.gateway is None:
             return
         kept = self._data / "master_key"
         if self._config.master_key is not None:
-            yield _fine("key", "gateway", "is given")
+            yield fine("key", "gateway", "is given")
             return
         try:
             mode = kept.stat().st_mode
         except OSError:
-            yield _fine("key", "gateway", f"none is given: a strong one is made at the first start, in {kept}")
+            yield fine("key", "gateway", f"none is given: a strong one is made at the first start, in {kept}")
             return
         if mode & (stat.S_IRGRP | stat.S_IROTH):
             yield Finding("key", "gateway", Verdict.ERROR, f"others can read {kept}", f"chmod 600 {kept}")
         else:
-            yield _fine("key", "gateway", f"the one that was made, in {kept}")
+            yield fine("key", "gateway", f"the one that was made, in {kept}")
 
     def _folders(self) -> Iterator[Finding]:
         """They can be made and written, and have room."""
@@ -341,7 +313,7 @@ class Preflight:
             advice = f"`loginctl enable-linger {user}`, or set RUNTIME_DIRECTORY to a folder that stays"
             yield Finding("folder", "runtime", Verdict.WARNING, detail, advice)
         else:
-            yield _fine("folder", "runtime", str(usable))
+            yield fine("folder", "runtime", str(usable))
 
     def _unusable(self, place: Path) -> str | None:
         """Why that runtime folder cannot be used; None when it can."""
@@ -361,7 +333,7 @@ class Preflight:
             detail += f", up to {size_text(needed)} are needed"
         if free < needed:
             return Finding("disk", subject, Verdict.WARNING, detail, "make room, or choose a folder on a larger disk")
-        return _fine("disk", subject, detail)
+        return fine("disk", subject, detail)
 
     def _shared_memory(self) -> Iterator[Finding]:
         """What a container gives by default (64 MiB) is too little for any engine with a Worker."""
@@ -380,7 +352,7 @@ class Preflight:
             advice = "docker run --shm-size=8g, or mount -o remount,size=8g /dev/shm"
             yield Finding("shm", str(self._shm), Verdict.WARNING, detail, advice)
         else:
-            yield _fine("shm", str(self._shm), detail)
+            yield fine("shm", str(self._shm), detail)
 
     def _descriptors(self) -> Iterator[Finding]:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -388,7 +360,7 @@ class Preflight:
             detail = f"at most {hard} open files: each client's connection is one"
             yield Finding("ulimit", "nofile", Verdict.WARNING, detail, f"ulimit -Hn {DESCRIPTORS} or more")
         else:
-            yield _fine("ulimit", "nofile", f"up to {hard} open files" if hard >= 0 else "no limit of open files")
+            yield fine("ulimit", "nofile", f"up to {hard} open files" if hard >= 0 else "no limit of open files")
 
 
 def _answered(thing: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
@@ -398,52 +370,6 @@ def _answered(thing: str, check: Callable[[], Iterator[Finding]]) -> list[Findin
     except bounded.NoAnswer as silent:
         advice = "a start would hang there too; `dmesg` may say why. Mend or unmount the disk, reset the GPU, or reboot"
         return [Finding("host", silent.thing, Verdict.ERROR, f"{silent}: it was left alone", advice)]
-
-
-def worst(findings: list[Finding]) -> Verdict:
-    """The worst verdict of all findings; FINE when there are none."""
-    order = list(Verdict)
-    return max((finding.verdict for finding in findings), key=order.index, default=Verdict.FINE)
-
-
-def _version(python: Path, distribution: str) -> str | None:
-    """The version of a distribution beside that interpreter, which is not started; None where it is not found."""
-    return known_releases.version_of(site_packages.distributions(site_packages.folders(python)), distribution)
-
-
-def _judge_version(engine: str, found: str | None, python: str) -> Finding:
-    """An environment of the user's own against the versions that were tested. One between those is as good."""
-    newest, *older = known_releases.TESTED[engine]
-    tested = f"{newest} and {' and '.join(older)} are the tested versions"
-    if found is None:
-        detail = f"no {engine} is found beside {python}, or its version cannot be told"
-        return Finding("engine", engine, Verdict.WARNING, detail, tested)
-    detail = f"{found} in {python}; {tested}"
-    if known_releases.meets(found, f">={older[-1]}") and known_releases.meets(newest, f">={found}"):
-        return _fine("engine", engine, detail)
-    return Finding("engine", engine, Verdict.WARNING, detail, "its options and messages may differ")
-
-
-def is_malicious(python: Path) -> bool:
-    """Whether a release that is known to be malicious is installed beside that interpreter, which is not started."""
-    return any(finding.verdict is Verdict.ERROR for finding in _packages("", python))
-
-
-def _packages(engine: str, python: Path) -> Iterator[Finding]:
-    """What is wrong with an environment, by its files alone: releases that are malicious or broken, and code that
-    runs at each start of its interpreter although no installed package brought it."""
-    places = site_packages.folders(python)
-    installed = site_packages.distributions(places)
-    for what, entry in known_releases.malicious(installed, lambda file: any((one / file).exists() for one in places)):
-        detail = f"{what} beside {python} is malicious: {entry.does}, see {entry.source}"
-        yield Finding("package", engine, Verdict.ERROR, detail, MALICIOUS)
-    for what, pair in known_releases.broken(installed):
-        detail = f"{what} beside {python}: {pair.symptom}, see {pair.source}"
-        yield Finding("package", engine, Verdict.WARNING, detail, pair.advice)
-    for file in site_packages.startup_files(places):
-        detail = f"{file} runs at each start of {python}, and no installed package lists it"
-        advice = "a .pth file is how the hijacked LiteLLM 1.82.8 ran: read it, and remove it if nobody here wrote it"
-        yield Finding("package", engine, Verdict.WARNING, detail, advice)
 
 
 def _utilization(model: schema.Model) -> float:
