@@ -51,7 +51,7 @@ check: lint
 
 test: lint
 	$(BIN)/llm-supervisor install --tiny-model $(TINY)
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations 10 -m "not soak and not clients"
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 10 -m "not soak and not clients"
 
 soak: $(VENV)/.dev
 	$(BIN)/llm-supervisor install --tiny-model $(TINY)

@@ -1,10 +1,10 @@
 """Settings for all tests: Hypothesis without a clock (a loaded machine is no bug), and the same examples every time;
 what needs what (markers), and which tests run beside which.
 
-``make test`` has three processes for tests (pytest-xdist); on two cores, as much of its time is waiting. The real vLLM
-runs one at a time, so all tests that need it are one group, which one process gets at its start and runs in order. The
-other processes run everything else meanwhile: first the other groups that take long, then the modules, each of which is
-a group. Whoever is done takes what is left.
+``make test`` has two processes for tests (pytest-xdist; a third takes as long on two cores, as the real engines are
+slower then). The real vLLM runs one at a time, so all tests that need it are one group, which one process gets at its
+start and runs in order. The other process runs everything else meanwhile: first the other groups that take long, then
+the modules, each of which is a group. Whoever is done takes what is left.
 """
 
 from __future__ import annotations

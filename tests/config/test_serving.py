@@ -311,7 +311,7 @@ def test_a_complaint_is_shown_at_its_key(place: Place) -> None:
         place, "\n      max-model-len: 5\n      kv-transfer-config:\n        kv_roles: x\n", (unknown, value, nobody)
     )
     assert [(one.line, one.path.removeprefix("models.m."), one.message, one.advice) for one in problems] == [
-        (7, "vllm", "vLLM refuses these options: something else", ""),
+        (4, "model", "vLLM would not start with it: something else", ""),
         (8, "vllm.max-model-len", "vLLM refuses it: it is too long", "it does not go together with chat-template"),
         (
             10,
@@ -320,6 +320,7 @@ def test_a_complaint_is_shown_at_its_key(place: Place) -> None:
             "did you mean kv_role?",
         ),
     ]
+    assert [one.warning for one in problems] == [True, False, False], "the other models go on, whatever the model is"
 
 
 def test_what_another_check_refuses_is_not_asked(place: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,11 +60,14 @@ def daemon(make: Make, hangs: Hangs, engines: dict[str, Any]) -> Daemon:
 
 
 def quick(act: Callable[[], Any]) -> Any:
-    """What it returns, within a second."""
+    """What it returns, within a second beside what a command takes that asks nobody (on a busy machine, a second)."""
     began = time.monotonic()
     found = act()
     took = time.monotonic() - began
-    assert took < SECOND, f"it took {took:.2f} s: {found}"
+    if took >= SECOND:
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", "llm_supervisor.cli", "--version"], check=True, stdout=subprocess.DEVNULL)
+        assert took < SECOND + 2 * (time.monotonic() - began), f"it took {took:.2f} s: {found}"
     return found
 
 

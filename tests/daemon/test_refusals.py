@@ -129,9 +129,9 @@ def test_an_unset_key(make: Make, engines: dict[str, Any], tmp_path: Path) -> No
     gateway = {"port": free_port(), "litellm_config": "native.yaml"}
     daemon = make({"p": touching(tmp_path)}, start=False, gateway=gateway, engines=engines)
     native = daemon.folder / "native.yaml"
-    native.write_text(yaml.safe_dump({"general_settings": {"database_url": "os.environ/NOT_THERE"}}))
+    native.write_text(yaml.safe_dump({"general_settings": {"master_key": "os.environ/NOT_THERE"}}))
     said = refused(daemon, tmp_path)
-    assert f"{native}:2: general_settings.database_url: os.environ/NOT_THERE is not set" in said
+    assert f"{native}:2: general_settings.master_key: os.environ/NOT_THERE is not set" in said
 
 
 def test_engines_that_are_not_installed(make: Make, tmp_path: Path) -> None:

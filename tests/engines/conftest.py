@@ -143,7 +143,8 @@ class Shared(Daemon):
             "gpus": [],
             "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
             "stop": {"signal": "KILL"},
-            "vllm": {"dtype": "bfloat16", "enforce-eager": True, "max-model-len": 2048},
+            # right for every model that comes to be at that path: vLLM judges the options of all models at each reload
+            "vllm": {"dtype": "bfloat16", "enforce-eager": True, "trust-remote-code": True},
         }
         self._empty = {"gateway": {"port": free_port()}}
         self._link(engines.model)

@@ -228,7 +228,7 @@ def said(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             written(folder, models),
             {},
             lambda _: options,
-            lambda _, questions: judgement.judge(python, folder / "kept", questions),
+            judge_of=lambda _, questions: judgement.judge(python, folder / "kept", questions),
         )
         problems = list(config.warnings)
     except ConfigError as error:

@@ -107,7 +107,9 @@ def _folder(context: Context, model: schema.Model, options: Mapping[str, Any]) -
 def _problem(context: Context, where: Where, model: schema.Model, complaint: Complaint) -> Problem:
     """A complaint of vLLM's as a problem with its place."""
     if not complaint.options:
-        return context.document.problem((*where, "vllm"), f"vLLM refuses these options: {complaint.text}")
+        # what no option is to blame for may be the model's own: the other models need not wait until that is mended
+        text = textwrap.shorten(complaint.text, _LONGEST, placeholder=" ...")
+        return context.document.problem((*where, "model"), f"vLLM would not start with it: {text}", warning=True)
     written, *others = complaint.options
     if written == "port":
         return context.document.problem((*where, "port"), f"vLLM refuses it: {complaint.text}")
